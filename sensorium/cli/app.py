@@ -1,0 +1,58 @@
+"""The `sensorium` command: its groups of verbs and the one place where errors become exit codes."""
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from sensorium import __version__
+from sensorium.cli import data, prediction, registry, tools, training
+from sensorium.errors import SensoriumError
+
+_DESCRIPTION = """Predict the activity of mouse visual cortex from video.
+
+The verbs are the stages of dvc.yaml: `dvc repro` runs them all in order, and each can be typed alone,
+anywhere inside the project. Settings come from params.yaml.
+"""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells expect (128 + SIGINT)."""
+
+app = typer.Typer(
+    name="sensorium",
+    help=_DESCRIPTION,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _group in (data, training, prediction, registry, tools):
+    _group.add_commands(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        Console().print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Hold the options that stand before the verb."""
+
+
+def main() -> None:
+    """Run the command line; a user's mistake prints one message, no traceback."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        app()
+    except SensoriumError as fault:
+        console.print("[bold red]Error:[/]", escape(str(fault)))
+        sys.exit(fault.exit_code)
+    except KeyboardInterrupt:
+        console.print("Interrupted.")
+        sys.exit(INTERRUPTED)

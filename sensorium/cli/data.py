@@ -1,0 +1,61 @@
+"""Verbs that provide, check and prepare the recordings."""
+
+import typer
+
+from sensorium.cli.options import Mouse, context
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Register the verbs of this group."""
+    panel = "Data"
+    app.command(rich_help_panel=panel)(synthesize)
+    app.command(rich_help_panel=panel)(download)
+    app.command(rich_help_panel=panel)(verify)
+    app.command(rich_help_panel=panel)(ingest)
+    app.command(rich_help_panel=panel)(folds)
+
+
+def synthesize(mouse: Mouse = None) -> None:
+    """Simulate a raw dataset in the competition's on-disk format.
+
+    A mouse that is already there is taken as it is. The noiseless rate of every trial goes to
+    `.truth/<mouse>` beside the mice, so that the best reachable correlation is known.
+    """
+    from sensorium.stages import synthesize as stage
+
+    ctx = context()
+    for name in ctx.mice(mouse):
+        stage.run(ctx.config, ctx.paths, name)
+
+
+def download(mouse: Mouse = None) -> None:
+    """Download the competition's mice that are missing: one zip each, 148 GB in all."""
+    from sensorium.stages import download as stage
+
+    ctx = context()
+    stage.run(ctx.config, ctx.paths, ctx.mice(mouse))
+
+
+def verify(mouse: Mouse = None) -> None:
+    """Check raw mice against every rule of the format; all findings at once."""
+    from sensorium.stages import verify as stage
+
+    ctx = context()
+    stage.run(ctx.config, ctx.paths, ctx.mice(mouse))
+
+
+def ingest(mouse: Mouse = None) -> None:
+    """Write a raw mouse into its Zarr store: compact, time-major, checked."""
+    from sensorium.stages import ingest as stage
+
+    ctx = context()
+    for name in ctx.mice(mouse):
+        stage.run(ctx.config, ctx.paths, name)
+
+
+def folds() -> None:
+    """Assign every labelled trial to a fold, by what its video shows."""
+    from sensorium.stages import folds as stage
+
+    ctx = context()
+    stage.run(ctx.config, ctx.paths)

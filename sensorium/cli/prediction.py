@@ -1,0 +1,81 @@
+"""Verbs that predict, score, combine and hand in."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sensorium.cli.options import Experiment, Experiments, Split, check_split, context
+from sensorium.errors import ConfigError
+from sensorium.mice import TRACKS
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Register the verbs of this group."""
+    panel = "Prediction"
+    app.command(rich_help_panel=panel)(predict)
+    app.command(rich_help_panel=panel)(evaluate)
+    app.command(rich_help_panel=panel)(ensemble)
+    app.command(rich_help_panel=panel)(submission)
+    app.command(rich_help_panel=panel)(results)
+
+
+def predict(experiment: Experiment, split: Split) -> None:
+    """Predict a split with an experiment's trained folds.
+
+    `-s folds` predicts every fold's trials with the fold's own model; a test split is predicted
+    with the mean of all folds.
+    """
+    from sensorium.stages import predict as stage
+
+    ctx = context()
+    ctx.config.experiment(experiment)
+    stage.run(ctx.config, ctx.paths, experiment, check_split(split))
+
+
+def evaluate() -> None:
+    """Score the out-of-fold predictions of teacher, student and ensemble."""
+    from sensorium.stages import evaluate as stage
+
+    ctx = context()
+    stage.run(ctx.config, ctx.paths)
+
+
+def ensemble(
+    experiments: Experiments,
+    split: Split,
+    pin: Annotated[
+        Path | None,
+        typer.Option(help="Pin of a registered pair: predict with its models, loaded from the model registry."),
+    ] = None,
+) -> None:
+    """Average the predictions of several experiments.
+
+    Without `--pin` the experiments' predictions on disk are averaged; with it, the models of the
+    registered pair are loaded from MLflow's model registry, verified, and predict anew.
+    """
+    from sensorium.stages import ensemble as stage
+
+    ctx = context()
+    stage.run(ctx.config, ctx.paths, ctx.experiments(experiments), check_split(split), pin)
+
+
+def submission(
+    experiments: Experiments,
+    track: Annotated[str, typer.Option("-t", "--track", help=f"Track, one of: {', '.join(TRACKS)}.")],
+) -> None:
+    """Write a track's two submission files and the zip to hand in."""
+    from sensorium.stages import submission as stage
+
+    ctx = context()
+    if track not in TRACKS:
+        raise ConfigError(f"track {track!r}: does not exist.", f"Choose one of: {', '.join(TRACKS)}.")
+    stage.run(ctx.config, ctx.paths, ctx.experiments(experiments), track)
+
+
+def results() -> None:
+    """Print the scores: a row a mouse, and what to type next."""
+    from sensorium.stages import results as stage
+
+    ctx = context()
+    stage.run(ctx.config, ctx.paths)

@@ -1,0 +1,18 @@
+"""Verbs around MLflow: the model registry and the runs."""
+
+import typer
+
+from sensorium.cli.options import context
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Register the verbs of this group."""
+    app.command(rich_help_panel="Registry")(register)
+
+
+def register() -> None:
+    """Register the trained teacher and student as a pair, and pin what was registered."""
+    from sensorium.stages import register as stage
+
+    ctx = context()
+    stage.run(ctx.config, ctx.paths)

@@ -1,0 +1,365 @@
+"""The one typed tree of settings, built once from params.yaml.
+
+Every part receives its own section and nothing more. Sections are frozen; unknown keys, wrong types
+and contradictions are refused with the key, the value and the remedy. The published hyper-parameters
+stand in conf/preset/competition.yaml, the demonstration's in conf/preset/demo.yaml.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sensorium.errors import ConfigError
+from sensorium.mice import MouseSet
+from sensorium.paths import PARAMS_FILE
+
+Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+"""Arithmetic, in Lightning Fabric's words: float32; fp16 with loss scaling; bfloat16."""
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, closed, and documented field by field."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+
+class DatasetConfig(Section):
+    """Where the raw recordings come from."""
+
+    raw: str
+    """Folder of the raw mice, absolute or relative to the project's root."""
+    get: Literal["synthesize", "download", "verify"]
+    """Command that provides a missing mouse; `verify` expects it to be there."""
+    mice: dict[str, MouseSet] = Field(min_length=1)
+    """Mice in the order of the model's readouts, each with its set."""
+
+
+class SyntheticConfig(Section):
+    """The simulated recordings of `sensorium synthesize`."""
+
+    frame_height: Positive
+    """Rows of a frame, pixels; 36 in the competition."""
+    frame_width: Positive
+    """Columns of a frame, pixels; 64 in the competition."""
+    padded_frames: Positive
+    """Length of every file's time axis, frames; 324 in the competition."""
+    valid_frames: tuple[Positive, Positive]
+    """Shortest and longest trial, frames; the rest of the time axis is NaN."""
+    neurons: dict[str, Positive]
+    """Number of neurons, by mouse."""
+    train_trials: Positive
+    """Training trials a mouse; 350 in the competition."""
+    repeated_trials: Positive
+    """Trials of every other tier a mouse; 60 in the competition."""
+    repeats: Positive
+    """How often a video of those tiers is shown; 7 to 10 in the competition."""
+    unusable_trials: Annotated[int, Field(ge=0)]
+    """Trials of the tier `none`, for old mice only."""
+    shared_videos: Annotated[int, Field(ge=0)]
+    """Training videos that every mouse sees."""
+    noise_shape: Annotated[float, Field(gt=0)]
+    """Shape of the gamma noise on the rate; larger is less noisy, 1 has a coefficient of variation of 1."""
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        shortest, longest = self.valid_frames
+        if not shortest <= longest <= self.padded_frames:
+            raise ValueError("valid_frames must rise and not exceed padded_frames")
+        if self.shared_videos > self.train_trials:
+            raise ValueError("shared_videos must not exceed train_trials")
+        return self
+
+
+class FoldsConfig(Section):
+    """Group folds over the labelled trials."""
+
+    count: Annotated[int, Field(ge=2)]
+    """Number of folds; a trial's fold is its video's hash modulo this."""
+    grouping: Literal["exact", "near"]
+    """`exact`: equal hashes share a fold, as published. `near`: near-identical videos do as well."""
+    train: dict[str, Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    """Folds that the pipeline trains, by stage name: `fold_<k>: <k>`."""
+
+    @model_validator(mode="after")
+    def _check_folds(self) -> Self:
+        for name, fold in self.train.items():
+            if name != f"fold_{fold}":
+                raise ValueError(f"train.{name}: fold {fold} must be named fold_{fold}")
+            if fold >= self.count:
+                raise ValueError(f"train.{name}: fold {fold} is out of range, count is {self.count}")
+        return self
+
+
+class WindowConfig(Section):
+    """The stretch of frames that the model sees at once."""
+
+    frames: Positive
+    """Frames in the model's input; 16 as published."""
+    step: Positive
+    """Distance between them, frames of the recording; 2 as published."""
+
+    @property
+    def width(self) -> int:
+        """Frames of the recording from the first to the last of the window, both included."""
+        return (self.frames - 1) * self.step + 1
+
+
+class ModelConfig(Section):
+    """DwiseNeuro: a core of inverted residual blocks, a cortex, and a readout a mouse."""
+
+    canvas: tuple[Positive, Positive]
+    """Height and width to which frames are zero-padded, pixels."""
+    features: tuple[Positive, ...] = Field(min_length=1)
+    """Output width of the stem, and the input width of each block after it; the last block keeps its width."""
+    strides: tuple[Positive, ...]
+    """Spatial stride of each block."""
+    spatial_kernel: Positive = 3
+    """Side of the depth-wise spatial kernel, pixels."""
+    temporal_kernel: Positive = 5
+    """Length of the depth-wise temporal kernel, window frames."""
+    expansion: Positive
+    """Width of a block's inside over its input's."""
+    se_reduction: Positive = 32
+    """Width of a block's inside over that of its squeeze-and-excitation bottleneck."""
+    drop_path: Fraction
+    """Largest rate of stochastic depth in the core; block i has i / blocks of it."""
+    cortex_features: tuple[Positive, ...] = Field(min_length=1)
+    """Output width of each cortex layer."""
+    cortex_groups: Positive = 2
+    """Groups of the cortex convolutions, shuffled between layers."""
+    cortex_drop_path: Fraction
+    """Rate of stochastic depth in the cortex."""
+    readout_groups: Positive = 2
+    """Groups of the readout convolution."""
+    readout_dropout: Fraction
+    """Rate of channel dropout before the readout."""
+    softplus_beta: Annotated[float, Field(gt=0)] = 0.07
+    """Sharpness of the output nonlinearity."""
+
+    @model_validator(mode="after")
+    def _check_blocks(self) -> Self:
+        if len(self.features) != len(self.strides):
+            raise ValueError("features and strides must have one entry a block each")
+        return self
+
+
+class CutMixConfig(Section):
+    """CutMix between two windows of one mouse (arXiv:1905.04899)."""
+
+    alpha: Annotated[float, Field(gt=0)]
+    """Parameter of the Beta(alpha, alpha) distribution of the kept area."""
+    probability: Annotated[float, Field(ge=0, le=1)]
+    """Share of samples that are mixed."""
+
+
+class TrainingConfig(Section):
+    """The recipe of one experiment."""
+
+    samples_per_epoch: Positive
+    """Windows an epoch, an equal share a mouse; 72,000 as published."""
+    batch_size: Positive
+    """Windows an optimizer step, over all devices; 32 as published."""
+    iter_size: Positive
+    """Chunks into which a batch is split to save memory (gradient accumulation)."""
+    warmup_epochs: Annotated[int, Field(ge=0)]
+    """Epochs of linear rise of the learning rate from 0."""
+    cosine_epochs: Positive
+    """Epochs of cosine decay after the rise."""
+    learning_rate: Annotated[float, Field(gt=0)]
+    """Highest learning rate; 2.4e-3 as published (3e-4 * batch_size / 4)."""
+    final_learning_rate: Annotated[float, Field(ge=0, le=1)]
+    """Learning rate at the end over the highest; 0.01 as published."""
+    weight_decay: Annotated[float, Field(ge=0)]
+    """AdamW's decoupled weight decay."""
+    ema_decay: Fraction
+    """Decay of the exponential moving average of all weights and buffers, a step."""
+    cutmix: CutMixConfig
+    precision: Precision
+    gradient_clip: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of the gradient; null leaves it as it is."""
+    early_stopping: Positive | None = None
+    """Epochs without a better validation correlation after which training ends; null never ends early."""
+
+
+class DistillationConfig(Section):
+    """Learning from the same fold's teacher (arXiv:1503.02531)."""
+
+    teacher: str
+    """Experiment whose fold k teaches this experiment's fold k."""
+    ratio: Annotated[float, Field(gt=0, lt=1)]
+    """Share of the loss weight that goes to the teacher's targets; 0.36 as published."""
+
+
+class ExperimentConfig(Section):
+    """One experiment: a model, a recipe and, for a student, its teacher."""
+
+    model: ModelConfig
+    training: TrainingConfig
+    distillation: DistillationConfig | None = None
+
+
+class PredictionConfig(Section):
+    """Sliding-window prediction."""
+
+    batch_size: Positive
+    """Windows in one forward pass."""
+    precision: Precision
+
+
+class EvaluationConfig(Section):
+    """Which frames count."""
+
+    first_frame: Annotated[int, Field(ge=0)]
+    """First scored frame; 50 in the competition."""
+    frames: Positive
+    """Number of scored frames; 249 with the competition's tooling, 250 with today's official loader."""
+
+
+class RegistryConfig(Section):
+    """Which experiments make the registered pair."""
+
+    teacher: str
+    """Experiment registered as the teacher."""
+    student: str
+    """Experiment registered as the student."""
+
+
+class RuntimeConfig(Section):
+    """How the work is carried out; none of it changes a bit of the result on one machine and device."""
+
+    accelerator: Literal["auto", "cpu", "cuda"]
+    """Device to use; `auto` takes a GPU where there is one."""
+    devices: Positive
+    """Processes that train one fold together; the batch is split among them."""
+    workers: Annotated[int, Field(ge=0)]
+    """Loader processes a training process; 0 loads in the training process."""
+    checkpoint_steps: Positive
+    """Optimizer steps between two resume checkpoints within an epoch."""
+
+
+class Config(Section):
+    """Everything in params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    """Source of all randomness."""
+    dataset: DatasetConfig
+    synthetic: SyntheticConfig | None = None
+    """Needed when `dataset.get` is `synthesize`."""
+    folds: FoldsConfig
+    window: WindowConfig
+    experiments: dict[str, ExperimentConfig] = Field(min_length=1)
+    prediction: PredictionConfig
+    evaluation: EvaluationConfig
+    registry: RegistryConfig
+    runtime: RuntimeConfig
+
+    @model_validator(mode="after")
+    def _check_references(self) -> Self:
+        if self.dataset.get == "synthesize":
+            if self.synthetic is None:
+                raise ValueError("dataset.get is synthesize, but there is no section synthetic")
+            missing = sorted(set(self.dataset.mice) - set(self.synthetic.neurons))
+            if missing:
+                raise ValueError(f"synthetic.neurons has no entry for {', '.join(missing)}")
+        for name, experiment in self.experiments.items():
+            if experiment.distillation and experiment.distillation.teacher not in self.experiments:
+                raise ValueError(
+                    f"experiments.{name}.distillation.teacher: {experiment.distillation.teacher!r} is no experiment"
+                )
+        for role, name in (("teacher", self.registry.teacher), ("student", self.registry.student)):
+            if name not in self.experiments:
+                raise ValueError(f"registry.{role}: {name!r} is no experiment")
+        return self
+
+    def experiment(self, name: str) -> ExperimentConfig:
+        """Settings of one experiment.
+
+        Raises:
+            ConfigError: params.yaml has no such experiment.
+        """
+        if name not in self.experiments:
+            raise ConfigError(
+                f"experiment {name!r}: not in {PARAMS_FILE}.", f"Choose one of: {', '.join(self.experiments)}."
+            )
+        return self.experiments[name]
+
+    def raw_folder(self, root: Path) -> Path:
+        """Folder of the raw mice."""
+        return root / self.dataset.raw
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """Field names of the section at `location`, for suggestions."""
+    section: Any = Config
+    for part in location:
+        if not (isinstance(section, type) and issubclass(section, Section)):
+            return []
+        field = section.model_fields.get(str(part))
+        annotation = field.annotation if field else None
+        choices = [annotation, *get_args(annotation)]
+        section = next((c for c in choices if isinstance(c, type) and issubclass(c, Section)), None)
+    return list(section.model_fields) if section else []
+
+
+def _explain(fault: dict[str, Any]) -> str:
+    location = fault["loc"]
+    key = ".".join(str(part) for part in location)
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(_without_mapping_keys(location[:-1]))
+        near = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else f" Known keys here: {', '.join(known)}." if known else ""
+        return f"{key}: unknown key.{hint}"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if isinstance(fault["input"], (str, int, float, bool)):
+        return f"{key}: {message}, found {fault['input']!r}."
+    return f"{key}: {message}." if key else f"{message}."
+
+
+def _without_mapping_keys(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Drop the experiment's name, which is a key of a mapping and not of a section."""
+    return tuple(p for i, p in enumerate(location) if not (i == 1 and location[0] == "experiments"))
+
+
+def parse(tree: Any, source: str) -> Config:
+    """Build the settings from a plain tree.
+
+    Args:
+        tree: mapping as read from YAML.
+        source: file name for messages.
+
+    Raises:
+        ConfigError: unknown keys, wrong types or contradictions, all of them at once.
+    """
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{source}: expected a mapping of sections, found {type(tree).__name__}.")
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as faults:
+        lines = [_explain(dict(fault)) for fault in faults.errors()]
+        raise ConfigError(
+            "\n".join(f"{source}: {line}" for line in lines),
+            "Correct the keys named above; conf/preset/ holds working examples, sensorium/config.py documents each key.",
+        ) from faults
+
+
+def load(path: Path) -> Config:
+    """Read params.yaml.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or not valid.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: the file does not exist.", "Run the command inside a clone of the project.") from None
+    except yaml.YAMLError as fault:
+        raise ConfigError(f"{path}: not valid YAML: {fault}", "Correct the line named above.") from fault
+    return parse(tree, path.name)

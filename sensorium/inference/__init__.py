@@ -1,0 +1,1 @@
+"""Sliding-window prediction and the average of several models."""

@@ -1,0 +1,57 @@
+"""Facts of the Sensorium 2023 competition that no setting changes (arXiv:2305.19654).
+
+Which mice a run uses, their number, neurons and trials come from the data and params.yaml; this file
+only knows the competition's names for things.
+"""
+
+from typing import Literal, get_args
+
+MouseSet = Literal["new", "old"]
+"""`new`: the five mice of the competition, test responses withheld. `old`: their five predecessors."""
+
+Tier = Literal[
+    "train",
+    "oracle",
+    "live_test_main",
+    "live_test_bonus",
+    "final_test_main",
+    "final_test_bonus",
+    "none",
+]
+TIERS: tuple[str, ...] = get_args(Tier)
+"""The role of a trial; `none` marks an unusable one."""
+
+TEST_TIERS: tuple[str, ...] = tuple(tier for tier in TIERS if "test" in tier)
+"""The tiers whose responses are withheld for new mice: the splits to predict."""
+
+FOLDS_SPLIT = "folds"
+"""The split name for predicting each fold's trials with the fold's own model."""
+
+OUT_OF_FOLD = "out-of-fold"
+"""Folder name of the predictions of `FOLDS_SPLIT`."""
+
+SPLITS: tuple[str, ...] = (FOLDS_SPLIT, *TEST_TIERS)
+
+FRAMES_PER_SECOND = 30.0
+"""Sampling rate of all modalities after resampling by the organisers, in Hz."""
+
+SUBMISSION_NAMES: dict[str, str] = {
+    "live_test_main": "predictions_live_main",
+    "final_test_main": "predictions_final_main",
+    "live_test_bonus": "predictions_live_test_bonus_ood",
+    "final_test_bonus": "predictions_final_test_bonus_ood",
+}
+"""File stem that the competition asks for, by split; the ending is `.parquet.brotli`."""
+
+TRACKS: dict[str, tuple[str, str]] = {
+    "main": ("live_test_main", "final_test_main"),
+    "bonus": ("live_test_bonus", "final_test_bonus"),
+}
+"""The two splits that one submitted zip holds, by track."""
+
+
+def labelled_tiers(mouse_set: MouseSet) -> tuple[str, ...]:
+    """Tiers whose responses are data: train and oracle, for old mice the released tests as well."""
+    if mouse_set == "new":
+        return ("train", "oracle")
+    return tuple(tier for tier in TIERS if tier != "none")

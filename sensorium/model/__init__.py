@@ -1,0 +1,1 @@
+"""DwiseNeuro: its layers, parts and checkpoint form. Knows nothing of files on disk but its own checkpoints."""

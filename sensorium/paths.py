@@ -1,0 +1,95 @@
+"""Where everything lies, relative to the project's root (the folder of params.yaml).
+
+The names under data/ are those that users of the published solution know.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sensorium.errors import ConfigError
+from sensorium.mice import FOLDS_SPLIT, OUT_OF_FOLD
+
+PARAMS_FILE = "params.yaml"
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The nearest folder at or above `start` (default: the working folder) that holds params.yaml.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / PARAMS_FILE).is_file():
+            return folder
+    raise ConfigError(
+        f"{here}: no {PARAMS_FILE} in this folder or above it.",
+        "Run the command inside a clone of the project.",
+    )
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Names of all inputs and outputs of the stages."""
+
+    root: Path
+
+    @property
+    def stores(self) -> Path:
+        """One Zarr store a mouse."""
+        return self.root / "data" / "store"
+
+    def store(self, mouse: str) -> Path:
+        """Store of one mouse."""
+        return self.stores / f"{mouse}.zarr"
+
+    @property
+    def folds(self) -> Path:
+        """Fold of every labelled trial, and the report on it."""
+        return self.root / "data" / "folds"
+
+    @property
+    def experiments(self) -> Path:
+        """Parent of all trained folds; its layout is fixed by the users of the published solution."""
+        return self.root / "data" / "experiments"
+
+    def experiment(self, experiment: str) -> Path:
+        """All trained folds of one experiment and nothing else."""
+        return self.experiments / experiment
+
+    def fold(self, experiment: str, fold: int) -> Path:
+        """One trained fold: model.safetensors, config.json, history.csv."""
+        return self.experiment(experiment) / f"fold_{fold}"
+
+    def run_link(self, experiment: str, fold: int) -> Path:
+        """Link from a trained fold to its MLflow run; no stage depends on it."""
+        return self.root / "data" / "runs" / experiment / f"fold_{fold}.json"
+
+    def predictions(self, experiment: str, split: str) -> Path:
+        """Predictions of one split: <mouse>/<trial>.npy, float32 (neurons, frames).
+
+        Args:
+            experiment: one experiment or several, sorted and joined by commas.
+            split: one of `sensorium.mice.SPLITS`.
+        """
+        name = OUT_OF_FOLD if split == FOLDS_SPLIT else split
+        return self.root / "data" / "predictions" / experiment / name
+
+    @property
+    def evaluation(self) -> Path:
+        """Metrics and plots of the out-of-fold predictions."""
+        return self.root / "reports" / "evaluation"
+
+    @property
+    def pair_pin(self) -> Path:
+        """The registered pair: names, versions and digests that the ensemble stage uses."""
+        return self.root / "data" / "registry" / "pair.json"
+
+    def submission(self, track: str) -> Path:
+        """Submission files of one track and the zip that holds them."""
+        return self.root / "data" / "submissions" / track
+
+    @property
+    def state(self) -> Path:
+        """Resume state, locks and logs: outside every stage's outputs, ignored by git and DVC."""
+        return self.root / ".sensorium"

@@ -1,0 +1,1 @@
+"""Training of one fold: loop, recipe, distillation, exact resume. Knows no tracking server."""

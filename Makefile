@@ -1,0 +1,60 @@
+# Every target that a person types has a line of help after `##`; `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+WORKERS ?= 2
+
+.PHONY: help demo install test test-slow lint format ui lock clean
+
+help: ## list these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+demo: install ## run the whole pipeline on the embedded dataset and print the scores
+	dvc repro
+	@sensorium results
+
+install: $(VENV)/.runtime ## create .venv with the locked dependencies
+
+test: $(VENV)/.develop lint ## linters, types and tests
+	pytest -n $(WORKERS)
+
+test-slow: $(VENV)/.develop ## the tests that take minutes
+	pytest -n $(WORKERS) -m slow
+
+lint: $(VENV)/.develop ## linters, types and import layers alone
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+
+format: $(VENV)/.develop ## format the code
+	ruff format .
+	ruff check --fix .
+
+ui: install ## open the MLflow UI on http://127.0.0.1:5000
+	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
+
+lock: $(VENV)/.develop ## resolve the dependencies anew into the lock files
+	tools/lock
+
+clean: ## remove the environment and what the demonstration made; never data/sensorium_all_2023
+	rm -rf $(VENV) .sensorium mlflow.db mlartifacts data/store data/folds data/experiments data/runs \
+	  data/predictions data/registry data/submissions reports
+
+$(VENV)/.created:
+	@tools/check-python "$(PYTHON)"
+	"$(PYTHON)" -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.created requirements.lock pyproject.toml
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+$(VENV)/.develop: $(VENV)/.runtime requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --requirement requirements-dev.lock
+	@touch $@

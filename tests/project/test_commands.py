@@ -1,0 +1,135 @@
+"""Every command that the project ships is one that the command line understands."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from dvc.repo import Repo
+
+from sensorium.cli import main
+from sensorium.cli.app import app
+from sensorium.paths import Paths
+from sensorium.stages.config import compose
+
+ROOT = Path(__file__).parents[2]
+PRESETS = sorted(file.stem for file in (ROOT / "conf" / "preset").glob("*.yaml"))
+
+
+def parse(line):
+    """Parse a `sensorium` command line as the program would, without running the verb."""
+    program, verb, *arguments = shlex.split(line)
+    assert program == "sensorium", line
+    group = typer.main.get_command(app)
+    command = group.get_command(group.make_context("sensorium", ["--help"], resilient_parsing=True), verb)
+    assert command is not None, f"no verb {verb!r}: {line}"
+    while hasattr(command, "commands"):
+        verb, *arguments = arguments
+        assert verb in command.commands, line
+        command = command.commands[verb]
+    with command.make_context(verb, arguments) as context:
+        return context.params
+
+
+@pytest.fixture(params=PRESETS)
+def stages(request, tmp_path):
+    """The stages of dvc.yaml under a preset."""
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(compose(Paths(ROOT), request.param), sort_keys=False))
+    with Repo.init(tmp_path, no_scm=True) as repo:
+        yield {stage.name: stage for stage in repo.index.stages}
+
+
+def test_every_stage_is_a_command(stages):
+    for stage in stages.values():
+        parse(stage.cmd)
+
+
+def test_the_graph_follows_the_preset(stages, request):
+    preset = yaml.safe_load(Path(ROOT, "conf/preset", request.node.callspec.params["stages"] + ".yaml").read_text())
+    mice, folds = list(preset["dataset"]["mice"]), list(preset["folds"]["train"])
+    for verb, keys in (("raw", mice), ("ingest", mice), ("train_teacher", folds), ("train_student", folds)):
+        assert {name for name in stages if name.startswith(f"{verb}@")} == {f"{verb}@{key}" for key in keys}
+
+
+def test_competition_lists_ten_mice_and_fourteen_trainings(tmp_path):
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(compose(Paths(ROOT), "competition"), sort_keys=False))
+    with Repo.init(tmp_path, no_scm=True) as repo:
+        names = [stage.name for stage in repo.reproduce(dry=True, force=True)]
+    assert sum(name.startswith("train_") for name in names) == 14
+    assert sum(name.startswith("ingest@") for name in names) == 10
+
+
+def test_stages_depend_on_code_that_exists(stages):
+    for stage in stages.values():
+        for dependency in stage.deps:
+            if dependency.def_path.startswith("sensorium"):
+                assert (ROOT / dependency.def_path).exists(), f"{stage.name}: {dependency.def_path}"
+
+
+def test_raw_recordings_are_never_removed_or_cached(stages):
+    for name, stage in stages.items():
+        if name.startswith("raw@"):
+            (out,) = stage.outs
+            assert out.persist
+            assert not out.use_cache
+
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_documented_command_parses(document):
+    text = document.read_text(encoding="utf-8")
+    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    for line in lines:
+        if line.startswith("sensorium ") and "<" not in line:
+            parse(line)
+
+
+def run(arguments, monkeypatch, folder=ROOT):
+    monkeypatch.setattr("sys.argv", ["sensorium", *shlex.split(arguments)])
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("train -e nobody", ["'nobody'", "true_batch_001"]),
+        ("train -e true_batch_001 -f 99", ["fold '99'", "0 to"]),
+        ("train -e true_batch_001 -f x", ["fold 'x'"]),
+        ("ingest -m mickey", ["'mickey'", "dynamic29515"]),
+        ("predict -e true_batch_001 -s train", ["split 'train'", "live_test_main"]),
+        ("ensemble -e true_batch_001,nobody -s live_test_main", ["'nobody'"]),
+        ("submission -e true_batch_001 -t side", ["track 'side'", "main, bonus"]),
+        ("config --preset nothing", ["'nothing'", "competition"]),
+    ],
+)
+def test_a_bad_option_is_one_clear_error(arguments, words, monkeypatch, capsys):
+    assert run(arguments, monkeypatch) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("Error: ")
+    assert "Traceback" not in message
+    for word in words:
+        assert word in message
+
+
+def test_outside_a_project_the_command_says_so(monkeypatch, capsys, tmp_path):
+    assert run("folds", monkeypatch, tmp_path) == 2
+    assert "no params.yaml" in capsys.readouterr().err
+
+
+def test_an_unknown_key_stops_every_verb(monkeypatch, capsys, tmp_path):
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("seed:", "sead:", 1))
+    assert run("folds", monkeypatch, tmp_path) == 2
+    assert "sead: unknown key. Did you mean 'seed'?" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["params.yaml"]

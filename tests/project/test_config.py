@@ -1,0 +1,109 @@
+"""Settings: what is accepted, and how a mistake is told."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sensorium import config
+from sensorium.errors import ConfigError
+from sensorium.paths import Paths
+from sensorium.stages.config import compose
+
+ROOT = Path(__file__).parents[2]
+PRESETS = sorted(file.stem for file in (ROOT / "conf" / "preset").glob("*.yaml"))
+
+
+@pytest.fixture
+def demo():
+    return compose(Paths(ROOT), "demo")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_valid(preset):
+    settings = config.parse(compose(Paths(ROOT), preset), preset)
+    assert settings.dataset.mice
+
+
+def test_params_yaml_is_the_demo_preset(demo):
+    assert yaml.safe_load((ROOT / "params.yaml").read_text()) == demo
+
+
+def test_competition_preset_is_the_published_recipe():
+    settings = config.parse(compose(Paths(ROOT), "competition"), "competition")
+    assert len(settings.dataset.mice) == 10
+    assert list(settings.folds.train.values()) == list(range(7))
+    teacher = settings.experiment("true_batch_001")
+    student = settings.experiment("distillation_001")
+    assert (teacher.model.expansion, student.model.expansion) == (7, 6)
+    assert teacher.training.learning_rate == pytest.approx(3e-4 * teacher.training.batch_size / 4)
+    assert student.distillation is not None
+    assert student.distillation.ratio == 0.36
+    assert settings.window.width == 31
+
+
+def test_settings_are_frozen(demo):
+    settings = config.parse(demo, "params.yaml")
+    with pytest.raises(ValueError, match="frozen"):
+        settings.seed = 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.update(sead=1), ["sead", "unknown key", "'seed'"]),
+        (lambda t: t.update(seed="x"), ["seed", "integer", "'x'"]),
+        (lambda t: t["folds"].update(count=1), ["folds.count", "greater than or equal to 2"]),
+        (lambda t: t["folds"]["train"].update(fold_9=9), ["fold 9 is out of range"]),
+        (lambda t: t["folds"]["train"].update(first=0), ["fold 0 must be named fold_0"]),
+        (lambda t: t["dataset"].update(get="steal"), ["dataset.get", "'synthesize', 'download' or 'verify'"]),
+        (lambda t: t["dataset"]["mice"].update(x="middle"), ["dataset.mice.x", "'new' or 'old'"]),
+        (lambda t: t["experiments"]["true_batch_001"]["training"].update(lr=1), ["training.lr", "unknown key"]),
+        (
+            lambda t: t["experiments"]["true_batch_001"]["model"].update(strides=[1]),
+            ["experiments.true_batch_001.model", "one entry a block"],
+        ),
+        (
+            lambda t: t["experiments"]["distillation_001"]["distillation"].update(teacher="nobody"),
+            ["distillation_001.distillation.teacher", "'nobody' is no experiment"],
+        ),
+        (lambda t: t["registry"].update(student="nobody"), ["registry.student", "'nobody'"]),
+        (lambda t: t.pop("synthetic"), ["no section synthetic"]),
+        (lambda t: t["synthetic"]["neurons"].clear(), ["synthetic.neurons has no entry for dynamic"]),
+        (lambda t: t["synthetic"].update(valid_frames=[10, 5]), ["valid_frames must rise"]),
+        (lambda t: t.pop("window"), ["window", "Field required"]),
+    ],
+)
+def test_a_mistake_names_the_key_and_the_remedy(demo, change, words):
+    change(demo)
+    with pytest.raises(ConfigError) as fault:
+        config.parse(demo, "params.yaml")
+    for word in ["params.yaml", *words]:
+        assert word in str(fault.value)
+    assert fault.value.remedy
+
+
+def test_all_mistakes_are_told_at_once(demo):
+    demo["seed"] = -1
+    demo["folds"]["grouping"] = "loose"
+    with pytest.raises(ConfigError) as fault:
+        config.parse(demo, "params.yaml")
+    assert "seed" in str(fault.value)
+    assert "folds.grouping" in str(fault.value)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "seed: [1\n"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"params\.yaml"):
+        config.load(tmp_path / "params.yaml")
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="does not exist"):
+        config.load(tmp_path / "params.yaml")
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ConfigError, match="competition, demo"):
+        compose(Paths(ROOT), "nothing")

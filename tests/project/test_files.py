@@ -1,0 +1,116 @@
+"""Atomic writes, digests and locks."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from sensorium import files
+from sensorium.errors import DataError, TrainingError
+
+
+class Fault(Exception):
+    """What a writer may die of."""
+
+
+def test_a_file_appears_whole(tmp_path):
+    target = tmp_path / "deep" / "file.txt"
+    with files.atomic_file(target) as partial:
+        partial.write_text("half")
+        assert not target.exists()
+    assert target.read_text() == "half"
+    assert [f.name for f in target.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    target = tmp_path / "file.txt"
+    files.write_text(target, "old")
+
+    def fail():
+        with files.atomic_file(target) as partial:
+            partial.write_text("new, unfinish")
+            raise Fault
+
+    with pytest.raises(Fault):
+        fail()
+    assert target.read_text() == "old"
+    assert [f.name for f in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_folder_replaces_the_old_one(tmp_path):
+    target = tmp_path / "out"
+    for name in ("first", "second"):
+        with files.atomic_folder(target) as partial:
+            (partial / name).write_text(name)
+    assert [f.name for f in target.iterdir()] == ["second"]
+    assert [f.name for f in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_failed_folder_leaves_the_old_one(tmp_path):
+    target = tmp_path / "out"
+    with files.atomic_folder(target) as partial:
+        (partial / "kept").touch()
+
+    def fail():
+        with files.atomic_folder(target) as partial:
+            (partial / "lost").touch()
+            raise Fault
+
+    with pytest.raises(Fault):
+        fail()
+    assert [f.name for f in target.iterdir()] == ["kept"]
+    assert [f.name for f in tmp_path.iterdir()] == ["out"]
+
+
+def test_json_bytes_do_not_depend_on_order(tmp_path):
+    files.write_json(tmp_path / "a", {"x": 1, "y": [1.5, None]})
+    files.write_json(tmp_path / "b", {"y": [1.5, None], "x": 1})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert files.sha256(tmp_path / "a") == files.sha256(tmp_path / "b")
+    assert files.digest_json({"x": 1, "y": 2}) == files.digest_json({"y": 2, "x": 1})
+
+
+def test_json_refuses_not_a_number(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(tmp_path / "a", float("nan"))
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(("content", "words"), [(None, "does not exist"), ("{", "not valid JSON")])
+def test_unreadable_json_is_told(tmp_path, content, words):
+    path = tmp_path / "pin.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(DataError, match=words) as fault:
+        files.read_json(path, DataError, "Run it again.")
+    assert str(path) in str(fault.value)
+    assert fault.value.remedy == "Run it again."
+
+
+def test_json_round_trip(tmp_path):
+    files.write_json(tmp_path / "a", {"x": [1, 2]})
+    assert files.read_json(tmp_path / "a", DataError, "") == json.loads((tmp_path / "a").read_text()) == {"x": [1, 2]}
+
+
+def _hold(path, ready):
+    with files.exclusive_lock(path, TrainingError("busy")):
+        ready.set()
+        time.sleep(60)
+
+
+def test_a_lock_excludes_and_dies_with_its_holder(tmp_path):
+    path = tmp_path / "locks" / "fold"
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    holder = context.Process(target=_hold, args=(path, ready))
+    holder.start()
+    assert ready.wait(60)
+    with pytest.raises(TrainingError, match="busy"), files.exclusive_lock(path, TrainingError("busy")):
+        raise AssertionError("two holders")
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    with files.exclusive_lock(path, TrainingError("busy")):
+        pass

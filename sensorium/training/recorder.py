@@ -1,0 +1,53 @@
+"""Where the loop reports to: a narrow protocol, so that training knows nothing of MLflow."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Protocol
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+"""How a run ended, in MLflow's words; KILLED is a run that was stopped and may go on."""
+
+
+class Recorder(Protocol):
+    """Takes note of a run. A recorder never fails the training and never waits for a server.
+
+    After a restart the loop reports steps anew that it had reported before; an implementation keeps
+    the first report of each step and name, so that every step stands once.
+    """
+
+    def params(self, values: Mapping[str, object]) -> None:
+        """Note the settings of the run, by dotted key."""
+        ...
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Note measurements.
+
+        Args:
+            values: by name, such as `train/loss`.
+            step: optimizer steps done since the start of the training.
+        """
+        ...
+
+    def artifact(self, path: Path) -> None:
+        """Attach a file or folder; it must stay unchanged until `close`."""
+        ...
+
+    def close(self, status: Status) -> None:
+        """End the run and wait until everything noted is safe."""
+        ...
+
+
+class NullRecorder:
+    """Takes note of nothing."""
+
+    def params(self, values: Mapping[str, object]) -> None:
+        """Do nothing."""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Do nothing."""
+
+    def artifact(self, path: Path) -> None:
+        """Do nothing."""
+
+    def close(self, status: Status) -> None:
+        """Do nothing."""

@@ -1,0 +1,181 @@
+"""The published form of a checkpoint: its names, shapes and settings, mapped to ours and back bit by bit.
+
+A published .pth is `torch.save` of {"model_name", "params", "nn_state_dict"}, of plain values and tensors
+alone. Its kernels have five dimensions in the core and three behind it; ours are the same numbers without
+the axes of length one.
+"""
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from sensorium.config import ModelConfig, WindowConfig
+from sensorium.errors import CheckpointError
+
+MODEL_NAME = "MouseModel"
+ARCHITECTURE = "dwiseneuro"
+FILE_PATTERN = re.compile(r"model-(?P<epoch>\d+)-(?P<score>-?\d+\.\d+)\.pth")
+"""Name of a published checkpoint: epoch from 0, validation correlation."""
+
+_KEYS = {"model_name", "params", "nn_state_dict"}
+_REMEDY = "Take the file from the published weights again; a complete one is read as it is."
+
+_UNITS = {
+    "expand.conv": "conv_pw.0",
+    "expand.norm": "conv_pw.1.bn",
+    "space.conv": "spat_covn_dw.0",
+    "space.norm": "spat_covn_dw.1.bn",
+    "time.conv": "temp_covn_dw.0",
+    "time.norm": "temp_covn_dw.1.bn",
+    "gate.reduce": "se.conv_reduce",
+    "gate.expand": "se.conv_expand",
+    "project.conv": "conv_pwl.0",
+    "project.norm": "conv_pwl.1.bn",
+    "shortcut.norm": "bn_sc.bn",
+}
+_CORTEX_UNITS = {"mix": "conv", "norm": "bn.bn", "shortcut": "bn_sc.bn"}
+
+
+def published_name(name: str) -> str:
+    """Published name of one of our state entries, such as `core.blocks.3.time.norm.bias`."""
+    owner, _, entry = name.rpartition(".")
+    part, _, unit = owner.partition(".")
+    if part == "core" and unit.startswith("stem"):
+        return f"core.{unit.replace('conv', '0').replace('norm', '1.bn')}.{entry}"
+    if part == "core":
+        _, index, inner = unit.split(".", 2)
+        if inner == "position":
+            return f"core.blocks.{2 * int(index)}.inv_freq"
+        return f"core.blocks.{2 * int(index) + 1}.{_UNITS[inner]}.{entry}"
+    index, _, inner = unit.partition(".")
+    if part == "cortex":
+        return f"cortex.layers.{index}.{_CORTEX_UNITS[inner]}.{entry}"
+    assert part == "readouts", name
+    return f"readouts.{index}.layer.1.{entry}"
+
+
+def published_shape(name: str, shape: torch.Size) -> tuple[int, ...]:
+    """Shape that our entry `name` of shape `shape` has in the published form."""
+    if len(shape) < 2:
+        return tuple(shape)
+    if name.startswith("core."):
+        kernel = (1, *shape[2:]) if ".space." in name else (*shape[2:], 1)
+        return (*shape[:2], *kernel, *(1,) * (3 - len(kernel)))
+    return (*shape, 1)
+
+
+def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state entries under the published names and shapes."""
+    return {published_name(name): entry.reshape(published_shape(name, entry.shape)) for name, entry in state.items()}
+
+
+def from_published(entries: Mapping[str, Tensor], template: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Published entries under our names and shapes.
+
+    Args:
+        entries: `nn_state_dict` of the published file.
+        template: state entries of our model, for names, shapes and types; may lie on the meta device.
+        source: file name for messages.
+
+    Raises:
+        CheckpointError: entries are missing, unknown, or of another shape or type.
+    """
+    names = {published_name(name): name for name in template}
+    odd = sorted(set(names) ^ set(entries))
+    if odd:
+        state = "missing" if odd[0] in names else "unknown"
+        raise CheckpointError(f"{source}: entry {odd[0]!r} is {state} ({len(odd)} entries differ).", _REMEDY)
+    found = {}
+    for published, name in names.items():
+        entry, expected = entries[published], template[name]
+        shape = published_shape(name, expected.shape)
+        if not isinstance(entry, Tensor) or tuple(entry.shape) != shape or entry.dtype != expected.dtype:
+            raise CheckpointError(
+                f"{source}: entry {published!r} is {_describe(entry)}, expected {_describe(expected.reshape(shape))}.",
+                _REMEDY,
+            )
+        found[name] = entry.reshape(expected.shape)
+    return found
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return type(value).__name__
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a published file without running code from it.
+
+    Returns:
+        `params` and `nn_state_dict`.
+
+    Raises:
+        CheckpointError: truncated, not a torch file, holding more than plain values, or not of the model.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: the file does not exist.", _REMEDY) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as fault:
+        reason = str(fault).strip().partition("\n")[0]
+        raise CheckpointError(f"{path}: damaged or not a published checkpoint ({reason}).", _REMEDY) from fault
+    if not isinstance(content, dict) or set(content) != _KEYS:
+        raise CheckpointError(f"{path}: not a published checkpoint, its keys are not {sorted(_KEYS)}.", _REMEDY)
+    if content["model_name"] != MODEL_NAME:
+        raise CheckpointError(f"{path}: holds a {content['model_name']!r}, expected a {MODEL_NAME!r}.", _REMEDY)
+    return content["params"], content["nn_state_dict"]
+
+
+def write(path: Path, params: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Write the published form of our state entries to `path`."""
+    torch.save({"model_name": MODEL_NAME, "params": dict(params), "nn_state_dict": to_published(state)}, path)
+
+
+def settings(
+    params: Mapping[str, Any], canvas: tuple[int, int], source: str
+) -> tuple[ModelConfig, WindowConfig, list[int]]:
+    """Settings that published `params` stand for.
+
+    Args:
+        params: as read from the file.
+        canvas: height and width of the input, where `params` does not say.
+        source: file name for messages.
+
+    Returns:
+        The model, the window, and the number of neurons of each readout.
+
+    Raises:
+        CheckpointError: another architecture, or settings without our counterpart.
+    """
+    try:
+        architecture, net = params["nn_module"]
+        if architecture != ARCHITECTURE:
+            raise CheckpointError(f"{source}: the model is a {architecture!r}, expected a {ARCHITECTURE!r}.", _REMEDY)
+        model = ModelConfig(
+            canvas=params.get("inputs_processor", ("", {}))[1].get("size", canvas),
+            features=net["core_features"],
+            strides=net["spatial_strides"],
+            spatial_kernel=net["spatial_kernel"],
+            temporal_kernel=net["temporal_kernel"],
+            expansion=net["expansion_ratio"],
+            se_reduction=net["se_reduce_ratio"],
+            drop_path=net["drop_path_rate"],
+            cortex_features=net["cortex_features"],
+            cortex_groups=net["groups"],
+            cortex_drop_path=net["drop_path_rate"],
+            readout_groups=net["groups"],
+            readout_dropout=net["drop_rate"],
+            softplus_beta=net["softplus_beta"],
+        )
+        stack = params["frame_stack"]
+        window = WindowConfig(frames=stack["size"], step=stack["step"])
+        return model, window, list(net["readout_outputs"])
+    except (KeyError, TypeError, IndexError, AttributeError, ValidationError) as fault:
+        raise CheckpointError(f"{source}: its params are not those of a {ARCHITECTURE}: {fault!r}.", _REMEDY) from fault

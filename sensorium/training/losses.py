@@ -1,0 +1,77 @@
+"""Poisson loss of compact targets, and the weights of labelled and distilled pairs.
+
+Shapes: B windows, M mice, b windows of one mouse, N neurons of that mouse, T frames.
+A pair is one window with one mouse's readout. Only pairs of positive weight are held, as `Target`s.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import poisson_nll_loss
+
+EPSILON = 1e-8
+"""Added to the prediction inside the logarithm, as published."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one readout should predict."""
+
+    mouse: int
+    """Index of the readout."""
+    rows: Tensor
+    """(b,) int64, windows of the batch."""
+    responses: Tensor
+    """(b, N, T) float32, non-negative."""
+    weights: Tensor
+    """(b,) float32, positive; normalised by whoever knows the whole batch."""
+
+
+def pair_weights(labelled: Tensor, ratio: float | None) -> Tensor:
+    """Weight of every pair before normalisation.
+
+    Labelled pairs weigh 1. The unlabelled share ratio / (1 - ratio) of the labelled pairs' sum equally, so
+    that after normalisation a teacher's targets have the share `ratio` of the loss (arXiv:1503.02531).
+
+    Args:
+        labelled: (B, M) bool, whether the window's responses of that mouse are data.
+        ratio: share of the teacher's targets; None without a teacher.
+
+    Returns:
+        (B, M) float32.
+    """
+    weights = labelled.float()
+    unlabelled = int((~labelled).sum())
+    if ratio is not None and unlabelled:
+        weights[~labelled] = ratio / (1.0 - ratio) * float(weights.sum()) / unlabelled
+    return weights
+
+
+def weight_per_window(mice: int, ratio: float | None) -> float:
+    """Sum of `pair_weights` over a batch whose windows are labelled for one mouse each, a window.
+
+    It depends on neither the batch nor its division, so that every process and every chunk can
+    normalise by the whole batch without asking the others.
+    """
+    return 1.0 if ratio is None or mice == 1 else 1.0 / (1.0 - ratio)
+
+
+def poisson_loss(predictions: Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
+    """Poisson negative log-likelihood without its constant, summed over neurons and frames.
+
+    Args:
+        predictions: (b, N, T) for each target, positive.
+        targets: what to predict, and each pair's weight.
+
+    Returns:
+        The weighted sum over pairs; divide by the sum of the whole batch's weights.
+    """
+    total = predictions[0].new_zeros((), dtype=torch.float32)
+    for prediction, target in zip(predictions, targets, strict=True):
+        pairs = poisson_nll_loss(
+            prediction.float(), target.responses, log_input=False, full=False, eps=EPSILON, reduction="none"
+        )
+        total = total + pairs.sum(dim=(1, 2)) @ target.weights
+    return total

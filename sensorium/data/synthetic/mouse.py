@@ -1,0 +1,226 @@
+"""Writes one simulated mouse: what it sees, does and answers, in the competition's on-disk format.
+
+The order of trials, the animal and its neurons are the mouse's own; the repeated videos of the test
+tiers and some training videos depend on the seed alone, so that all mice see them.
+L valid frames, T padded frames, N neurons, H W pixels.
+"""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sensorium.config import SyntheticConfig
+from sensorium.data.raw import MODALITIES
+from sensorium.data.synthetic import behavior, movies, neurons, patterns
+from sensorium.data.synthetic.statistics import write_statistics
+from sensorium.errors import DataError
+from sensorium.files import atomic_folder, digest_json, read_json, write_json
+from sensorium.mice import TEST_TIERS, TIERS, MouseSet, labelled_tiers
+from sensorium.seeding import generator
+
+TRUTH_FOLDER = ".truth"
+"""Sibling of the mice that holds the noiseless rates: <mouse>/<trial>.npy, float32 (N, L)."""
+
+MARKER = Path("meta", "synthetic.json")
+"""Says that this generator wrote the mouse, and from what."""
+
+GENERATOR_VERSION = 1
+"""Raised whenever the same seed and settings give other recordings."""
+
+_CALIBRATION_TRIALS = 8
+_SINGLE_TIERS = ("train", "none")
+
+Float64Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Video:
+    """Identity of a video: where its random choices come from."""
+
+    purpose: str
+    """`shared` or `repeated` for all mice, otherwise the mouse's name."""
+    tier: str
+    index: int
+
+    def render(self, settings: SyntheticConfig, seed: int) -> movies.Movie:
+        """The video itself (L, H, W), the same in every trial and mouse."""
+        rng = generator(seed, f"video {self.purpose}", TIERS.index(self.tier), self.index)
+        shortest, longest = settings.valid_frames
+        frames = int(rng.integers(shortest, longest + 1))
+        size = (settings.frame_height, settings.frame_width)
+        if "bonus" in self.tier:
+            offset = TEST_TIERS.index(self.tier)
+            return patterns.parametric(rng, self.index + offset, frames, *size)
+        return movies.natural(rng, frames, *size)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that one mouse is made from."""
+
+    mouse: str
+    mouse_set: MouseSet
+    settings: SyntheticConfig
+    seed: int
+
+    @property
+    def digest(self) -> str:
+        """Digest of the recipe; equal digests give equal bytes."""
+        own = self.settings.model_dump(mode="json") | {"neurons": self.settings.neurons[self.mouse]}
+        return digest_json([GENERATOR_VERSION, self.mouse, self.mouse_set, self.seed, own])
+
+    @property
+    def trials(self) -> int:
+        """Number of trials."""
+        return len(self.plan())
+
+    def generator(self, purpose: str, *coordinates: int) -> np.random.Generator:
+        """Randomness of this mouse alone."""
+        return generator(self.seed, purpose, zlib.crc32(self.mouse.encode()), *coordinates)
+
+    def plan(self) -> list[Video]:
+        """The video of every trial, in the order of the session."""
+        counts = dict.fromkeys(TIERS, self.settings.repeated_trials)
+        counts["train"] = self.settings.train_trials
+        counts["none"] = self.settings.unusable_trials if self.mouse_set == "old" else 0
+        videos = [self._video(tier, position) for tier, count in counts.items() for position in range(count)]
+        return [videos[i] for i in self.generator("trial order").permutation(len(videos))]
+
+    def _video(self, tier: str, position: int) -> Video:
+        if tier not in _SINGLE_TIERS:
+            return Video("repeated", tier, position // self.settings.repeats)
+        shared = tier == "train" and position < self.settings.shared_videos
+        return Video("shared" if shared else self.mouse, tier, position)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One simulated trial, valid frames only."""
+
+    movie: movies.Movie
+    behavior: behavior.Behavior
+    rate: Float64Array
+    responses: Float64Array
+
+
+class Simulation:
+    """A mouse ready to be shown videos."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Draw the mouse's neurons and calibrate them on its first training trials."""
+        self.recipe = recipe
+        self.plan = recipe.plan()
+        count = recipe.settings.neurons[recipe.mouse]
+        rng = recipe.generator("neurons")
+        self.unit_ids = np.sort(1 + rng.permutation(2 * count)[:count]).astype(np.uint32)
+        self.coordinates = np.rint(rng.uniform((-450, -450, 120), (450, 450, 280), (count, 3)))
+        size = (recipe.settings.frame_height, recipe.settings.frame_width)
+        self.population = neurons.draw(rng, self.coordinates, *size)
+        self._repeated: dict[Video, movies.Movie] = {}
+        train = [i for i, video in enumerate(self.plan) if video.tier == "train"][:_CALIBRATION_TRIALS]
+        self.population.calibrate([self._stimulus(trial) for trial in train])
+
+    def _movie(self, video: Video) -> movies.Movie:
+        """Render a video, or recall it where it is shown more than once."""
+        if video.tier in _SINGLE_TIERS:
+            return video.render(self.recipe.settings, self.recipe.seed)
+        if video not in self._repeated:
+            self._repeated[video] = video.render(self.recipe.settings, self.recipe.seed)
+        return self._repeated[video]
+
+    def _stimulus(self, trial: int) -> tuple[movies.Movie, behavior.Behavior]:
+        movie = movies.present(self.recipe.generator("presentation", trial), self._movie(self.plan[trial]))
+        return movie, behavior.simulate(self.recipe.generator("behavior", trial), len(movie))
+
+    def trial(self, trial: int) -> Trial:
+        """Show a trial's video; responses are zero where the competition withholds them."""
+        movie, animal = self._stimulus(trial)
+        rate = self.population.rate(movie, animal)
+        if self.plan[trial].tier in labelled_tiers(self.recipe.mouse_set):
+            noise = self.recipe.generator("response noise", trial)
+            responses = neurons.respond(noise, rate, self.recipe.settings.noise_shape)
+        else:
+            responses = np.zeros_like(rate)
+        return Trial(movie, animal, rate, responses)
+
+
+def _padded(array: npt.NDArray[Any], frames: int) -> Float64Array:
+    """Float64 with a NaN tail up to `frames` on the last axis."""
+    out = np.full((*array.shape[:-1], frames), np.nan)
+    out[..., : array.shape[-1]] = array
+    return out
+
+
+def _write_trial(folder: Path, trial: int, simulated: Trial, padded_frames: int) -> None:
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "videos": simulated.movie.transpose(1, 2, 0),
+        "responses": simulated.responses,
+        "behavior": simulated.behavior.channels,
+        "pupil_center": simulated.behavior.pupil_center,
+    }
+    for modality, array in arrays.items():
+        np.save(folder / "data" / modality / f"{trial}.npy", _padded(array, padded_frames))
+
+
+def _write_meta(folder: Path, simulation: Simulation) -> None:
+    tiers = np.array([video.tier for video in simulation.plan])
+    tables = {
+        "meta/trials/tiers": tiers,
+        "meta/trials/trial_idx": np.arange(len(tiers)),
+        "meta/neurons/unit_ids": simulation.unit_ids,
+        "meta/neurons/cell_motor_coordinates": simulation.coordinates,
+    }
+    for name, table in tables.items():
+        path = folder / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, table)
+    marker = {"generator": "sensorium synthesize", "version": GENERATOR_VERSION, "digest": simulation.recipe.digest}
+    write_json(folder / MARKER, marker)
+
+
+State = Literal["missing", "current", "outdated", "foreign"]
+"""Of a mouse's folder: absent; written from this recipe; from another recipe; by somebody else."""
+
+
+def state(raw: Path, recipe: Recipe) -> State:
+    """How the mouse's folder under `raw` stands to the recipe."""
+    folder = raw / recipe.mouse
+    if not folder.exists():
+        return "missing"
+    if not (folder / MARKER).exists():
+        return "foreign"
+    marker = read_json(folder / MARKER, DataError, f"Remove {folder} to have the mouse simulated again.")
+    known = isinstance(marker, dict) and marker.get("digest") == recipe.digest
+    return "current" if known and (raw / TRUTH_FOLDER / recipe.mouse).is_dir() else "outdated"
+
+
+def write_mouse(raw: Path, recipe: Recipe, on_trial: Callable[[], None] = lambda: None) -> None:
+    """Simulate a mouse into `raw`/<mouse>, its noiseless rates beside it.
+
+    Both folders appear whole or not at all, the rates first: a mouse that is there has its truth.
+
+    Args:
+        raw: folder of the raw mice.
+        recipe: what to simulate.
+        on_trial: called after each trial.
+    """
+    simulation = Simulation(recipe)
+    with (
+        atomic_folder(raw / recipe.mouse) as folder,
+        atomic_folder(raw / TRUTH_FOLDER / recipe.mouse) as truth,
+    ):
+        for modality in MODALITIES:
+            (folder / "data" / modality).mkdir(parents=True)
+        for trial in range(len(simulation.plan)):
+            simulated = simulation.trial(trial)
+            np.save(truth / f"{trial}.npy", simulated.rate.astype(np.float32))
+            _write_trial(folder, trial, simulated, recipe.settings.padded_frames)
+            on_trial()
+        train = [trial for trial, video in enumerate(simulation.plan) if video.tier == "train"]
+        write_statistics(folder, train)
+        _write_meta(folder, simulation)

@@ -1,0 +1,60 @@
+"""Statistics over the training trials, a frame: meta/statistics/<modality>/all/<name>.npy."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sensorium.data.raw import MODALITIES, STATISTICS
+
+Float64Array = npt.NDArray[np.float64]
+
+_BLOCK_BYTES = 1 << 28
+"""Memory for the stacked trials; longer rows of pixels or neurons are worked off in blocks."""
+
+
+def summarise(stacked: Float64Array) -> dict[str, Float64Array]:
+    """Statistics over the first axis, NaN left out; NaN where no trial has a value.
+
+    Args:
+        stacked: (trials, ...).
+
+    Returns:
+        The arrays (...) by name of `STATISTICS`.
+    """
+    ranked = np.sort(stacked, axis=0)  # NaN sorts to the end
+    valid = np.isfinite(ranked)
+    count = valid.sum(axis=0)
+    shown = np.maximum(count, 1)
+    mean = np.where(valid, ranked, 0).sum(axis=0) / shown
+    variance = np.where(valid, (ranked - mean) ** 2, 0).sum(axis=0) / shown
+    places = {"min": np.zeros_like(count), "max": shown - 1, "low": (shown - 1) // 2, "high": shown // 2}
+    picked = {name: np.take_along_axis(ranked, place[None], axis=0)[0] for name, place in places.items()}
+    results = {
+        "mean": mean,
+        "std": np.sqrt(variance),
+        "min": picked["min"],
+        "max": picked["max"],
+        "median": (picked["low"] + picked["high"]) / 2,
+    }
+    return {name: np.where(count > 0, results[name], np.nan) for name in STATISTICS}
+
+
+def write_statistics(folder: Path, trials: list[int]) -> None:
+    """Summarise the trials of a written mouse, in bounded memory.
+
+    Args:
+        folder: the mouse's folder, its trials already in place.
+        trials: the training trials.
+    """
+    for modality in MODALITIES:
+        files = [np.load(folder / "data" / modality / f"{trial}.npy", mmap_mode="r") for trial in trials]
+        rows = max(1, _BLOCK_BYTES // (files[0][0].nbytes * len(files)))
+        blocks = [
+            summarise(np.stack([file[first : first + rows] for file in files]))
+            for first in range(0, len(files[0]), rows)
+        ]
+        target = folder / "meta" / "statistics" / modality / "all"
+        target.mkdir(parents=True)
+        for name in STATISTICS:
+            np.save(target / f"{name}.npy", np.concatenate([block[name] for block in blocks]))

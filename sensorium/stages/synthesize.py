@@ -1,0 +1,49 @@
+"""`sensorium synthesize`: provide one simulated raw mouse."""
+
+from rich.console import Console
+from rich.progress import Progress
+
+from sensorium.config import Config
+from sensorium.data.synthetic import mouse as synthetic
+from sensorium.errors import ConfigError
+from sensorium.paths import PARAMS_FILE, Paths
+
+
+def run(config: Config, paths: Paths, mouse: str) -> None:
+    """Simulate one mouse, unless its folder is already there.
+
+    A folder that somebody else provided is never touched; one that this verb wrote from other
+    settings or another seed is written anew.
+
+    Args:
+        config: all settings.
+        paths: the project's files.
+        mouse: name of the mouse, one of `config.dataset.mice`.
+
+    Raises:
+        ConfigError: params.yaml does not say how to simulate the mouse.
+        DataError: the folder's marker is damaged.
+    """
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    recipe = _recipe(config, mouse)
+    raw = config.raw_folder(paths.root)
+    state = synthetic.state(raw, recipe)
+    if state == "foreign":
+        console.print(f"{raw / mouse}: already there and not simulated, taken as it is.")
+        return
+    if state == "current":
+        console.print(f"{raw / mouse}: up to date.")
+        return
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task(f"Simulating {mouse}", total=recipe.trials)
+        synthetic.write_mouse(raw, recipe, on_trial=lambda: progress.advance(task))
+    console.print(f"{raw / mouse}: simulated {recipe.trials} trials of {recipe.settings.neurons[mouse]} neurons.")
+
+
+def _recipe(config: Config, mouse: str) -> synthetic.Recipe:
+    if config.synthetic is None or mouse not in config.synthetic.neurons:
+        raise ConfigError(
+            f"synthetic.neurons: {PARAMS_FILE} has no entry for mouse {mouse}.",
+            "Add the number of its neurons, or provide the mouse with `sensorium download`.",
+        )
+    return synthetic.Recipe(mouse, config.dataset.mice[mouse], config.synthetic, config.seed)

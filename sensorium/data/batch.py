@@ -4,6 +4,7 @@ B windows, T frames of a window, h w pixels, N neurons of one mouse. No target s
 a window does not belong to.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -58,7 +59,7 @@ class Batch:
             chunks: number of parts, their sizes as equal as can be.
         """
         bounds = [len(self) * part // chunks for part in range(chunks + 1)]
-        for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+        for first, last in itertools.pairwise(bounds):
             if first < last:
                 yield self._part(first, last)
 

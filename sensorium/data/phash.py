@@ -7,6 +7,8 @@ stay within a grey level of each other.
 L frames, H W pixels.
 """
 
+import functools
+import operator
 from typing import Any
 
 import imagehash
@@ -36,19 +38,14 @@ def frame_hash(frame: npt.NDArray[np.uint8]) -> int:
     return int.from_bytes(np.packbits(bits.reshape(-1)).tobytes(), "big")
 
 
-def frame_hashes(video: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """PHashes (5,) of a video's hashed frames.
+def video_hash(video: npt.NDArray[Any]) -> int:
+    """The published hash of a video: the XOR of the pHashes of five of its frames.
 
     Args:
         video: valid frames alone, (L, H, W), grey levels 0..255; fractions are cut off.
     """
     frames = np.clip(video[hashed_frames(len(video))], 0, 255).astype(np.uint8)
-    return np.array([frame_hash(frame) for frame in frames], dtype=np.uint64)
-
-
-def video_hash(hashes: npt.NDArray[np.uint64]) -> int:
-    """The hash of a video: the XOR of its frames' hashes (5,)."""
-    return int(np.bitwise_xor.reduce(hashes))
+    return functools.reduce(operator.xor, map(frame_hash, frames))
 
 
 def thumbnails(video: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -61,7 +58,8 @@ def thumbnails(video: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         size = frames.shape[axis]
         edges = np.arange(min(blocks, size)) * size // min(blocks, size)
         frames = np.add.reduceat(frames, edges, axis=axis)
-    return (frames // _block_sizes(video.shape[1], video.shape[2])).astype(np.uint8)
+    blocks: npt.NDArray[np.uint8] = (frames // _block_sizes(video.shape[1], video.shape[2])).astype(np.uint8)
+    return blocks
 
 
 def _block_sizes(height: int, width: int) -> npt.NDArray[np.int64]:

@@ -1,0 +1,216 @@
+"""Turns a raw mouse into its store: trial by trial, in bounded memory.
+
+float64 becomes float32 and whole grey levels uint8, which loses nothing that the model sees; time
+moves to the front. Equal raw files give an equal store, byte by byte.
+L frames of the longest trial, H W pixels, N neurons.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sensorium.data import phash
+from sensorium.data.raw import BEHAVIOR_CHANNELS, MODALITIES, RESTORE, STATISTICS, RawMouse, read_array
+from sensorium.data.writer import StoreWriter
+from sensorium.errors import DataError
+from sensorium.files import sha256
+from sensorium.mice import FRAMES_PER_SECOND, TIERS, MouseSet, labelled_tiers
+
+_ROWS = 64
+"""Neurons looked at at once when searching for a response."""
+
+Advance = Callable[[], None]
+"""Called once a trial and modality, for the progress bar."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What must be known of all trials before the first is written."""
+
+    lengths: list[int]
+    """Valid frames of each trial."""
+    labelled: list[bool]
+    """Whether each trial's responses are data."""
+
+    @property
+    def frames(self) -> int:
+        """Valid frames of the longest trial, L."""
+        return max(self.lengths)
+
+
+def _is_released(raw: RawMouse, trial: int) -> bool:
+    """Whether any response is not zero; withheld responses are zero throughout."""
+    responses = raw.open("responses", trial)
+    blocks = (responses[first : first + _ROWS] for first in range(0, len(responses), _ROWS))
+    return any(bool((block > 0).any()) for block in blocks)
+
+
+def survey(raw: RawMouse, mouse_set: MouseSet) -> Survey:
+    """Length of every trial, and whether it is labelled.
+
+    Raises:
+        DataError: a file is missing or unsound.
+    """
+    candidates = labelled_tiers(mouse_set)
+    labelled = [tier in candidates and _is_released(raw, trial) for trial, tier in enumerate(raw.tiers)]
+    return Survey([raw.valid_length(trial, labelled[trial]) for trial in range(raw.trials)], labelled)
+
+
+def _valid(raw: RawMouse, modality: str, trial: int, length: int) -> npt.NDArray[np.float64]:
+    """The trial's valid frames, time last, checked for gaps."""
+    values = raw.load(modality, trial)[..., :length]
+    if not np.isfinite(values).all():
+        raise DataError(
+            f"{raw.file(modality, trial)}: NaN or infinite values before the end of the trial at frame {length}.",
+            RESTORE,
+        )
+    return values
+
+
+def _time_major(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(np.moveaxis(values.astype(dtype), -1, 0))
+
+
+class _FractionalLevelsError(Exception):
+    """A video holds something else than whole grey levels."""
+
+
+def _frames(video: npt.NDArray[np.float64], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Time-major frames (length, H, W)."""
+    if np.dtype(dtype) == np.uint8:
+        with np.errstate(invalid="ignore"):  # what does not fit is found by the comparison
+            levels = video.astype(np.uint8)
+        if not np.array_equal(levels, video):
+            raise _FractionalLevelsError
+        return _time_major(levels, dtype)
+    return _time_major(video, dtype)
+
+
+class _Ingest:
+    """One run over one mouse."""
+
+    def __init__(self, raw: RawMouse, mouse_set: MouseSet, writer: StoreWriter, advance: Advance) -> None:
+        self._raw = raw
+        self._writer = writer
+        self._advance = advance
+        self._survey = survey(raw, mouse_set)
+
+    def _shape(self, *tail: int) -> tuple[int, ...]:
+        return self._raw.trials, self._survey.frames, *tail
+
+    def _trials(self, modality: str) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
+        for trial, length in enumerate(self._survey.lengths):
+            yield trial, _valid(self._raw, modality, trial, length)
+            self._advance()
+
+    def videos(self) -> None:
+        """Write the videos and their fingerprints; grey levels that are not whole make all of them float32."""
+        try:
+            self._videos(np.uint8)
+        except _FractionalLevelsError:
+            self._writer.remove("videos")
+            self._videos(np.float32)
+
+    def _videos(self, dtype: npt.DTypeLike) -> None:
+        hashes, thumbnails = [], []
+        with self._writer.trials("videos", self._shape(*self._raw.frame_shape), dtype) as stream:
+            for _, video in self._trials("videos"):
+                frames = _frames(video, dtype)
+                stream.append(frames)
+                hashes.append(phash.video_hash(frames))
+                thumbnails.append(phash.thumbnails(frames))
+        self._writer.add("video_hash", np.array(hashes, dtype=np.uint64))
+        longest = max(len(t) for t in thumbnails)
+        padded = [np.pad(t, ((0, longest - len(t)), (0, 0), (0, 0))) for t in thumbnails]
+        self._writer.add("thumbnails", np.stack(padded), frame_step=phash.THUMBNAIL_STEP)
+
+    def responses(self) -> None:
+        """Write the responses that are data; those of all other trials stay zero."""
+        minimum = 0.0
+        with self._writer.trials("responses", self._shape(self._raw.neurons), np.float32) as stream:
+            for trial, length in enumerate(self._survey.lengths):
+                values = np.zeros((self._raw.neurons, 0))
+                if self._survey.labelled[trial]:
+                    values = _valid(self._raw, "responses", trial, length)
+                    minimum = min(minimum, float(values.min()))
+                stream.append(_time_major(values, np.float32))
+                self._advance()
+        self._writer.annotate("responses", minimum=minimum)
+
+    def states(self, modality: str) -> None:
+        """Write behavior or the pupil centre."""
+        with self._writer.trials(modality, self._shape(2), np.float32) as stream:
+            for _, values in self._trials(modality):
+                stream.append(_time_major(values, np.float32))
+
+    def truth(self, folder: Path) -> None:
+        """Write the noiseless rates of a simulated mouse, (N, length) a file."""
+        with self._writer.trials("truth", self._shape(self._raw.neurons), np.float32) as stream:
+            for trial, length in enumerate(self._survey.lengths):
+                path = folder / f"{trial}.npy"
+                values = read_array(path)
+                if values.ndim != 2 or values.shape[0] != self._raw.neurons or values.shape[1] < length:
+                    raise DataError(
+                        f"{path}: shape {values.shape}, expected {(self._raw.neurons, length)}.",
+                        "Remove the folder: it is optional.",
+                    )
+                stream.append(_time_major(values[:, :length], np.float32))
+
+    def small_arrays(self) -> None:
+        """Write what is one value or row a trial or neuron."""
+        raw, writer = self._raw, self._writer
+        writer.add("lengths", np.array(self._survey.lengths, dtype=np.int64))
+        codes = np.array([TIERS.index(tier) for tier in raw.tiers], dtype=np.uint8)
+        writer.add("tiers", codes, flag_values=list(range(len(TIERS))), flag_meanings=" ".join(TIERS))
+        writer.add("labelled", np.array(self._survey.labelled, dtype=np.uint8))
+        writer.add("unit_ids", raw.unit_ids)
+        writer.add("coordinates", raw.coordinates.astype(np.float32))
+        for modality in MODALITIES:
+            values = [_time_major(raw.statistics(modality, name), np.float32) for name in STATISTICS]
+            writer.add_statistics(modality, STATISTICS, np.stack(values))
+
+
+def _digest(raw: RawMouse, modality: str) -> str:
+    """SHA-256 over the digests of all files of a modality, in the order of the trials."""
+    lines = (f"{trial} {sha256(raw.file(modality, trial))}\n" for trial in range(raw.trials))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def steps(raw: RawMouse) -> int:
+    """How often `ingest` calls `advance` when all grey levels are whole."""
+    return raw.trials * len(MODALITIES)
+
+
+def ingest(raw: RawMouse, mouse_set: MouseSet, folder: Path, truth: Path | None, advance: Advance) -> None:
+    """Fill a folder with a mouse's store.
+
+    Args:
+        raw: the raw mouse.
+        mouse_set: whether its test responses are withheld.
+        folder: an existing, empty folder.
+        truth: folder with the noiseless rate of each trial, where it is known.
+        advance: called once a trial and modality.
+
+    Raises:
+        DataError: a raw file is missing or unsound; the folder is then incomplete.
+    """
+    attributes = {
+        "mouse": raw.name,
+        "set": mouse_set,
+        "sources": {modality: _digest(raw, modality) for modality in MODALITIES},
+        "frames_per_second": FRAMES_PER_SECOND,
+        "behavior_channels": list(BEHAVIOR_CHANNELS),
+    }
+    run = _Ingest(raw, mouse_set, StoreWriter(folder, attributes), advance)
+    run.videos()
+    run.responses()
+    run.states("behavior")
+    run.states("pupil_center")
+    if truth is not None:
+        run.truth(truth)
+    run.small_arrays()

@@ -1,0 +1,118 @@
+"""Arrays of a store read straight from their chunk files, without Zarr and without copies.
+
+Where a chunk file is the raw values and a checksum (see `sensorium.data.layout`), it is mapped into
+memory, and a window is a view of it. Only the pages that a window covers are read from disk, by one
+request, and no more than once for all processes.
+"""
+
+import json
+import math
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sensorium.data.layout import CRC_BYTES
+from sensorium.errors import DataError
+
+REBUILD = "Remove the store and run `dvc repro ingest`, or fetch it again with `dvc checkout --force`."
+
+
+class MappedArray:
+    """An array whose chunks span all axes but the first."""
+
+    def __init__(self, folder: Path, metadata: dict[str, Any]) -> None:
+        """Take what `accepts` has accepted; files are opened at the first use.
+
+        Args:
+            folder: the array's folder.
+            metadata: content of its zarr.json.
+        """
+        self.folder = folder
+        self.shape: tuple[int, ...] = tuple(metadata["shape"])
+        self.dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
+        self._chunk: tuple[int, ...] = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
+        self._chunk_bytes = math.prod(self._chunk) * self.dtype.itemsize
+        self._row_bytes = math.prod(self.shape[2:]) * self.dtype.itemsize
+        self._maps: dict[int, tuple[mmap.mmap, npt.NDArray[Any]]] = {}
+
+    @staticmethod
+    def accepts(metadata: dict[str, Any]) -> bool:
+        """Whether the chunk files of an array with this zarr.json are raw values and a CRC-32C."""
+        chunk = metadata["chunk_grid"].get("configuration", {}).get("chunk_shape", ())
+        codecs = [
+            (codec["name"], codec.get("configuration", {}).get("endian", "little")) for codec in metadata["codecs"]
+        ]
+        key = metadata["chunk_key_encoding"]
+        return (
+            list(chunk[1:]) == list(metadata["shape"][1:])
+            and codecs == [("bytes", "little"), ("crc32c", "little")]
+            and (key["name"], key.get("configuration", {}).get("separator")) == ("default", ".")
+            and isinstance(metadata["data_type"], str)
+        )
+
+    def chunk_file(self, chunk: int) -> Path:
+        """File of the chunk with this position along the first axis."""
+        return self.folder / ".".join(["c", str(chunk), *"0" * (len(self.shape) - 1)])
+
+    def _map(self, chunk: int) -> tuple[mmap.mmap, npt.NDArray[Any]]:
+        if chunk not in self._maps:
+            path = self.chunk_file(chunk)
+            try:
+                with path.open("rb") as stream:
+                    mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as fault:
+                raise DataError(f"{path}: the chunk cannot be read ({fault}).", REBUILD) from fault
+            if len(mapped) != self._chunk_bytes + CRC_BYTES:
+                raise DataError(
+                    f"{path}: {len(mapped)} bytes, expected {self._chunk_bytes + CRC_BYTES}: the chunk is damaged.",
+                    REBUILD,
+                )
+            mapped.madvise(mmap.MADV_RANDOM)
+            values = np.frombuffer(mapped, self.dtype, math.prod(self._chunk)).reshape(self._chunk)
+            self._maps[chunk] = (mapped, values)
+        return self._maps[chunk]
+
+    def frames(self, trial: int, start: int, stop: int) -> npt.NDArray[Any]:
+        """Read-only view of frames `start` to `stop` of one trial; asks the disk for exactly these pages.
+
+        Raises:
+            DataError: the chunk file is missing or has another size.
+        """
+        chunk, position = divmod(trial, self._chunk[0])
+        mapped, values = self._map(chunk)
+        first = (position * self.shape[1] + start) * self._row_bytes
+        last = first + (stop - start) * self._row_bytes
+        first -= first % mmap.PAGESIZE
+        if last > first:
+            mapped.madvise(mmap.MADV_WILLNEED, first, last - first)
+        view: npt.NDArray[Any] = values[position, start:stop]
+        return view
+
+    def read(self) -> npt.NDArray[Any]:
+        """The whole array, copied.
+
+        Raises:
+            DataError: a chunk file is missing or has another size.
+        """
+        chunks = -(-self.shape[0] // self._chunk[0])
+        parts = [self._map(chunk)[1] for chunk in range(chunks)]
+        return np.concatenate(parts)[: self.shape[0]]
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """The zarr.json of a group or an array.
+
+    Raises:
+        DataError: it is missing or not JSON.
+    """
+    path = folder / "zarr.json"
+    try:
+        metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: the file does not exist.", REBUILD) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as fault:
+        raise DataError(f"{path}: not valid JSON ({fault}).", REBUILD) from fault
+    return metadata

@@ -1,0 +1,248 @@
+"""A mouse's recordings as every later stage reads them: one Zarr v3 group, time-major.
+
+The format is described in `sensorium.data.layout` and docs/data.md. Opening reads metadata and the
+small arrays; frames are mapped where the layout allows and read through Zarr where it was changed.
+L frames of a trial, H W pixels, N neurons.
+"""
+
+import itertools
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sensorium.data.layout import FORMAT, FORMAT_VERSION, STATISTICS_GROUP
+from sensorium.data.mapped import REBUILD, MappedArray, read_metadata
+from sensorium.errors import DataError
+from sensorium.mice import MouseSet, labelled_tiers
+
+if TYPE_CHECKING:
+    import zarr
+
+Float32Array = npt.NDArray[np.float32]
+
+
+class _Array(Protocol):
+    """What a store needs of an array, mapped or not."""
+
+    shape: tuple[int, ...]
+
+    def frames(self, trial: int, start: int, stop: int) -> npt.NDArray[Any]: ...
+
+    def read(self) -> npt.NDArray[Any]: ...
+
+
+class _ZarrArray:
+    """An array that was re-chunked or compressed: read through Zarr, checksums included."""
+
+    def __init__(self, folder: Path) -> None:
+        import zarr
+
+        self._array = zarr.open_array(str(folder), mode="r")
+        self.shape: tuple[int, ...] = self._array.shape
+
+    def frames(self, trial: int, start: int, stop: int) -> npt.NDArray[Any]:
+        return np.asarray(self._array[trial, start:stop])
+
+    def read(self) -> npt.NDArray[Any]:
+        return np.asarray(self._array[...])
+
+
+def _check_format(path: Path, attributes: dict[str, Any]) -> None:
+    if attributes.get("format") != FORMAT:
+        raise DataError(f"{path}: not a mouse's store.", "Remove it and run `dvc repro ingest`.")
+    if attributes.get("format_version") != FORMAT_VERSION:
+        raise DataError(
+            f"{path}: store format {attributes.get('format_version')}, this version reads format {FORMAT_VERSION}.",
+            "Run `dvc repro ingest` to build the store anew from the raw mouse.",
+        )
+
+
+class MouseStore:
+    """One mouse's store, read-only; cheap to open and to send to another process."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a store; see `open`."""
+        if not path.is_dir():
+            raise DataError(f"{path}: the store does not exist.", "Run `dvc repro ingest`.")
+        attributes = read_metadata(path).get("attributes", {})
+        _check_format(path, attributes)
+        self.path = path
+        self.name: str = attributes["mouse"]
+        self.mouse_set: MouseSet = attributes["set"]
+        self.sources: dict[str, str] = attributes["sources"]
+        """Digest of the raw files, by modality."""
+        self._arrays: dict[str, _Array] = {}
+
+    @classmethod
+    def open(cls, path: Path) -> "MouseStore":
+        """Open a store.
+
+        Args:
+            path: folder of the store.
+
+        Raises:
+            DataError: it is missing, no such store, or of another format version.
+        """
+        return cls(path)
+
+    def __reduce__(self) -> tuple[type["MouseStore"], tuple[Path]]:
+        return type(self), (self.path,)
+
+    def _array(self, name: str) -> _Array:
+        if name not in self._arrays:
+            folder = self.path / name
+            metadata = read_metadata(folder)
+            accepted = MappedArray.accepts(metadata)
+            self._arrays[name] = MappedArray(folder, metadata) if accepted else _ZarrArray(folder)
+        return self._arrays[name]
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Valid frames (trials,) of each trial."""
+        return self._array("lengths").read().astype(np.int64)
+
+    @cached_property
+    def tiers(self) -> npt.NDArray[np.str_]:
+        """Tier (trials,) of each trial."""
+        names = read_metadata(self.path / "tiers")["attributes"]["flag_meanings"].split()
+        tiers: npt.NDArray[np.str_] = np.array(names)[self._array("tiers").read()]
+        return tiers
+
+    @cached_property
+    def released(self) -> npt.NDArray[np.bool_]:
+        """Whether each trial's (trials,) responses are data."""
+        return self._array("labelled").read().astype(bool)
+
+    @cached_property
+    def unit_ids(self) -> npt.NDArray[np.uint32]:
+        """Identifiers (N,) of the neurons."""
+        return self._array("unit_ids").read()
+
+    @cached_property
+    def coordinates(self) -> Float32Array:
+        """Positions (N, 3) of the neurons, micrometres."""
+        return self._array("coordinates").read()
+
+    @cached_property
+    def video_hashes(self) -> npt.NDArray[np.uint64]:
+        """Perceptual hash (trials,) of each trial's video."""
+        return self._array("video_hash").read()
+
+    @cached_property
+    def thumbnails(self) -> npt.NDArray[np.uint8]:
+        """Block means (trials, S, rows, columns) of every tenth frame, zero after the trial."""
+        return self._array("thumbnails").read()
+
+    @property
+    def trials(self) -> int:
+        """Number of trials."""
+        return len(self.lengths)
+
+    @property
+    def neurons(self) -> int:
+        """Number of neurons, N."""
+        return len(self.unit_ids)
+
+    @property
+    def frame_shape(self) -> tuple[int, int]:
+        """Rows and columns (H, W) of a frame, pixels."""
+        height, width = self._array("videos").shape[2:]
+        return height, width
+
+    @cached_property
+    def non_negative(self) -> bool:
+        """Whether no response is below zero, so that nothing is left for a relu to cut."""
+        return bool(read_metadata(self.path / "responses")["attributes"]["minimum"] >= 0)
+
+    def labelled(self, trial: int) -> bool:
+        """Whether the trial's responses are data: of a labelled tier, and not withheld."""
+        return bool(self.released[trial]) and str(self.tiers[trial]) in labelled_tiers(self.mouse_set)
+
+    def view(self, name: str, trial: int, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Frames of one trial without a copy, read-only where the file is mapped.
+
+        Args:
+            name: videos, responses, behavior, pupil_center or truth.
+            trial: index of the trial.
+            start: first frame.
+            stop: frame after the last; the trial's length by default.
+
+        Raises:
+            DataError: the chunk file is missing or damaged.
+        """
+        length = int(self.lengths[trial])
+        last = length if stop is None else stop
+        assert 0 <= start <= last <= length, f"{self.name}: frames {start} to {last} of trial {trial}, it has {length}"
+        return self._array(name).frames(trial, start, last)
+
+    def video(self, trial: int, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Frames (L, H, W) of a trial, uint8 or float32; arguments and errors as `view`."""
+        return self.view("videos", trial, start, stop).copy()
+
+    def responses(self, trial: int, start: int = 0, stop: int | None = None) -> Float32Array:
+        """Responses (L, N) of a trial; arguments and errors as `view`."""
+        return self.view("responses", trial, start, stop).copy()
+
+    def behavior(self, trial: int, start: int = 0, stop: int | None = None) -> Float32Array:
+        """Pupil dilation and running speed (L, 2) of a trial; arguments and errors as `view`."""
+        return self.view("behavior", trial, start, stop).copy()
+
+    def pupil_center(self, trial: int, start: int = 0, stop: int | None = None) -> Float32Array:
+        """Position of the pupil (L, 2) of a trial; arguments and errors as `view`."""
+        return self.view("pupil_center", trial, start, stop).copy()
+
+    def states(self, trial: int, start: int = 0, stop: int | None = None) -> Float32Array:
+        """Behavior and pupil centre (L, 4) of a trial; arguments and errors as `view`."""
+        parts = [self.view(name, trial, start, stop) for name in ("behavior", "pupil_center")]
+        return np.concatenate(parts, axis=1)
+
+    def truth(self, trial: int) -> Float32Array | None:
+        """Noiseless rate (L, N) behind a simulated trial; None for recorded mice."""
+        if not (self.path / "truth").is_dir():
+            return None
+        return self.view("truth", trial).copy()
+
+    def statistics(self, modality: str, name: str) -> Float32Array:
+        """A statistic over the training trials, time-major: (frames, ...), with the raw files' NaN tail.
+
+        Args:
+            modality: videos, responses, behavior or pupil_center.
+            name: mean, std, min, max or median.
+
+        Raises:
+            DataError: the store has no such statistic.
+        """
+        path = f"{STATISTICS_GROUP}/{modality}"
+        names = read_metadata(self.path / path)["attributes"]["statistics"]
+        if name not in names:
+            raise DataError(f"{self.path / path}: no statistic {name!r}.", f"Known: {', '.join(names)}.")
+        values: Float32Array = self._array(path).read()[names.index(name)]
+        return values
+
+    def verify(self) -> None:
+        """Read every chunk of every array and compare its checksum.
+
+        Raises:
+            DataError: naming the first chunk that is missing or damaged.
+        """
+        import zarr
+
+        group = zarr.open_group(str(self.path), mode="r")
+        for name, member in group.members(max_depth=None):
+            if isinstance(member, zarr.Array):
+                _verify_array(self.path / name, member)
+
+
+def _verify_array(folder: Path, array: "zarr.Array[Any]") -> None:
+    grid = [range(-(-size // chunk)) for size, chunk in zip(array.shape, array.chunks, strict=True)]
+    for position in itertools.product(*grid):
+        path = folder / array.metadata.encode_chunk_key(position)
+        if not path.is_file():
+            raise DataError(f"{path}: the chunk does not exist.", REBUILD)
+        try:
+            array.get_block_selection(position)
+        except (ValueError, RuntimeError, OSError) as fault:
+            raise DataError(f"{path}: the chunk is damaged ({fault}).", REBUILD) from fault

@@ -1,0 +1,48 @@
+"""`sensorium ingest`: write a raw mouse into its store."""
+
+import shutil
+
+from rich.console import Console
+from rich.progress import Progress
+
+from sensorium.config import Config
+from sensorium.data.ingest import ingest, steps
+from sensorium.data.raw import RawMouse
+from sensorium.errors import DataError
+from sensorium.files import PARTIAL_SUFFIX, atomic_folder, exclusive_lock
+from sensorium.paths import Paths
+
+TRUTH = ".truth"
+"""Folder beside the raw mice with the noiseless rates of simulated ones."""
+
+
+def _remove_leftovers(paths: Paths, mouse: str) -> None:
+    """Remove what a killed run left; the lock is held, so nobody writes there."""
+    for leftover in paths.stores.glob(f".{mouse}.zarr.*{PARTIAL_SUFFIX}"):
+        shutil.rmtree(leftover)
+
+
+def run(config: Config, paths: Paths, mouse: str) -> None:
+    """Build one mouse's store; it appears when it is complete.
+
+    Raises:
+        DataError: the raw mouse is missing or unsound, or another process writes the same store.
+    """
+    store = paths.store(mouse)
+    folder = config.raw_folder(paths.root)
+    busy = DataError(f"{store}: another process is writing this store.", "Wait until it has finished.")
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    with exclusive_lock(paths.state / "locks" / f"ingest-{mouse}.lock", busy):
+        raw = RawMouse(folder / mouse)
+        _remove_leftovers(paths, mouse)
+        truth = folder / TRUTH / mouse
+        with atomic_folder(store) as partial, Progress(console=console) as progress:
+            task = progress.add_task(mouse, total=steps(raw))
+            ingest(
+                raw,
+                config.dataset.mice[mouse],
+                partial,
+                truth if truth.is_dir() else None,
+                lambda: progress.advance(task),
+            )
+    console.print(f"{mouse}: {raw.trials} trials of {raw.neurons} neurons in {store}")

@@ -8,6 +8,7 @@ from sensorium.cli.options import context
 def add_commands(app: typer.Typer) -> None:
     """Register the verbs of this group."""
     app.command(rich_help_panel="Registry")(register)
+    app.command(rich_help_panel="Registry")(sync)
 
 
 def register() -> None:
@@ -16,3 +17,10 @@ def register() -> None:
 
     ctx = context()
     stage.run(ctx.config, ctx.paths)
+
+
+def sync() -> None:
+    """Deliver what MLflow has not received yet, because the server was away or a training was killed."""
+    from sensorium.stages import sync as stage
+
+    stage.run(context().paths)

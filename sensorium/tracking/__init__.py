@@ -1,0 +1,5 @@
+"""Tracking: what a training tells MLflow, without ever waiting for it."""
+
+from sensorium.tracking.recorder import TrainingRun, start_training_run
+
+__all__ = ["TrainingRun", "start_training_run"]

@@ -1,0 +1,198 @@
+"""What a run has to tell MLflow, on disk before it is on any server.
+
+A journal is a folder of one run: `events.jsonl`, one event a line, flushed to disk; `delivered.json`,
+how much of it the server has; `artifacts/`, copies of the files to upload. The training appends, a
+courier process delivers, and neither waits for the other. A journal outlives both.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sensorium.files import write_json
+
+FINISHED = "FINISHED"
+"""Status of a run that ended well; others may be resumed."""
+
+
+def now() -> int:
+    """Milliseconds since the epoch, MLflow's time stamp."""
+    return int(time.time() * 1000)
+
+
+@dataclass
+class Delivery:
+    """How far a journal is delivered, and to where."""
+
+    uri: str | None = None
+    """Store that received the events, without password."""
+    experiment_id: str | None = None
+    run_id: str | None = None
+    position: int = 0
+    """Bytes of events.jsonl that the store has."""
+
+
+@dataclass
+class Contents:
+    """What a journal's events add up to."""
+
+    steps: set[tuple[str, int]] = field(default_factory=set)
+    """(metric key, step) of every metric."""
+    params: set[str] = field(default_factory=set)
+    header: dict[str, Any] = field(default_factory=dict)
+    """The last event of kind `start`."""
+    status: str | None = None
+    """Closing status, None while the run is open."""
+
+
+class Journal:
+    """One run's events on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def events_file(self) -> Path:
+        """The events, one JSON object a line."""
+        return self.folder / "events.jsonl"
+
+    @property
+    def _delivered_file(self) -> Path:
+        return self.folder / "delivered.json"
+
+    def append(self, kind: str, **event: Any) -> None:
+        """Add an event and flush it to disk.
+
+        Args:
+            kind: `start`, `params`, `metrics`, `artifact` or `close`.
+            event: what it says; JSON values.
+        """
+        line = json.dumps({"kind": kind, "time": now(), **event}, separators=(",", ":")) + "\n"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.events_file.open("ab") as stream:
+            stream.write(line.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def mend(self) -> None:
+        """Cut off a last line that a crash left unfinished."""
+        if not self.events_file.exists():
+            return
+        content = self.events_file.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(self.events_file, whole)
+
+    def read(self, position: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+        """Yield the whole events from a byte position on, each with the position after it."""
+        if not self.events_file.exists():
+            return
+        with self.events_file.open("rb") as stream:
+            stream.seek(position)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return  # still being written
+                position += len(line)
+                yield json.loads(line), position
+
+    def contents(self) -> Contents:
+        """Sum up the events."""
+        found = Contents()
+        for event, _ in self.read():
+            match event["kind"]:
+                case "start":
+                    found.header, found.status = event, None
+                case "params":
+                    found.params |= set(event["values"])
+                case "metrics":
+                    found.steps |= {(key, event["step"]) for key in event["values"]}
+                case "close":
+                    found.status = event["status"]
+        return found
+
+    def keep(self, source: Path) -> str:
+        """Copy a file or folder into the journal, where no stage removes it before it is uploaded.
+
+        Returns:
+            Its name below `artifacts/`.
+        """
+        target = self.artifact(source.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(source, target)
+        return source.name
+
+    def artifact(self, name: str) -> Path:
+        """Where a kept file lies."""
+        return self.folder / "artifacts" / name
+
+    @property
+    def delivery(self) -> Delivery:
+        """How far the journal is delivered; not at all when the note of it is missing or damaged."""
+        try:
+            return Delivery(**json.loads(self._delivered_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return Delivery()
+
+    def note(self, delivery: Delivery) -> None:
+        """Remember how far the journal is delivered."""
+        write_json(self._delivered_file, delivery.__dict__)
+
+    @property
+    def pending(self) -> int:
+        """Number of events that the store does not have."""
+        return sum(1 for _ in self.read(self.delivery.position))
+
+    @contextlib.contextmanager
+    def claimed(self, role: str) -> Iterator[bool]:
+        """Hold the journal for one role; yields whether nobody else holds it.
+
+        Args:
+            role: `writer` for a training, `courier` for a delivery.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f"{role}.lock").open("a") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+    def remove(self) -> None:
+        """Delete the journal from disk."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def journals(state: Path) -> list[Journal]:
+    """All journals below a state folder, in the order of their names."""
+    return [Journal(path.parent) for path in sorted(state.glob("journals/*/events.jsonl"))]
+
+
+def journal_name(fields: Mapping[str, Any]) -> str:
+    """Folder name of a run's journal: experiment, fold and the start of its fingerprint."""
+    return f"{fields['experiment']}-fold_{fields['fold']}-{str(fields['fingerprint'])[:16]}"
+
+
+def journal_for(state: Path, fields: Mapping[str, Any]) -> Journal:
+    """The unfinished journal of a fingerprint, or a new one beside those that are finished.
+
+    Args:
+        state: folder of the journals and locks.
+        fields: `experiment`, `fold` and `fingerprint`.
+    """
+    name, number = journal_name(fields), 1
+    while True:
+        journal = Journal(state / "journals" / (name if number == 1 else f"{name}.{number}"))
+        if not journal.events_file.exists() or journal.contents().status != FINISHED:
+            return journal
+        number += 1

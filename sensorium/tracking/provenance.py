@@ -1,0 +1,93 @@
+"""What a run is tagged with: the code, the stage, the machine and the data it ran on."""
+
+import getpass
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sensorium import __version__
+from sensorium.config import Config
+
+_GIT_SECONDS = 10
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """Output of a git command, or None outside a repository or without git."""
+    try:
+        done = subprocess.run(  # noqa: S603 - fixed arguments
+            ["git", "-C", str(root), *arguments],  # noqa: S607 - git is looked up on PATH like every tool
+            capture_output=True,
+            text=True,
+            timeout=_GIT_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _hardware() -> str:
+    """Processor, cores and GPU in one line."""
+    import torch
+
+    processor = f"{platform.machine()} x {os.cpu_count()}"
+    return f"{processor}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else processor
+
+
+def run_tags(root: Path, config: Config, stage: str) -> dict[str, str]:
+    """Tags of a run: git commit, dirty state, DVC stage and experiment, seed, version, hardware.
+
+    Args:
+        root: the project's root.
+        config: the settings in force.
+        stage: name to use when no DVC stage runs the command.
+    """
+    commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--untracked-files=no")
+    tags = {
+        "mlflow.source.name": "sensorium",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": getpass.getuser(),
+        "sensorium.stage": os.environ.get("DVC_STAGE") or stage,
+        "sensorium.seed": str(config.seed),
+        "sensorium.version": __version__,
+        "sensorium.hardware": _hardware(),
+    }
+    if commit is not None:
+        tags |= {"mlflow.source.git.commit": commit, "sensorium.git.dirty": "true" if changes else "false"}
+    if name := os.environ.get("DVC_EXP_NAME"):
+        tags["sensorium.dvc.experiment"] = name
+    return tags
+
+
+def locked_digests(root: Path) -> dict[str, str]:
+    """Digest of every output in dvc.lock, by path; empty without a lock file."""
+    try:
+        lock = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    stages = (lock or {}).get("stages", {})
+    return {
+        out["path"]: str(out["md5"])
+        for stage in stages.values()
+        for out in stage.get("outs", [])
+        if "md5" in out and "path" in out
+    }
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Leaves of nested mappings as dotted keys and strings, as MLflow's params want them.
+
+    Lists are leaves: `model.features = [16, 16, 32, 32]` reads better than four keys.
+    """
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(list(value) if isinstance(value, tuple) else value)
+    return flat

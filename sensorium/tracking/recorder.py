@@ -1,0 +1,206 @@
+"""The training's side of tracking: it writes to a journal and waits for nobody."""
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from sensorium.config import Config
+from sensorium.errors import TrackingError
+from sensorium.files import digest_json, write_json
+from sensorium.paths import Paths
+from sensorium.tracking import provenance
+from sensorium.tracking.courier import PATIENCE_SECONDS
+from sensorium.tracking.journal import FINISHED, Journal, journal_for, journal_name, journals
+from sensorium.tracking.runs import EXPERIMENT, FINGERPRINT, FOLD, GROUP, ROLE
+from sensorium.tracking.store import Store
+from sensorium.training.recorder import Status
+
+_log = logging.getLogger(__name__)
+
+ADOPT_VARIABLE = "SENSORIUM_RUN"
+"""JSON object: MLflow run id by fold, such as {"true_batch_001/fold_1": "..."}; `mlflow run` made the run."""
+
+_GRACE_SECONDS = 5.0
+
+
+class TrainingRun:
+    """Recorder of one fold's training: params, metrics and artifacts for MLflow."""
+
+    def __init__(self, journal: Journal, store: Store, link: Path, header: dict[str, Any]) -> None:
+        self._journal, self._store, self._link = journal, store, link
+        self._held = contextlib.ExitStack()
+        if not self._held.enter_context(journal.claimed("writer")):
+            raise TrackingError(
+                f"{header['experiment']}, {header['name']}: another training of this fold is at work.",
+                "Wait for it to end, or end it.",
+            )
+        journal.mend()
+        self._contents = journal.contents()
+        journal.append("start", **header)
+        self._contents.params |= set(header["params"])
+        self._courier = _start_courier(journal, store)
+
+    def params(self, values: Mapping[str, object]) -> None:
+        """Record settings and facts of the run, once each; nested mappings become dotted keys."""
+        flat = provenance.flatten(values)
+        fresh = {key: value for key, value in flat.items() if key not in self._contents.params}
+        if fresh:
+            self._tell("params", values=fresh)
+            self._contents.params |= set(fresh)
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Record numbers at a step, an epoch as a rule; a step that the run already has is left as it is."""
+        fresh = {key: float(value) for key, value in values.items() if (key, step) not in self._contents.steps}
+        if fresh:
+            self._tell("metrics", values=fresh, step=step)
+            self._contents.steps |= {(key, step) for key in fresh}
+
+    def artifact(self, path: Path) -> None:
+        """Record a file or folder as it is now."""
+        self._tell("artifact", name=self._journal.keep(path))
+
+    def close(self, status: Status = "FINISHED") -> None:
+        """End the run, wait a moment for the courier, and write the link to the run.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+        """
+        self._tell("close", status=status)
+        self._await_courier()
+        if status == FINISHED:
+            write_json(self._link, self._link_content())
+        if status == FINISHED and not self._journal.pending:
+            self._journal.remove()
+        self._held.close()
+
+    def _tell(self, kind: str, **event: Any) -> None:
+        self._journal.append(kind, **event)
+        with contextlib.suppress(OSError):  # a courier that is gone has left its journal for the next one
+            self._pipe.write(b".")
+
+    @property
+    def _pipe(self) -> IO[bytes]:
+        assert self._courier.stdin is not None, "started with a pipe"
+        return self._courier.stdin
+
+    def _await_courier(self) -> None:
+        self._pipe.close()
+        try:
+            self._courier.wait(PATIENCE_SECONDS + _GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._courier.terminate()
+            self._courier.wait()
+        if self._journal.pending:
+            _log.warning(
+                "MLflow at %s cannot be reached or is slow: %d events wait in %s; `sensorium sync` delivers them.",
+                self._store.label,
+                self._journal.pending,
+                self._journal.folder,
+            )
+
+    def _link_content(self) -> dict[str, Any]:
+        delivery = self._journal.delivery
+        return {
+            "tracking_uri": self._store.label,
+            "experiment_id": delivery.experiment_id,
+            "run_id": delivery.run_id,
+            "journal": self._journal.folder.name if self._journal.pending else None,
+        }
+
+
+def _start_courier(journal: Journal, store: Store) -> subprocess.Popen[bytes]:
+    with (journal.folder / "courier.log").open("ab") as log:
+        return subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", "sensorium.tracking.courier", str(journal.folder.resolve()), str(store.root)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            cwd=store.root,
+            bufsize=0,
+        )
+
+
+def start_training_run(config: Config, paths: Paths, experiment: str, fold: int, fingerprint: str) -> TrainingRun:
+    """Begin, or after a stop go on with, the MLflow run of one fold's training.
+
+    Returns at once: the run is made by the courier, when the server answers.
+
+    Args:
+        config: the settings in force.
+        paths: where everything lies.
+        experiment: name in params.yaml, and of the MLflow experiment.
+        fold: fold that is held out.
+        fingerprint: digest of everything that the training depends on; the same after a resume.
+
+    Raises:
+        TrackingError: another process trains this fold, or `MLFLOW_TRACKING_URI` is of no use.
+    """
+    store = Store.of(paths)
+    fields = {"experiment": experiment, "fold": fold, "fingerprint": fingerprint}
+    journal = journal_for(store.state, fields)
+    _forget_others(store, journal, journal_name({**fields, "fingerprint": ""}))
+    header = {**fields, "name": f"fold_{fold}", **_header(config, store, fields)}
+    return TrainingRun(journal, store, paths.run_link(experiment, fold), header)
+
+
+def _header(config: Config, store: Store, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is told at its start: group, tags, params, datasets, and the run to adopt."""
+    experiment, name = fields["experiment"], f"{fields['experiment']}/fold_{fields['fold']}"
+    params = _params(config, experiment)
+    group = digest_json([params, sorted(config.dataset.mice), os.environ.get("DVC_EXP_NAME", "")])
+    tags = provenance.run_tags(store.root, config, f"train {name}")
+    tags |= {
+        FINGERPRINT: fields["fingerprint"],
+        GROUP: group,
+        ROLE: "fold",
+        EXPERIMENT: experiment,
+        FOLD: str(fields["fold"]),
+        "sensorium.folds": str(len(config.folds.train)),
+    }
+    datasets = _inputs(config, store.root, experiment, fields["fold"])
+    return {
+        "group": group,
+        "tags": tags | {f"dvc.{path}": digest for path, digest in datasets.items()},
+        "params": params,
+        "datasets": datasets,
+        "adopt": json.loads(os.environ.get(ADOPT_VARIABLE) or "{}").get(name),
+    }
+
+
+def _params(config: Config, experiment: str) -> dict[str, str]:
+    """Settings of one experiment, keys equal over experiments so that MLflow compares them."""
+    tree = config.experiment(experiment).model_dump(mode="json", exclude_none=True)
+    return provenance.flatten(
+        {
+            **tree,
+            "seed": config.seed,
+            "window": config.window.model_dump(),
+            "folds": {"count": config.folds.count, "grouping": config.folds.grouping},
+            "evaluation": config.evaluation.model_dump(),
+            "mice": len(config.dataset.mice),
+        }
+    )
+
+
+def _inputs(config: Config, root: Path, experiment: str, fold: int) -> dict[str, str]:
+    """DVC's digest of everything the fold's training reads, by path, as dvc.lock has it."""
+    paths = Paths(Path())
+    wanted = {str(paths.store(mouse)) for mouse in config.dataset.mice} | {str(paths.folds)}
+    if distillation := config.experiment(experiment).distillation:
+        wanted.add(str(paths.fold(distillation.teacher, fold)))
+    return {path: digest for path, digest in provenance.locked_digests(root).items() if path in wanted}
+
+
+def _forget_others(store: Store, journal: Journal, prefix: str) -> None:
+    """Delete delivered journals of earlier settings of the same fold; they can never be resumed here."""
+    for other in journals(store.state):
+        if other.folder.name.startswith(prefix) and other.folder != journal.folder:
+            with other.claimed("courier") as free, other.claimed("writer") as idle:
+                if free and idle and not other.pending and other.contents().status is not None:
+                    other.remove()

@@ -1,0 +1,201 @@
+"""The runs of an experiment in MLflow: a parent an experiment, a child a fold, found again by tags."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sensorium.tracking.journal import FINISHED, now
+from sensorium.tracking.store import Store, waiting_lock
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+FINGERPRINT = "sensorium.fingerprint"
+"""Tag: digest of everything that a training depends on."""
+GROUP = "sensorium.group"
+"""Tag: digest of an experiment's settings; its folds share it."""
+ROLE = "sensorium.role"
+"""Tag: `experiment` on a parent, `fold` on a child."""
+FOLD = "sensorium.fold"
+EXPERIMENT = "sensorium.experiment"
+_PARENT = "mlflow.parentRunId"
+_CONFIDENCE = 0.95
+_PARAMS_A_CALL = 100
+_METRICS_A_CALL = 1000
+
+
+def search(
+    client: "MlflowClient", experiments: list[str], tags: Mapping[str, str], deleted: bool = False
+) -> list["Run"]:
+    """Runs that carry all the tags, the oldest first."""
+    from mlflow.entities import ViewType
+
+    clauses = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+    found = client.search_runs(
+        experiments,
+        " and ".join(clauses),
+        run_view_type=ViewType.ALL if deleted else ViewType.ACTIVE_ONLY,
+        order_by=["attributes.start_time ASC"],
+        max_results=1000,
+    )
+    return list(found)
+
+
+def log_params(client: "MlflowClient", run_id: str, params: Mapping[str, str]) -> None:
+    """Log the params that the run does not have; params cannot be changed afterwards."""
+    from mlflow.entities import Param
+
+    known = client.get_run(run_id).data.params
+    missing = [Param(key, value) for key, value in params.items() if key not in known]
+    for first in range(0, len(missing), _PARAMS_A_CALL):
+        client.log_batch(run_id, params=missing[first : first + _PARAMS_A_CALL])
+
+
+def log_metrics(client: "MlflowClient", run_id: str, metrics: Iterable[tuple[str, float, int, int]]) -> None:
+    """Log (key, value, time stamp, step) in as few calls as the server allows."""
+    from mlflow.entities import Metric
+
+    batch = [Metric(*metric) for metric in metrics]
+    for first in range(0, len(batch), _METRICS_A_CALL):
+        client.log_batch(run_id, metrics=batch[first : first + _METRICS_A_CALL])
+
+
+def known_steps(client: "MlflowClient", run_id: str, keys: Iterable[str]) -> dict[str, set[int]]:
+    """Steps that the run already has, by metric key."""
+    logged = client.get_run(run_id).data.metrics
+    return {key: {m.step for m in client.get_metric_history(run_id, key)} if key in logged else set() for key in keys}
+
+
+def is_alive(client: "MlflowClient", run_id: str) -> bool:
+    """Whether the run exists and is not deleted."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+    try:
+        return str(client.get_run(run_id).info.lifecycle_stage) == "active"
+    except MlflowException as fault:
+        if fault.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return False
+        raise
+
+
+def attach(client: "MlflowClient", store: Store, header: Mapping[str, Any]) -> tuple[str, str]:
+    """The MLflow run of a training: the adopted one, an unfinished one of its fingerprint, or a new one.
+
+    Args:
+        client: client of `store`.
+        store: where the runs are.
+        header: the `start` event of the journal.
+
+    Returns:
+        Experiment id and run id.
+    """
+    with waiting_lock(store.state / "runs.lock"):
+        experiment = store.experiment_id(client, header["experiment"])
+        tags = {**header["tags"], _PARENT: _parent(client, experiment, header)}
+        run = _own_run(client, experiment, header)
+        if run is None:
+            run = client.create_run(experiment, start_time=header["time"], run_name=header["name"], tags=tags)
+        else:
+            _rename(client, run.info.run_id, header["name"], tags)
+    return str(run.info.experiment_id), str(run.info.run_id)
+
+
+def _own_run(client: "MlflowClient", experiment: str, header: Mapping[str, Any]) -> "Run | None":
+    if header["adopt"] is not None and is_alive(client, header["adopt"]):
+        return client.get_run(header["adopt"])
+    runs = search(client, [experiment], {FINGERPRINT: header["fingerprint"], ROLE: "fold"})
+    unfinished = [run for run in runs if run.info.status != FINISHED]
+    return unfinished[-1] if unfinished else None
+
+
+def _rename(client: "MlflowClient", run_id: str, name: str, tags: Mapping[str, str]) -> None:
+    """Give a run that exists, such as one that `mlflow run` made, the name and tags of its training."""
+    for key, value in tags.items():
+        if not key.startswith("mlflow.source"):
+            client.set_tag(run_id, key, value)
+    client.update_run(run_id, name=name)
+
+
+def _parent(client: "MlflowClient", experiment: str, header: Mapping[str, Any]) -> str:
+    """Parent run for a fold: the newest of its group that has no finished run of the fold yet.
+
+    A fold that is trained anew therefore begins a new parent, and no parent averages a fold twice.
+    """
+    group = {GROUP: header["group"]}
+    for parent in reversed(search(client, [experiment], {**group, ROLE: "experiment"})):
+        run_id = str(parent.info.run_id)
+        children = _children(client, run_id, header["tags"][FOLD])
+        if all(child.info.status != FINISHED or _is_same(child, header) for child in children):
+            return run_id
+    tags = {k: v for k, v in header["tags"].items() if k not in {FOLD, FINGERPRINT, "sensorium.stage"}}
+    created = client.create_run(experiment, run_name=header["experiment"], tags={**tags, ROLE: "experiment"})
+    log_params(client, created.info.run_id, {k: v for k, v in header["params"].items() if k != "fold"})
+    return str(created.info.run_id)
+
+
+def _is_same(run: "Run", header: Mapping[str, Any]) -> bool:
+    return header["adopt"] is not None and run.info.run_id == header["adopt"]
+
+
+def _children(client: "MlflowClient", parent: str, fold: str | None = None) -> list["Run"]:
+    tags = {_PARENT: parent, ROLE: "fold"} | ({} if fold is None else {FOLD: fold})
+    experiments = [e.experiment_id for e in client.search_experiments()]  # an adopted run may lie in any of them
+    return search(client, experiments, tags)
+
+
+def summarise(client: "MlflowClient", run_id: str) -> None:
+    """Bring the parent of a finished fold up to date, and end it.
+
+    The parent's metrics are means over its finished folds, epoch by epoch once all folds are there,
+    and for the last epoch the standard deviation and the 95% confidence interval over folds
+    (Student's t, which holds for few folds).
+    """
+    run = client.get_run(run_id)
+    parent = run.data.tags.get(_PARENT)
+    if parent is None or not is_alive(client, parent):
+        return
+    folds = [child for child in _children(client, parent) if child.info.status == FINISHED]
+    wanted = int(run.data.tags.get("sensorium.folds", "1"))
+    log_metrics(client, parent, [(k, v, now(), len(folds)) for k, v in _spread(folds).items()])
+    if len({child.data.tags[FOLD] for child in folds}) == wanted:
+        log_metrics(client, parent, _mean_curves(client, parent, folds))
+    client.set_terminated(parent, FINISHED)
+
+
+def _spread(folds: list["Run"]) -> dict[str, float]:
+    """Mean, standard deviation and confidence interval over folds of the validation metrics."""
+    summary: dict[str, float] = {"folds": len(folds)}
+    keys = {key for fold in folds for key in fold.data.metrics if key in {"val_loss", "val_correlation"}}
+    for key in sorted(keys):
+        values = [fold.data.metrics[key] for fold in folds if key in fold.data.metrics]
+        summary[f"{key}/mean"] = statistics.fmean(values)
+        if len(values) > 1:
+            deviation = statistics.stdev(values)
+            half = _student_t(len(values) - 1) * deviation / math.sqrt(len(values))
+            summary[f"{key}/std"] = deviation
+            summary[f"{key}/ci_low"] = summary[f"{key}/mean"] - half
+            summary[f"{key}/ci_high"] = summary[f"{key}/mean"] + half
+    return summary
+
+
+def _student_t(freedom: int) -> float:
+    """Two-sided quantile of Student's t distribution."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + _CONFIDENCE) / 2, freedom))
+
+
+def _mean_curves(client: "MlflowClient", parent: str, folds: list["Run"]) -> list[tuple[str, float, int, int]]:
+    """Mean over folds of every metric and step that all folds have and the parent has not."""
+    keys = set.intersection(*(set(fold.data.metrics) for fold in folds))
+    known = known_steps(client, parent, keys)
+    curves: list[tuple[str, float, int, int]] = []
+    for key in sorted(keys):
+        histories = [{m.step: m.value for m in client.get_metric_history(fold.info.run_id, key)} for fold in folds]
+        for step in sorted(set.intersection(*(set(history) for history in histories))):
+            if step not in known[key]:
+                curves.append((key, statistics.fmean(history[step] for history in histories), now(), step))
+    return curves

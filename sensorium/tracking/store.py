@@ -1,0 +1,144 @@
+"""Which MLflow store a command talks to, and how a fresh one comes into being.
+
+Without `MLFLOW_TRACKING_URI` the store is embedded: an SQLite file in the project's root, where a bare
+`mlflow ui` looks for it, with its artifacts beside it. With the variable, MLflow's own rules hold.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from sensorium.errors import TrackingError
+from sensorium.paths import Paths
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+_SQLITE = "sqlite:///"
+
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+"""Client settings unless the user sets others: MLflow's own would hold a stage for minutes."""
+
+
+@contextmanager
+def waiting_lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `path`, waiting for it as long as it takes.
+
+    Args:
+        path: the lock file; it is made when missing and stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _absolute(uri: str) -> str:
+    """Make the path of an SQLite URI absolute: `mlflow run` hands down a relative one."""
+    if uri.startswith(_SQLITE) and not uri.startswith(_SQLITE + "/"):
+        return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).resolve())
+    return uri
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow tracking store and model registry."""
+
+    uri: str
+    """Tracking URI; paths in it are absolute."""
+    root: Path
+    """The project's root."""
+
+    @classmethod
+    def of(cls, paths: Paths) -> "Store":
+        """The store in force: `MLFLOW_TRACKING_URI`, or the embedded one.
+
+        Raises:
+            TrackingError: the variable names a store that MLflow no longer writes.
+        """
+        root = paths.root.resolve()
+        uri = _absolute(os.environ.get(URI_VARIABLE) or f"{_SQLITE}{root}/mlflow.db")
+        if urlsplit(uri).scheme in {"", "file"}:
+            raise TrackingError(
+                f"{URI_VARIABLE}: {uri} is a folder, which MLflow 3 does not write runs into.",
+                f"Unset {URI_VARIABLE} for the embedded store, or name a server or a database.",
+            )
+        return cls(uri, root)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the store is the project's own SQLite file."""
+        return self.uri == f"{_SQLITE}{self.root}/mlflow.db"
+
+    @property
+    def label(self) -> str:
+        """The URI as it may be shown and stored: without a password."""
+        parts = urlsplit(self.uri)
+        if parts.password is None:
+            return self.uri
+        return self.uri.replace(f":{parts.password}@", ":***@", 1)
+
+    @property
+    def state(self) -> Path:
+        """Folder of the journals and locks."""
+        return Paths(self.root).state / "tracking"
+
+    def client(self) -> "MlflowClient":
+        """A client of tracking store and registry; a fresh database is initialised once, under a lock.
+
+        Eight processes that open a fresh SQLite file at the same time break its migration, so the
+        first one to come does it alone.
+
+        Raises:
+            TrackingError: the database was made by another version of MLflow.
+        """
+        for name, value in _PATIENCE.items():
+            os.environ.setdefault(name, value)
+        from mlflow import MlflowClient
+
+        if urlsplit(self.uri).scheme in {"http", "https"}:
+            return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        with waiting_lock(self.state / "database.lock"):
+            return self._open_database()
+
+    def _open_database(self) -> "MlflowClient":
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        try:
+            client.search_experiments(max_results=1)  # the first call creates the tables
+        except MlflowException as fault:
+            if "out-of-date" not in str(fault):
+                raise
+            raise TrackingError(
+                f"{self.label}: the database was made by another version of MLflow.",
+                f"Make a copy of it, then type: mlflow db upgrade {self.label}",
+            ) from fault
+        return client
+
+    def experiment_id(self, client: "MlflowClient", name: str) -> str:
+        """The MLflow experiment of that name, made when missing.
+
+        The embedded store keeps artifacts in the project; a server decides by itself.
+        """
+        from mlflow.exceptions import MlflowException
+
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            location = (self.root / "mlartifacts" / name).as_uri() if self.embedded else None
+            try:
+                return str(client.create_experiment(name, artifact_location=location))
+            except MlflowException:
+                found = client.get_experiment_by_name(name)  # another process was faster
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)

@@ -8,6 +8,9 @@ import typer
 def add_commands(app: typer.Typer) -> None:
     """Register the verbs of this group."""
     app.command(rich_help_panel="Tools")(config)
+    remote = typer.Typer(no_args_is_help=True, help="Look after DVC's remotes.")
+    remote.command("check")(check_remote)
+    app.add_typer(remote, name="remote", rich_help_panel="Tools")
 
 
 def config(
@@ -17,3 +20,24 @@ def config(
     from sensorium.stages import config as stage
 
     stage.run(preset)
+
+
+def check_remote(
+    name: Annotated[
+        str | None, typer.Argument(help="Remote of DVC's configuration; the default one if not given.")
+    ] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Write nothing: for those who only pull.")] = False,
+    objects: Annotated[bool, typer.Option("--objects", help="Read every object of this project; name damage.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Replace damaged objects by the intact copies of this clone's cache.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a server may take to answer.")] = 10,
+) -> None:
+    """Try a DVC remote out: reach it, sign in, read, write, measure; say what is wrong.
+
+    Without --read-only a small object is written, read back and removed.
+    """
+    from sensorium.paths import Paths, find_root
+    from sensorium.stages import remote as stage
+
+    stage.run(Paths(find_root()), name, read_only, objects, repair, timeout)

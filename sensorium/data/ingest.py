@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sensorium.data import phash
+from sensorium.data.layout import THUMBNAIL_STEP
 from sensorium.data.raw import BEHAVIOR_CHANNELS, MODALITIES, RESTORE, STATISTICS, RawMouse, read_array
 from sensorium.data.writer import StoreWriter
 from sensorium.errors import DataError
@@ -127,7 +128,7 @@ class _Ingest:
         self._writer.add("video_hash", np.array(hashes, dtype=np.uint64))
         longest = max(len(t) for t in thumbnails)
         padded = [np.pad(t, ((0, longest - len(t)), (0, 0), (0, 0))) for t in thumbnails]
-        self._writer.add("thumbnails", np.stack(padded), frame_step=phash.THUMBNAIL_STEP)
+        self._writer.add("thumbnails", np.stack(padded), frame_step=THUMBNAIL_STEP)
 
     def responses(self) -> None:
         """Write the responses that are data; those of all other trials stay zero."""

@@ -17,6 +17,9 @@ FORMAT_VERSION = 1
 CHUNK_BYTES = 128 * 2**20
 """Largest chunk, bytes; a mouse of the competition then has some 90 files."""
 
+THUMBNAIL_STEP = 10
+"""Distance between the frames that have a thumbnail, frames."""
+
 CRC_BYTES = 4
 """Checksum after the values of a chunk."""
 
@@ -48,9 +51,7 @@ ARRAYS: dict[str, ArraySpec] = {
     "lengths": ArraySpec(("trial",), "frames at 30 Hz", "Valid frames; whatever comes after them is zero padding."),
     "tiers": ArraySpec(("trial",), "", "Role of the trial, as an index into the attribute flag_meanings."),
     "labelled": ArraySpec(("trial",), "", "1 where the responses are data: a labelled tier, and not withheld."),
-    "video_hash": ArraySpec(
-        ("trial",), "", "XOR of the 64-bit perceptual hashes of five frames; folds derive from it."
-    ),
+    "video_hash": ArraySpec(("trial",), "", "XOR of the perceptual hashes of five frames; folds derive from it."),
     "thumbnails": ArraySpec(
         ("trial", "thumbnail", "block_row", "block_column"), "grey level 0..255", "Block means of every tenth frame."
     ),

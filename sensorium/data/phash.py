@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from sensorium.data.layout import THUMBNAIL_STEP
+
 HASHED_FRAMES = 5
 """Frames of a video that enter its hash."""
-
-THUMBNAIL_STEP = 10
-"""Distance between the frames that have a thumbnail, frames."""
 
 THUMBNAIL_GRID = (4, 8)
 """Rows and columns of blocks of a thumbnail."""
@@ -58,8 +57,8 @@ def thumbnails(video: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         size = frames.shape[axis]
         edges = np.arange(min(blocks, size)) * size // min(blocks, size)
         frames = np.add.reduceat(frames, edges, axis=axis)
-    blocks: npt.NDArray[np.uint8] = (frames // _block_sizes(video.shape[1], video.shape[2])).astype(np.uint8)
-    return blocks
+    means: npt.NDArray[np.uint8] = (frames // _block_sizes(video.shape[1], video.shape[2])).astype(np.uint8)
+    return means
 
 
 def _block_sizes(height: int, width: int) -> npt.NDArray[np.int64]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sensorium.data.layout import FORMAT, FORMAT_VERSION, STATISTICS_GROUP
 from sensorium.data.mapped import REBUILD, MappedArray, read_metadata
 from sensorium.errors import DataError
-from sensorium.mice import MouseSet, labelled_tiers
+from sensorium.mice import MouseSet
 
 if TYPE_CHECKING:
     import zarr
@@ -28,6 +28,7 @@ class _Array(Protocol):
     """What a store needs of an array, mapped or not."""
 
     shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
     def frames(self, trial: int, start: int, stop: int) -> npt.NDArray[Any]: ...
 
@@ -42,6 +43,7 @@ class _ZarrArray:
 
         self._array = zarr.open_array(str(folder), mode="r")
         self.shape: tuple[int, ...] = self._array.shape
+        self.dtype: np.dtype[Any] = np.dtype(self._array.dtype)
 
     def frames(self, trial: int, start: int, stop: int) -> npt.NDArray[Any]:
         return np.asarray(self._array[trial, start:stop])
@@ -112,8 +114,8 @@ class MouseStore:
         return tiers
 
     @cached_property
-    def released(self) -> npt.NDArray[np.bool_]:
-        """Whether each trial's (trials,) responses are data."""
+    def labels(self) -> npt.NDArray[np.bool_]:
+        """Whether each trial's (trials,) responses are data: of a labelled tier, and not withheld."""
         return self._array("labelled").read().astype(bool)
 
     @cached_property
@@ -152,6 +154,11 @@ class MouseStore:
         height, width = self._array("videos").shape[2:]
         return height, width
 
+    @property
+    def frame_dtype(self) -> np.dtype[Any]:
+        """uint8, or float32 where grey levels are not whole."""
+        return self._array("videos").dtype
+
     @cached_property
     def non_negative(self) -> bool:
         """Whether no response is below zero, so that nothing is left for a relu to cut."""
@@ -159,7 +166,7 @@ class MouseStore:
 
     def labelled(self, trial: int) -> bool:
         """Whether the trial's responses are data: of a labelled tier, and not withheld."""
-        return bool(self.released[trial]) and str(self.tiers[trial]) in labelled_tiers(self.mouse_set)
+        return bool(self.labels[trial])
 
     def view(self, name: str, trial: int, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """Frames of one trial without a copy, read-only where the file is mapped.

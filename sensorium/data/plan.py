@@ -1,0 +1,108 @@
+"""Which windows an epoch shows, as a pure function of (seed, epoch).
+
+All draws of an epoch are made at once, so that sample i is the same whoever asks for it: whatever the
+number of workers, of processes, or the batch at which a training goes on.
+S samples of an epoch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sensorium import seeding
+from sensorium.config import CutMixConfig, WindowConfig
+from sensorium.data.cutmix import NO_BOX, Box, cut_box
+from sensorium.data.windows import starts_count
+
+Integers = npt.NDArray[np.int64]
+Reals = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TrialPool:
+    """Trials of one mouse from which windows are drawn."""
+
+    trials: Integers
+    """(n,) indices of the trials."""
+    starts: Integers
+    """(n,) positions of the window in each."""
+
+    @classmethod
+    def of(cls, trials: Integers, lengths: Integers, window: WindowConfig) -> "TrialPool":
+        """Those of the trials that are long enough.
+
+        Args:
+            trials: candidates.
+            lengths: valid frames (trials,) of all trials of the mouse.
+            window: the stretch of frames that the model sees.
+        """
+        starts = np.array([starts_count(int(lengths[trial]), window) for trial in trials], dtype=np.int64)
+        return cls(trials[starts > 0], starts[starts > 0])
+
+    def draw(self, trial: Reals, start: Reals) -> tuple[Integers, Integers]:
+        """Trials and starts chosen by uniform numbers in [0, 1)."""
+        chosen = _floor(trial * len(self.trials))
+        return self.trials[chosen], _floor(start * self.starts[chosen])
+
+
+def _floor(values: Reals) -> Integers:
+    return np.floor(values).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """Every sample of one epoch."""
+
+    mice: Integers
+    """(S,) index of the mouse; every mouse has an equal share."""
+    trials: Integers
+    """(2, S) trial of the window and of its CutMix partner."""
+    starts: Integers
+    """(2, S) first frame of either."""
+    mixed: npt.NDArray[np.bool_]
+    """(S,) whether the sample is mixed."""
+    shares: Reals
+    """(S,) part of the canvas that the box covers before it is clipped."""
+    centres: Integers
+    """(2, S) row and column of the box's centre, pixels."""
+
+    def box(self, index: int, canvas: tuple[int, int]) -> Box:
+        """The box of one sample, empty without CutMix."""
+        if not self.mixed[index]:
+            return NO_BOX
+        row, column = self.centres[:, index]
+        return cut_box(float(self.shares[index]), int(row), int(column), canvas)
+
+
+def plan_epoch(
+    seed: int,
+    epoch: int,
+    samples: int,
+    pools: Sequence[TrialPool],
+    cutmix: CutMixConfig | None,
+    canvas: tuple[int, int],
+) -> EpochPlan:
+    """Draw an epoch.
+
+    Args:
+        seed: the training's seed.
+        epoch: counted from 0.
+        samples: number of samples, S.
+        pools: trials to draw from, by mouse; none is empty.
+        cutmix: how to mix; None never mixes.
+        canvas: height and width, pixels.
+    """
+    order = seeding.generator(seed, "mice", epoch).permutation(samples)
+    mice = order % len(pools)
+    draws = seeding.generator(seed, "windows", epoch).random((2, 2, samples))
+    trials, starts = np.empty((2, samples), dtype=np.int64), np.empty((2, samples), dtype=np.int64)
+    for mouse, pool in enumerate(pools):
+        own = mice == mouse
+        trials[:, own], starts[:, own] = pool.draw(draws[0][:, own], draws[1][:, own])
+    boxes = seeding.generator(seed, "cutmix", epoch)
+    mixed = boxes.random(samples) < (cutmix.probability if cutmix else 0.0)
+    shares = boxes.beta(cutmix.alpha, cutmix.alpha, samples) if cutmix else np.zeros(samples)
+    centres = boxes.integers(0, np.array(canvas), (samples, 2)).T
+    return EpochPlan(mice, trials, starts, mixed, shares, centres)

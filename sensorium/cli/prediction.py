@@ -1,5 +1,6 @@
 """Verbs that predict, score, combine and hand in."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,14 @@ import typer
 from sensorium.cli.options import Experiment, Experiments, Split, check_split, context
 from sensorium.errors import ConfigError
 from sensorium.mice import TRACKS
+
+
+class MiceChoice(StrEnum):
+    """Sets of mice that can be predicted."""
+
+    NEW = "new"
+    OLD = "old"
+    ALL = "all"
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -20,7 +29,14 @@ def add_commands(app: typer.Typer) -> None:
     app.command(rich_help_panel=panel)(results)
 
 
-def predict(experiment: Experiment, split: Split) -> None:
+def predict(
+    experiment: Experiment,
+    split: Split,
+    dataset: Annotated[
+        MiceChoice | None,
+        typer.Option("-d", "--dataset", help="Which mice. Default: all for `folds`, new for a test split."),
+    ] = None,
+) -> None:
     """Predict a split with an experiment's trained folds.
 
     `-s folds` predicts every fold's trials with the fold's own model; a test split is predicted
@@ -30,7 +46,7 @@ def predict(experiment: Experiment, split: Split) -> None:
 
     ctx = context()
     ctx.config.experiment(experiment)
-    stage.run(ctx.config, ctx.paths, experiment, check_split(split))
+    stage.run(ctx.config, ctx.paths, experiment, check_split(split), dataset.value if dataset else None)
 
 
 def evaluate() -> None:

@@ -1,0 +1,20 @@
+"""Scores of out-of-fold predictions: by mouse, fold and tier, in one pass over the trials."""
+
+from sensorium.evaluation.scores import ALL, Cell, MouseScores, score_mouse
+from sensorium.evaluation.sources import CEILING, ENSEMBLE, STUDENT, TEACHER, OutOfFold
+from sensorium.evaluation.tables import neuron_table, score_table, summary
+
+__all__ = [
+    "ALL",
+    "CEILING",
+    "ENSEMBLE",
+    "STUDENT",
+    "TEACHER",
+    "Cell",
+    "MouseScores",
+    "OutOfFold",
+    "neuron_table",
+    "score_mouse",
+    "score_table",
+    "summary",
+]

@@ -1,0 +1,188 @@
+"""Correlations of one mouse, accumulated over its trials in one pass.
+
+Three figures, all over the scored frames:
+
+* single-trial correlation, as the competition's organisers score: responses and predictions
+  normalised, all trials concatenated, r a neuron, 0 where r is undefined, mean over neurons
+  (arXiv:2305.19654);
+* the published solution's variant: the same without normalisation, mean over mice instead of neurons;
+* correlation to average: responses and predictions averaged over the repeats of a video first, so
+  that trial-to-trial noise does not count against a prediction.
+"""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium.config import EvaluationConfig
+from sensorium.data.store import MouseStore
+from sensorium.metrics import StreamingCorrelation, response_precision
+
+ALL = "all"
+"""Stands for every fold, tier or mouse in a table."""
+
+Sources = Mapping[str, NDArray[np.floating]]
+"""(N, L) predictions of one trial by source."""
+
+_TARGET = ""
+"""Name of the measured responses among the sources."""
+
+Load = Callable[[MouseStore, int], Sources]
+"""Reads the predictions of one trial."""
+
+
+class Cell:
+    """What is known of one source on one set of trials of a mouse."""
+
+    def __init__(self, neurons: int) -> None:
+        self.single_trial = StreamingCorrelation(neurons)
+        self.published_variant = StreamingCorrelation(neurons)
+        self.to_average = StreamingCorrelation(neurons)
+        self.trials = 0
+
+    def merge(self, other: Self) -> None:
+        """Add the trials of another set."""
+        self.single_trial.merge(other.single_trial)
+        self.published_variant.merge(other.published_variant)
+        self.to_average.merge(other.to_average)
+        self.trials += other.trials
+
+
+@dataclass
+class MouseScores:
+    """All cells of one mouse."""
+
+    mouse: str
+    unit_ids: NDArray[np.uint32]
+    cells: dict[tuple[str, int, str], Cell] = field(default_factory=dict)
+    """By source, fold and tier."""
+    repeats: dict[tuple[str, str], StreamingCorrelation] = field(default_factory=dict)
+    """Correlation to average by source and tier, over the repeats of all folds: where folds follow exact
+    hashes, near-identical repeats of one video may lie in two of them."""
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the scored sources, in the order of `OutOfFold.load`."""
+        return list(dict.fromkeys(source for source, _, _ in self.cells))
+
+    def pooled(self, source: str, fold: int | str = ALL, tier: str = ALL) -> Cell:
+        """One source on all trials of a fold, a tier, both or neither."""
+        pool = Cell(len(self.unit_ids))
+        for (name, cell_fold, cell_tier), cell in sorted(self.cells.items(), key=lambda item: item[0]):
+            if name == source and fold in (ALL, cell_fold) and tier in (ALL, cell_tier):
+                pool.merge(cell)
+        if fold == ALL:
+            pool.to_average = StreamingCorrelation(len(self.unit_ids))
+            for (name, cell_tier), stream in sorted(self.repeats.items(), key=lambda item: item[0]):
+                if name == source and tier in (ALL, cell_tier):
+                    pool.to_average.merge(stream)
+        return pool
+
+    def subsets(self) -> list[tuple[int | str, str]]:
+        """Every (fold, tier) with trials, and the pools over folds, tiers and both."""
+        pairs = sorted({(fold, tier) for _, fold, tier in self.cells})
+        folds = sorted({fold for fold, _ in pairs})
+        tiers = sorted({tier for _, tier in pairs})
+        return [(ALL, ALL), *((fold, ALL) for fold in folds), *((ALL, tier) for tier in tiers), *pairs]
+
+
+def score_mouse(
+    store: MouseStore,
+    folds: NDArray[np.int64],
+    groups: NDArray[np.unsignedinteger],
+    load: Load,
+    config: EvaluationConfig,
+) -> MouseScores:
+    """Score every source on the trials that have a fold.
+
+    Reads each trial once; memory does not grow with the number of trials.
+
+    Args:
+        store: the mouse.
+        folds: (trials,) fold of each trial, negative for those that are not scored.
+        groups: (trials,) video that each trial shows.
+        load: reads the predictions of a trial, such as `OutOfFold.load`.
+        config: which frames count.
+    """
+    scorer = _Scorer(store, load, config)
+    for tier, trials in _videos(store, folds, groups):
+        scorer.add_video(tier, trials)
+    return scorer.scores
+
+
+def _videos(
+    store: MouseStore, folds: NDArray[np.int64], groups: NDArray[np.unsignedinteger]
+) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """Tier, and fold and number of the trials, of each video, in a fixed order."""
+    keys = [(str(store.tiers[t]), int(groups[t]), int(folds[t]), t) for t in np.flatnonzero(folds >= 0).tolist()]
+    for (tier, _), rows in itertools.groupby(sorted(keys), key=lambda key: key[:2]):
+        yield tier, [row[2:] for row in rows]
+
+
+class _Repeats:
+    """Mean over the repeats of one video, as running sums; frames beyond the shortest repeat are dropped."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sums: dict[str, NDArray[np.float64]] = {}
+
+    def add(self, series: Sources) -> None:
+        """Add one repeat, (N, T) by name."""
+        self.count += 1
+        for name, values in series.items():
+            total = self._sums.get(name)
+            if total is None:
+                self._sums[name] = values.astype(np.float64)
+            else:
+                frames = min(total.shape[1], values.shape[1])
+                self._sums[name] = total[:, :frames] + values[:, :frames]
+
+    def append_to(self, name: str, stream: StreamingCorrelation) -> None:
+        """Append the mean of one source to its stream, where there is something to average."""
+        if self.count > 1:
+            stream.update(self._sums[_TARGET] / self.count, self._sums[name] / self.count)
+
+
+class _Scorer:
+    """Adds the trials of one mouse to its cells."""
+
+    def __init__(self, store: MouseStore, load: Load, config: EvaluationConfig) -> None:
+        self.scores = MouseScores(store.name, store.unit_ids)
+        self._store = store
+        self._load = load
+        self._frames = slice(config.first_frame, config.first_frame + config.frames)
+        std = store.statistics("responses", "std").T  # (N, frames)
+        self._precision = response_precision(std)[:, self._frames].astype(np.float32)
+
+    def add_video(self, tier: str, trials: Sequence[tuple[int, int]]) -> None:
+        """Add all trials, as (fold, trial), that show one video."""
+        whole, by_fold = _Repeats(), defaultdict[int, _Repeats](_Repeats)
+        for fold, trial in trials:
+            normalised = self._add_trial(fold, tier, trial)
+            if len(trials) > 1:
+                whole.add(normalised)
+                by_fold[fold].add(normalised)
+        for name in self.scores.sources if len(trials) > 1 else ():
+            stream = self.scores.repeats.setdefault((name, tier), StreamingCorrelation(self._store.neurons))
+            whole.append_to(name, stream)
+            for fold, repeats in by_fold.items():
+                repeats.append_to(name, self.scores.cells[name, fold, tier].to_average)
+
+    def _add_trial(self, fold: int, tier: str, trial: int) -> Sources:
+        """Add one trial to the cells of every source; returns the normalised series."""
+        target = self._store.responses(trial).T[:, self._frames]
+        precision = self._precision[:, : target.shape[1]]
+        normalised = {_TARGET: target * precision}
+        for name, whole in self._load(self._store, trial).items():
+            prediction = whole[:, self._frames]
+            normalised[name] = prediction * precision
+            cell = self.scores.cells.setdefault((name, fold, tier), Cell(self._store.neurons))
+            cell.trials += 1
+            cell.published_variant.update(target, prediction)
+            cell.single_trial.update(normalised[_TARGET], normalised[name])
+        return normalised

@@ -1,0 +1,130 @@
+"""Scores as tables: a row a source, mouse, fold and tier; a row a source and neuron; a summary."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sensorium.evaluation.scores import ALL, Cell, MouseScores
+
+SINGLE_TRIAL = "single_trial_correlation"
+"""The competition's score: normalised, pooled over neurons."""
+PUBLISHED_VARIANT = "published_variant"
+"""The published solution's score: not normalised, mean over mice."""
+TO_AVERAGE = "correlation_to_average"
+"""Over the repeats of a video, normalised, pooled over neurons; empty where nothing is repeated."""
+
+METRICS = (SINGLE_TRIAL, PUBLISHED_VARIANT, TO_AVERAGE)
+
+_BINS = np.linspace(-0.2, 1.0, 61)
+"""Edges of the histogram over neurons; correlations below the first fall into it."""
+
+
+def _row(source: str, mouse: str, fold: int | str, tier: str, cell: Cell) -> dict[str, Any]:
+    repeated = cell.to_average.frames > 0
+    return {
+        "source": source,
+        "mouse": mouse,
+        "fold": fold,
+        "tier": tier,
+        SINGLE_TRIAL: cell.single_trial.correlation().mean(),
+        PUBLISHED_VARIANT: cell.published_variant.correlation().mean(),
+        TO_AVERAGE: cell.to_average.correlation().mean() if repeated else np.nan,
+        "neurons": cell.single_trial.neurons,
+        "undefined_neurons": int(cell.single_trial.undefined().sum()),
+        "trials": cell.trials,
+        "frames": cell.single_trial.frames,
+    }
+
+
+def score_table(mice: Sequence[MouseScores]) -> pd.DataFrame:
+    """A row a source, mouse, fold and tier; `all` stands for the pool over a column.
+
+    Rows of the mouse `all` pool the neurons of all mice, but average the mice for `published_variant`.
+    """
+    rows = [
+        _row(source, scores.mouse, fold, tier, scores.pooled(source, fold, tier))
+        for scores in mice
+        for source in scores.sources
+        for fold, tier in scores.subsets()
+    ]
+    table = pd.DataFrame(rows)
+    keys = ["source", "fold", "tier"]
+    pools = [_pool_mice(part).to_dict() for _, part in table.groupby(keys, sort=False)]
+    return pd.concat([pd.DataFrame(pools, columns=table.columns), table], ignore_index=True)
+
+
+def _pool_mice(part: pd.DataFrame) -> pd.Series:
+    """Row of the mouse `all` from the rows of the mice."""
+    pool = part.iloc[0].copy()
+    pool["mouse"] = ALL
+    for metric in (SINGLE_TRIAL, TO_AVERAGE):
+        known = part[part[metric].notna()]
+        pool[metric] = np.average(known[metric], weights=known["neurons"]) if len(known) else np.nan
+    pool[PUBLISHED_VARIANT] = part[PUBLISHED_VARIANT].mean()
+    counts = ["neurons", "undefined_neurons", "trials", "frames"]
+    pool[counts] = part[counts].sum()
+    return pool
+
+
+def neuron_table(mice: Sequence[MouseScores]) -> pd.DataFrame:
+    """A row a source, mouse and neuron: its correlations over all trials; NaN where nothing is repeated."""
+    parts = []
+    for scores in mice:
+        for source in scores.sources:
+            cell = scores.pooled(source)
+            repeated = cell.to_average.frames > 0
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "source": source,
+                        "mouse": scores.mouse,
+                        "unit_id": scores.unit_ids,
+                        SINGLE_TRIAL: cell.single_trial.correlation(),
+                        PUBLISHED_VARIANT: cell.published_variant.correlation(),
+                        TO_AVERAGE: cell.to_average.correlation() if repeated else np.nan,
+                    }
+                )
+            )
+    return pd.concat(parts, ignore_index=True)
+
+
+def summary(table: pd.DataFrame) -> dict[str, Any]:
+    """The figures that `dvc metrics` shows: each metric by source, over all mice and a mouse.
+
+    A source that some mice lack (the ceiling) has no figure over all mice.
+    """
+    whole = table[(table["fold"] == ALL) & (table["tier"] == ALL)]
+    mice = whole.loc[whole["mouse"] != ALL, "mouse"].nunique()
+    counts = whole.groupby("source")["mouse"].nunique()
+    complete = whole[(whole["mouse"] != ALL) | whole["source"].map(counts == mice + 1)]
+    found: dict[str, Any] = {metric: _by_source(complete[complete["mouse"] == ALL], metric) for metric in METRICS}
+    per_mouse = complete[complete["mouse"] != ALL].groupby("mouse", sort=False)
+    found["mice"] = {str(mouse): {metric: _by_source(part, metric) for metric in METRICS} for mouse, part in per_mouse}
+    return found
+
+
+def _by_source(rows: pd.DataFrame, metric: str) -> dict[str, float]:
+    known = rows[rows[metric].notna()]
+    return {str(source): round(float(value), 6) for source, value in zip(known["source"], known[metric], strict=True)}
+
+
+def histogram(neurons: pd.DataFrame) -> pd.DataFrame:
+    """Share of the neurons in each bin of single-trial correlation, a column a source."""
+    edges: NDArray[np.float64] = _BINS
+    table = pd.DataFrame({"correlation": np.round((edges[:-1] + edges[1:]) / 2, 6)})
+    for source, part in neurons.groupby("source", sort=False):
+        counts, _ = np.histogram(part[SINGLE_TRIAL].clip(edges[0], edges[-1]), edges)
+        table[str(source)] = counts / len(part)
+    return table
+
+
+def bars(table: pd.DataFrame) -> pd.DataFrame:
+    """A labelled bar a mouse and source: its single-trial correlation."""
+    whole = table[(table["fold"] == ALL) & (table["tier"] == ALL)]
+    labels = [
+        f"{mouse.split('-Video-')[0]} · {source}" for mouse, source in zip(whole["mouse"], whole["source"], strict=True)
+    ]
+    return pd.DataFrame({"bar": labels, SINGLE_TRIAL: whole[SINGLE_TRIAL].to_numpy()})

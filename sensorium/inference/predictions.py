@@ -1,0 +1,142 @@
+"""Predictions on disk: <folder>/<mouse>/<trial>.npy, float32 (neurons, frames), and what made them.
+
+A folder is written trial by trial in a working place outside every stage's outputs, named after all
+that decides its content, and published at once when complete: a killed run goes on where it was.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium import files
+from sensorium.errors import PredictionError
+
+PROVENANCE_FILE = "provenance.json"
+"""What made the predictions: digests of weights and stores, window, precision, code; never a date or run."""
+
+_REMEDY = "Predict again: `sensorium predict -e <experiment> -s <split>`, or `dvc repro`."
+
+Float32Array = NDArray[np.float32]
+
+
+class Predictions:
+    """A published folder of predictions, read trial by trial."""
+
+    def __init__(self, folder: Path, provenance: dict[str, Any]) -> None:
+        self.folder = folder
+        self.provenance = provenance
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a folder.
+
+        Raises:
+            PredictionError: there is no such folder, or nothing says what made it.
+        """
+        if not folder.is_dir():
+            raise PredictionError(f"{folder}: there are no predictions.", _REMEDY)
+        provenance = files.read_json(folder / PROVENANCE_FILE, PredictionError, _REMEDY)
+        if not isinstance(provenance, dict):
+            raise PredictionError(f"{folder / PROVENANCE_FILE}: not a JSON object.", _REMEDY)
+        return cls(folder, provenance)
+
+    def trials(self, mouse: str) -> list[int]:
+        """Predicted trials of a mouse, ascending; none for an unknown mouse."""
+        return sorted(int(path.stem) for path in (self.folder / mouse).glob("*.npy") if path.stem.isdigit())
+
+    def load(self, mouse: str, trial: int, shape: tuple[int, int]) -> Float32Array:
+        """Read one trial.
+
+        Args:
+            mouse: its name.
+            trial: its index in the mouse.
+            shape: the neurons and valid frames that the trial has.
+
+        Returns:
+            (N, L) responses as published, not normalised.
+
+        Raises:
+            PredictionError: the trial is missing, damaged, of another shape or type, or not finite.
+        """
+        path = _trial_file(self.folder, mouse, trial)
+        try:
+            prediction = np.load(path, allow_pickle=False)
+        except FileNotFoundError:
+            raise PredictionError(f"{path}: the prediction of this trial is missing.", _REMEDY) from None
+        except (ValueError, EOFError, OSError) as fault:
+            raise PredictionError(f"{path}: not a readable .npy file ({fault}).", _REMEDY) from fault
+        return _check(prediction, shape, str(path))
+
+
+def _trial_file(folder: Path, mouse: str, trial: int) -> Path:
+    return folder / mouse / f"{trial}.npy"
+
+
+def _check(prediction: NDArray[Any], shape: tuple[int, int], place: str) -> Float32Array:
+    if prediction.shape != shape:
+        raise PredictionError(
+            f"{place}: shape {prediction.shape}, but the trial has {shape[0]} neurons and {shape[1]} frames.",
+            f"The prediction is of another mouse, trial or version of the data. {_REMEDY}",
+        )
+    if prediction.dtype != np.float32:
+        raise PredictionError(f"{place}: type {prediction.dtype} instead of float32.", _REMEDY)
+    if not np.isfinite(prediction).all():
+        raise PredictionError(
+            f"{place}: {np.count_nonzero(~np.isfinite(prediction))} values are NaN or infinite.",
+            f"Check the weights and `prediction.precision`. {_REMEDY}",
+        )
+    return prediction
+
+
+class PredictionWriter:
+    """A folder of predictions in the making, resumable a trial.
+
+    Several processes may write different trials of it; one of them publishes.
+    """
+
+    def __init__(self, work: Path) -> None:
+        """Begin in, or go on with, a working folder.
+
+        Args:
+            work: a folder that stands for exactly one content, such as one named after `files.digest_json`.
+        """
+        self.work = work
+        work.mkdir(parents=True, exist_ok=True)
+
+    def has(self, mouse: str, trial: int) -> bool:
+        """Whether a trial is already there; files are whole or absent."""
+        return _trial_file(self.work, mouse, trial).is_file()
+
+    def write(self, mouse: str, trial: int, prediction: Float32Array) -> None:
+        """Write one trial atomically.
+
+        Args:
+            mouse: its name.
+            trial: its index in the mouse.
+            prediction: (N, L).
+
+        Raises:
+            PredictionError: values are NaN or infinite.
+        """
+        neurons, frames = prediction.shape
+        checked = _check(prediction, (neurons, frames), f"{mouse}, trial {trial}")
+        with files.atomic_file(_trial_file(self.work, mouse, trial)) as partial, partial.open("wb") as stream:
+            np.save(stream, np.ascontiguousarray(checked), allow_pickle=False)
+
+    def publish(self, folder: Path, provenance: dict[str, Any]) -> None:
+        """Move all trials to their final folder at once, and remove the working folder.
+
+        Args:
+            folder: the final name; what stands there is replaced.
+            provenance: content of `PROVENANCE_FILE`; plain JSON.
+        """
+        for unfinished in self.work.rglob(f"*{files.PARTIAL_SUFFIX}"):  # of writers that were killed
+            unfinished.unlink()
+        with files.atomic_folder(folder) as partial:
+            for mouse in sorted(path for path in self.work.iterdir() if path.is_dir()):
+                shutil.move(mouse, partial / mouse.name)
+            files.write_json(partial / PROVENANCE_FILE, provenance)
+        shutil.rmtree(self.work)

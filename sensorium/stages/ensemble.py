@@ -1,0 +1,56 @@
+"""Average several experiments: their predictions on disk, or the models of a registered pair."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sensorium.config import Config
+from sensorium.data.store import MouseStore
+from sensorium.errors import PredictionError
+from sensorium.inference.device import prediction_device
+from sensorium.inference.ensemble import average
+from sensorium.inference.job import Job
+from sensorium.inference.plan import Trained, chosen_mice, plan
+from sensorium.inference.predictions import Predictions
+from sensorium.inference.runner import run_job
+from sensorium.paths import Paths
+
+
+def run(config: Config, paths: Paths, experiments: Sequence[str], split: str, pin: Path | None = None) -> None:
+    """Write data/predictions/<a,b>/<split>: the mean of the experiments, each the mean of its folds.
+
+    Args:
+        config: all settings.
+        paths: the project.
+        experiments: sorted names.
+        split: `folds` or a test tier.
+        pin: file that names a registered pair; its models are loaded from the registry and predict anew.
+            None averages the predictions on disk.
+
+    Raises:
+        PredictionError: predictions are missing or do not belong together, or the pin holds other experiments.
+        TrackingError: the registry lacks what the pin names, or what it has is damaged.
+    """
+    folder = paths.predictions(",".join(experiments), split)
+    if pin is None:
+        members = [Predictions.open(paths.predictions(name, split)) for name in experiments]
+        average(members, [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice], split, folder)
+        return
+    trained = _registered(pin, paths, experiments)
+    stores = [MouseStore.open(paths.store(mouse)) for mouse in chosen_mice(config, split)]
+    assignments = plan(paths, stores, split, trained)
+    job = Job(split, assignments, config.window, config.prediction, prediction_device(config.runtime))
+    work = paths.state / "predict" / ",".join(experiments) / split
+    run_job(job, folder, work, config.runtime.devices)
+
+
+def _registered(pin: Path, paths: Paths, experiments: Sequence[str]) -> Trained:
+    """Verified folds of the pair that the pin names."""
+    from sensorium.registry import load_pair
+
+    found = load_pair(pin, paths)
+    if set(found) != set(experiments):
+        raise PredictionError(
+            f"{pin}: pins {', '.join(sorted(found))}, not {', '.join(experiments)}.",
+            "Ask for the experiments of the pin, or set `registry` in params.yaml and type `sensorium register`.",
+        )
+    return {name: {int(folder.name.removeprefix("fold_")): folder for folder in team} for name, team in found.items()}

@@ -1,0 +1,59 @@
+"""Score the out-of-fold predictions of teacher, student and their ensemble against the noise ceiling."""
+
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from sensorium import files
+from sensorium.config import Config
+from sensorium.data.folds import Folds
+from sensorium.data.store import MouseStore
+from sensorium.evaluation import STUDENT, TEACHER, MouseScores, OutOfFold, score_mouse
+from sensorium.evaluation.tables import bars, histogram, neuron_table, score_table, summary
+from sensorium.inference.predictions import Predictions
+from sensorium.mice import FOLDS_SPLIT
+from sensorium.paths import Paths
+
+_DIGITS = "%.6f"
+
+
+def run(config: Config, paths: Paths) -> None:
+    """Write scores.csv, neurons.parquet, metrics.json and the data of the plots to reports/evaluation.
+
+    Args:
+        config: all settings.
+        paths: the project.
+
+    Raises:
+        PredictionError: a prediction is missing, of another mouse or shape, or not finite.
+        DataError: stores or folds are missing or damaged.
+    """
+    roles = {TEACHER: config.registry.teacher, STUDENT: config.registry.student}
+    members = {role: Predictions.open(paths.predictions(name, FOLDS_SPLIT)) for role, name in roles.items()}
+    folds = Folds.load(paths.folds)
+    mice = [
+        _score(config, paths, mouse, folds, OutOfFold(members))
+        for mouse in track(list(config.dataset.mice), description="Scoring mice")
+    ]
+    _write(mice, paths.evaluation)
+
+
+def _score(config: Config, paths: Paths, mouse: str, folds: Folds, sources: OutOfFold) -> MouseScores:
+    store = MouseStore.open(paths.store(mouse))
+    numbers = folds.of(mouse)
+    numbers[~np.isin(numbers, list(config.folds.train.values()))] = -1  # only trained folds are predicted
+    return score_mouse(store, numbers, folds.group(mouse), sources.load, config.evaluation)
+
+
+def _write(mice: list[MouseScores], folder: Path) -> None:
+    table, neurons = score_table(mice), neuron_table(mice)
+    with files.atomic_file(folder / "scores.csv") as partial:
+        table.to_csv(partial, index=False, float_format=_DIGITS)
+    with files.atomic_file(folder / "neurons.parquet") as partial:
+        neurons.to_parquet(partial, index=False)
+    with files.atomic_file(folder / "plots" / "mice.csv") as partial:
+        bars(table).to_csv(partial, index=False, float_format=_DIGITS)
+    with files.atomic_file(folder / "plots" / "neurons.csv") as partial:
+        histogram(neurons).to_csv(partial, index=False, float_format=_DIGITS)
+    files.write_json(folder / "metrics.json", summary(table))

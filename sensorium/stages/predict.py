@@ -1,0 +1,33 @@
+"""Predict a split with the trained folds of one experiment."""
+
+from sensorium.config import Config
+from sensorium.data.store import MouseStore
+from sensorium.inference.device import prediction_device
+from sensorium.inference.job import Job
+from sensorium.inference.plan import Choice, chosen_mice, plan, trained_folds
+from sensorium.inference.runner import run_job
+from sensorium.paths import Paths
+
+
+def run(config: Config, paths: Paths, experiment: str, split: str, choice: Choice | None = None) -> None:
+    """Write data/predictions/<experiment>/<split>/<mouse>/<trial>.npy.
+
+    Args:
+        config: all settings.
+        paths: the project.
+        experiment: one experiment of params.yaml.
+        split: `folds`: each fold's model predicts the trials of its fold, which it has not learnt from;
+            a test tier: the mean of all folds predicts the trials of the tier.
+        choice: which mice; by default all for `folds`, and for a test tier the new ones, whose responses
+            are withheld.
+
+    Raises:
+        CheckpointError: a fold is not trained, damaged, or of other mice.
+        PredictionError: nothing to predict, a trial is too short, or predictions are not finite.
+    """
+    stores = [MouseStore.open(paths.store(mouse)) for mouse in chosen_mice(config, split, choice)]
+    trained = {experiment: trained_folds(config, paths, experiment)}
+    assignments = plan(paths, stores, split, trained)
+    job = Job(split, assignments, config.window, config.prediction, prediction_device(config.runtime))
+    work = paths.state / "predict" / experiment / split
+    run_job(job, paths.predictions(experiment, split), work, config.runtime.devices)

@@ -1,0 +1,62 @@
+"""Print the scores, and what to type next."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sensorium import files
+from sensorium.config import Config
+from sensorium.errors import PredictionError
+from sensorium.evaluation.sources import CEILING, ENSEMBLE, STUDENT, TEACHER
+from sensorium.evaluation.tables import SINGLE_TRIAL
+from sensorium.paths import Paths
+
+_COLUMNS = {TEACHER: "teacher", STUDENT: "student", ENSEMBLE: "ensemble", CEILING: "noise ceiling"}
+
+_NEXT = (
+    ("make ui", "look at the runs, their curves and the registered models in MLflow"),
+    ("dvc metrics show", "all figures; `dvc plots show` draws them"),
+    ("sensorium predict -e {student} -s live_test_main", "predict a test tier"),
+    ("sensorium submission -e {pair} -t main", "write the file to hand in"),
+    ("dvc exp run -S evaluation.frames=250", "change a setting and run what depends on it"),
+)
+
+
+def run(config: Config, paths: Paths) -> None:
+    """Print a table with a row a mouse, and the next commands.
+
+    Args:
+        config: all settings.
+        paths: the project.
+
+    Raises:
+        PredictionError: nothing is evaluated yet.
+    """
+    metrics = files.read_json(
+        paths.evaluation / "metrics.json", PredictionError, "Type `dvc repro` first, or `sensorium evaluate`."
+    )
+    console = Console()
+    console.print(score_table(metrics))
+    pair = ",".join(sorted((config.registry.teacher, config.registry.student)))
+    console.print("\nWhat to type next:", style="bold")
+    for command, purpose in _NEXT:
+        typed = command.format(student=config.registry.student, pair=pair)
+        console.print(f"  [cyan]{typed}[/]  {purpose}", highlight=False, soft_wrap=True)
+
+
+def score_table(metrics: dict[str, Any]) -> Table:
+    """The single-trial correlations of metrics.json: a row a mouse, then all mice."""
+    table = Table(title="Single-trial correlation, out of fold", title_justify="left")
+    table.add_column("mouse")
+    for heading in _COLUMNS.values():
+        table.add_column(heading, justify="right")
+    for mouse, scores in metrics["mice"].items():
+        table.add_row(mouse, *_cells(scores[SINGLE_TRIAL]))
+    table.add_section()
+    table.add_row("all neurons", *_cells(metrics[SINGLE_TRIAL]), style="bold")
+    return table
+
+
+def _cells(scores: dict[str, float]) -> list[str]:
+    return [f"{scores[source]:.3f}" if source in scores else "-" for source in _COLUMNS]

@@ -1,0 +1,31 @@
+"""Write the files of one track, and the zip to hand in."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from sensorium.config import Config
+from sensorium.data.store import MouseStore
+from sensorium.inference.predictions import Predictions
+from sensorium.mice import TRACKS
+from sensorium.paths import Paths
+from sensorium.submission.writer import write_track
+
+
+def run(config: Config, paths: Paths, experiments: Sequence[str], track: str) -> None:
+    """Write data/submissions/<track>/: two parquet files and <track>.zip.
+
+    Args:
+        config: all settings.
+        paths: the project.
+        experiments: one experiment, or several whose ensemble has been predicted.
+        track: main or bonus.
+
+    Raises:
+        PredictionError: a prediction is missing, of another mouse, not finite, or a trial is too short.
+    """
+    stores = [MouseStore.open(paths.store(mouse)) for mouse, kind in config.dataset.mice.items() if kind == "new"]
+    parts = [(tier, Predictions.open(paths.predictions(",".join(experiments), tier))) for tier in TRACKS[track]]
+    archive = write_track(paths.submission(track), track, parts, stores, config.evaluation)
+    size = archive.stat().st_size / 2**20
+    Console().print(f"Wrote {archive.relative_to(paths.root)}, {size:,.1f} MiB: hand in this file.", highlight=False)

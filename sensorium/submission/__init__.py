@@ -1,0 +1,1 @@
+"""Files for the competition's server: written, read back and scored."""

@@ -116,6 +116,8 @@ def explained(target: Target, action: str) -> Iterator[None]:
     label = target.label
     try:
         yield
+    except TransferError:
+        raise
     except boto.ClientError as fault:
         error = fault.response.get("Error", {})
         code, message = str(error.get("Code", "")), str(error.get("Message", fault))

@@ -78,8 +78,19 @@ class S3Store:
 
 
 def _session(settings: RemoteSettings) -> Any:
-    """A boto3 session with the remote's own credentials, or those of the environment."""
+    """A boto3 session with the remote's own credentials, or those of the environment.
+
+    Raises:
+        TransferError: the remote has one half of its credentials.
+    """
     options = settings.options
+    given = [key for key in ("access_key_id", "secret_access_key") if options.get(key)]
+    if len(given) == 1:
+        missing = "secret_access_key" if given == ["access_key_id"] else "access_key_id"
+        raise TransferError(
+            f"remote {settings.name!r}: {given[0]} is set, but not {missing}.",
+            f"Set it too: {settings.set_option(missing, 'VALUE', local=True)}",
+        )
     core = botocore.session.Session(profile=options.get("profile"))
     for option, variable in (("credentialpath", "credentials_file"), ("configpath", "config_file")):
         if options.get(option):

@@ -4,7 +4,8 @@ DVC merges .dvc/config (tracked by git), .dvc/config.local (never tracked) and t
 own code reads them here, so that a check sees exactly what `dvc push` would.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,30 +92,41 @@ def read(root: Path, name: str | None) -> RemoteSettings:
         TransferError: no such remote, an option that DVC refuses, a secret in a tracked file, or a kind of
             remote that cannot be checked.
     """
-    from dvc.config import Config, ConfigError
+    from dvc.config import Config
     from dvc.fs import get_cloud_fs
 
-    try:
+    with _configuration(name):
         config = Config(str(root / ".dvc"))
-        known = sorted(config["remote"])
-        name = (name or config["core"].get("remote") or "").lower()
-        if not name:
-            raise _no_name(known)
-        if name not in known:
-            raise TransferError(
-                f"remote {name!r}: DVC's configuration has none of this name.",
-                f"Choose one of: {', '.join(known) or '(there is none)'}; or add it: dvc remote add {name} URL",
-            )
-        url = _resolve_url(config, name)
-        if urlsplit(url).scheme not in KINDS:
-            raise TransferError(
-                f"remote {name!r}: {url}: only S3, HTTP and folders can be checked.", "DVC itself may still use it."
-            )
-        _, options, _ = get_cloud_fs(config, name=name)
-    except ConfigError as fault:
-        raise TransferError(f"remote {name or ''}: .dvc/config: {fault}", "Correct the option named above.") from fault
+    known = sorted(config["remote"])
+    name = (name or config["core"].get("remote") or "").lower()
+    if not name:
+        raise _no_name(known)
+    if name not in known:
+        raise TransferError(
+            f"remote {name!r}: DVC's configuration has none of this name.",
+            f"Choose one of: {', '.join(known) or '(there is none)'}; or add it: dvc remote add {name} URL",
+        )
     _refuse_tracked_secrets(config.load_one("repo"), name)
+    url = _resolve_url(config, name)
+    if urlsplit(url).scheme not in KINDS:
+        raise TransferError(
+            f"remote {name!r}: {url}: only S3, HTTP and folders can be checked.", "DVC itself may still use it."
+        )
+    with _configuration(name):
+        _, options, _ = get_cloud_fs(config, name=name)
     return RemoteSettings(name, url, options)
+
+
+@contextlib.contextmanager
+def _configuration(name: str | None) -> Iterator[None]:
+    """Name the remote and the file when DVC cannot make sense of its configuration."""
+    from dvc.config import ConfigError
+
+    try:
+        yield
+    except (ConfigError, ValueError) as fault:  # ValueError: a URL that cannot be taken apart
+        label = f"remote {name!r}: " if name else ""
+        raise TransferError(f"{label}.dvc/config: {fault}", "Correct the option named above.") from fault
 
 
 def _resolve_url(config: Mapping[str, Any], name: str) -> str:

@@ -1,0 +1,152 @@
+"""The whole graph under `dvc repro`, on three tiny mice."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import MICE, NEW_MOUSE, ROOT, tiny_tree
+
+from sensorium.mice import SUBMISSION_NAMES, TEST_TIERS, TRACKS
+
+PAIR = "distillation_001,true_batch_001"
+
+
+class Project:
+    """A copy of what `dvc repro` needs, in a folder of its own."""
+
+    def __init__(self, folder, tree):
+        self.folder = folder
+        folder.mkdir(parents=True)
+        shutil.copy(ROOT / "dvc.yaml", folder)
+        shutil.copy(ROOT / ".dvcignore", folder)
+        shutil.copytree(ROOT / "sensorium", folder / "sensorium", ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+        assert self.dvc("init", "--no-scm", "--quiet").returncode == 0
+
+    def dvc(self, *arguments):
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.folder),
+            "OMP_NUM_THREADS": "1",
+        }
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        return subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+
+    def repro(self, *targets):
+        done = self.dvc("repro", *targets)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done
+
+    def outputs(self):
+        """Digest of every cached output by its path, without the links to runs."""
+        lock = yaml.safe_load((self.folder / "dvc.lock").read_text())
+        return {
+            out["path"]: out["md5"]
+            for stage in lock["stages"].values()
+            for out in stage["outs"]
+            if not out["path"].startswith("data/runs/")
+        }
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    made = Project(tmp_path_factory.mktemp("pipeline") / "project", tiny_tree())
+    made.repro()
+    return made
+
+
+@pytest.mark.timeout(900)
+def test_everything_is_versioned_and_nothing_left_to_do(project):
+    assert "up to date" in project.dvc("status").stdout
+    assert "Running stage" not in project.repro().stdout
+
+
+def test_every_split_of_the_new_mice_is_predicted(project):
+    for split in TEST_TIERS:
+        folder = project.folder / "data" / "predictions" / PAIR / split
+        predicted = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        assert predicted == sorted(mouse for mouse, kind in MICE.items() if kind == "new")
+        assert all(np.isfinite(np.load(file)).all() for file in folder.glob("*/*.npy"))
+
+
+def test_submissions_have_the_competitions_names(project):
+    for track, splits in TRACKS.items():
+        folder = project.folder / "data" / "submissions" / track
+        names = [f"{SUBMISSION_NAMES[split]}.parquet.brotli" for split in splits]
+        with zipfile.ZipFile(folder / f"{track}.zip") as bundle:
+            assert sorted(bundle.namelist()) == sorted(names)
+        for name in names:
+            assert list(pd.read_parquet(folder / name)) == ["mouse", "trial_indices", "prediction", "neuron_ids"]
+
+
+def test_scores_are_metrics_of_dvc(project):
+    shown = project.dvc("metrics", "show", "--json")
+    assert shown.returncode == 0, shown.stderr
+    for word in ("teacher", "student", "ensemble", "ceiling"):
+        assert word in shown.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_an_empty_cache_gives_the_same_bits(project, tmp_path):
+    again = Project(tmp_path / "again", tiny_tree())
+    again.repro()
+    assert again.outputs() == project.outputs()
+
+
+def snapshot(folder):
+    """Inode, time and content of every file."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_recordings_placed_by_hand_stay_as_they_are(tmp_path, copy_raw):
+    project = Project(tmp_path / "project", tiny_tree())
+    raw = copy_raw(to=project.folder / "data" / "sensorium_all_2023")
+    for mouse in MICE:
+        (raw / mouse / "meta" / "synthetic.json").unlink()
+        (raw / mouse / "notes.txt").write_text("mine")
+    before = snapshot(raw)
+    project.repro(*(f"ingest@{mouse}" for mouse in MICE))
+    assert snapshot(raw) == before
+    assert project.dvc("repro", "--force", f"ingest@{NEW_MOUSE}").returncode == 0
+    assert snapshot(raw) == before
+
+
+def test_a_damaged_recording_stops_its_stage_alone_and_work_goes_on_after_the_repair(tmp_path, copy_raw):
+    tree = tiny_tree()
+    tree["dataset"]["get"] = "verify"
+    project = Project(tmp_path / "project", tree)
+    raw = copy_raw(to=project.folder / "data" / "sensorium_all_2023")
+    victim = raw / NEW_MOUSE / "data" / "responses" / "0.npy"
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-8])
+    failed = project.dvc("repro", "--keep-going", *(f"ingest@{mouse}" for mouse in MICE))
+    told = failed.stdout + failed.stderr
+    assert failed.returncode != 0
+    assert str(victim) in told
+    assert "Traceback" not in told
+    stores = project.folder / "data" / "store"
+    assert sorted(path.stem for path in stores.iterdir()) == sorted(mouse for mouse in MICE if mouse != NEW_MOUSE)
+    victim.write_bytes(whole)
+    repaired = project.repro(*(f"ingest@{mouse}" for mouse in MICE)).stdout
+    assert repaired.count("Running stage 'ingest@") == 1
+    assert (stores / f"{NEW_MOUSE}.zarr").is_dir()

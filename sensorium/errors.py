@@ -51,3 +51,7 @@ class TrackingError(SensoriumError):
 
 class TransferError(SensoriumError):
     """A download or a remote failed for good, after its retries."""
+
+
+class PipelineError(SensoriumError):
+    """A stage of the pipeline failed, DVC cannot read the project, or another run is at work."""

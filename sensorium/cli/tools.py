@@ -7,10 +7,36 @@ import typer
 
 def add_commands(app: typer.Typer) -> None:
     """Register the verbs of this group."""
+    app.command(rich_help_panel="Tools")(repro)
     app.command(rich_help_panel="Tools")(config)
     remote = typer.Typer(no_args_is_help=True, help="Look after DVC's remotes.")
     remote.command("check")(check_remote)
     app.add_typer(remote, name="remote", rich_help_panel="Tools")
+
+
+def repro(
+    targets: Annotated[
+        list[str] | None, typer.Argument(help="Stages or groups of stages, as for `dvc repro`; all by default.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option("-j", "--jobs", help="Stages at once. Default: one a GPU, or 1.")] = None,
+    gpus: Annotated[str | None, typer.Option(help="GPUs to lease, one a stage, joined by commas: 0,1,2,3.")] = None,
+    executor: Annotated[str, typer.Option(help="Where the commands run: local.")] = "local",
+    keep_going: Annotated[
+        bool, typer.Option("-k", "--keep-going", help="Skip only what depends on a failed stage.")
+    ] = False,
+    retries: Annotated[int, typer.Option(help="Times that a failed stage is run again.")] = 1,
+    push: Annotated[bool, typer.Option("--push", help="Push the outputs of each stage as soon as it is done.")] = False,
+    remote: Annotated[str | None, typer.Option("-r", "--remote", help="Remote to push to. Default: DVC's.")] = None,
+) -> None:
+    """Run the pipeline with independent stages side by side; equal to `dvc repro`, bit for bit.
+
+    Examples: `sensorium repro -j 2`, `sensorium repro train_teacher --gpus 0,1,2,3 -k --push`.
+    """
+    from sensorium.paths import Paths, find_root
+    from sensorium.stages import repro as stage
+
+    options = stage.Options(tuple(targets or ()), jobs, gpus, executor, keep_going, retries, push, remote)
+    stage.run(Paths(find_root()), options)
 
 
 def config(

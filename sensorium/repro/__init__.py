@@ -1,0 +1,1 @@
+"""Run the DVC graph with independent stages side by side, on this machine or through a cluster."""

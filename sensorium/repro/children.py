@@ -1,0 +1,125 @@
+"""The coordinator's side of a stage's process: start, watch, end, and clear up after a violent death."""
+
+import contextlib
+import multiprocessing
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from sensorium.files import write_text
+from sensorium.repro import process, shell
+from sensorium.repro.executors import GRACE
+
+_MARGIN = 5.0
+"""Seconds over `GRACE` in which a command that was told to end has been killed by its own parent."""
+
+_DRAIN = 0.05
+"""Seconds between two looks at what a dead process left behind."""
+
+
+class Nursery:
+    """Starts children from a fork server that has imported DVC once."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(process.PRELOAD))
+
+    def start(self, work: Callable[..., None], *arguments: Any) -> "Child":
+        """Run `work(*arguments)` in a new process."""
+        new = self._context.Process(target=work, args=arguments)
+        new.start()
+        return Child(new)
+
+
+class Child:
+    """One process of a run, the leader of its session."""
+
+    def __init__(self, process: Any) -> None:
+        self._process = process
+        self._bereaved: float | None = None
+        self.started = time.monotonic()
+
+    @property
+    def pid(self) -> int:
+        """Process id, and id of the session that all its descendants belong to."""
+        return int(self._process.pid)
+
+    @property
+    def sentinel(self) -> int:
+        """Becomes readable when the process ends."""
+        return int(self._process.sentinel)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process itself still runs."""
+        return self._process.exitcode is None
+
+    def poll(self) -> int | None:
+        """Exit code, negative after a signal; None while it, or what it left behind, still lives."""
+        code: int | None = self._process.exitcode
+        if code is None or code in (process.CHANGED, process.UNCHANGED):
+            return code
+        self._bereaved = self._bereaved or time.monotonic()
+        orphans = _session(self.pid)
+        if orphans and time.monotonic() - self._bereaved > GRACE + _MARGIN:
+            _signal(orphans, signal.SIGKILL)
+        return None if orphans else code
+
+    def end(self) -> None:
+        """Ask it to end in good order, its command first."""
+        _signal([self.pid] if self.alive else [], signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill it and everything that it started."""
+        _signal(_session(self.pid), signal.SIGKILL)
+
+
+def wait_for_any(children: Iterable[Child], seconds: float) -> None:
+    """Sleep until one of the processes ends, `seconds` at most."""
+    children = list(children)
+    alive = [child.sentinel for child in children if child.alive]
+    if len(alive) < len(children):
+        seconds = min(seconds, _DRAIN)
+    if alive:
+        wait(alive, seconds)
+    elif children:
+        time.sleep(seconds)
+
+
+def install_shell(folder: Path) -> Path:
+    """Write the script that stands in for the user's shell (see `shell`).
+
+    Args:
+        folder: a folder for state of the project.
+
+    Returns:
+        The script.
+    """
+    script = folder / "shell"
+    write_text(script, f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {shell.__name__} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+def _session(leader: int) -> list[int]:
+    """Living processes of a session."""
+    members = []
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError, PermissionError, psutil.NoSuchProcess):
+            if os.getsid(pid) == leader and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                members.append(pid)
+    return members
+
+
+def _signal(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

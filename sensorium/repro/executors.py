@@ -1,0 +1,82 @@
+"""Where the command of a stage runs: a protocol of three verbs, and the implementation for this machine.
+
+DVC always runs on the coordinator's host, since its locks look at local process ids; only the commands
+go elsewhere.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from sensorium.repro.deathsig import die_with_parent
+
+GRACE = 30.0
+"""Seconds that a command has to end after SIGTERM, to save its state, before it is killed."""
+
+
+class Handle(Protocol):
+    """A submitted command."""
+
+    def poll(self) -> int | None:
+        """Exit code, 128 + n after a signal n; None while the command waits or runs."""
+        ...
+
+    def cancel(self, force: bool = False) -> None:
+        """Ask the command to end; kill it when `force`. Does not wait; may be repeated."""
+        ...
+
+
+class Executor(Protocol):
+    """A place to run commands."""
+
+    def submit(self, command: str, environment: Mapping[str, str], folder: Path) -> Handle:
+        """Start a shell command; its output goes to this process's own.
+
+        Args:
+            command: one line for the shell.
+            environment: all of the command's environment.
+            folder: its working folder.
+        """
+        ...
+
+
+class LocalHandle:
+    """A command in a process group of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def poll(self) -> int | None:
+        """See `Handle`."""
+        code = self._process.poll()
+        return code if code is None or code >= 0 else 128 - code
+
+    def cancel(self, force: bool = False) -> None:
+        """See `Handle`; everything that the command started in its group is meant."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL if force else signal.SIGTERM)
+
+
+class LocalExecutor:
+    """Run on this machine."""
+
+    def submit(self, command: str, environment: Mapping[str, str], folder: Path) -> LocalHandle:
+        """See `Executor`; the command is killed when this process dies without having ended it."""
+        parent = os.getpid()
+        shell = environment.get("SHELL") or "/bin/sh"
+        process = subprocess.Popen(  # noqa: S603 - the commands of dvc.yaml are what is to be run
+            [shell, *_WITHOUT_PROFILE.get(Path(shell).name, []), "-c", command],
+            env=dict(environment),
+            cwd=folder,
+            process_group=0,
+            preexec_fn=lambda: die_with_parent(signal.SIGKILL, parent),
+        )
+        return LocalHandle(process)
+
+
+_WITHOUT_PROFILE = {"bash": ["--noprofile", "--norc"], "zsh": ["--no-rcs"], "fish": ["--no-config"]}
+"""Options that keep a user's start-up files out of a stage, as DVC itself gives them."""

@@ -1,0 +1,106 @@
+"""Run the DVC graph with independent stages side by side."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sensorium.errors import ConfigError, PipelineError
+from sensorium.files import exclusive_lock, read_json, write_json
+from sensorium.paths import Paths
+from sensorium.repro import gpus as devices
+from sensorium.repro import graph, record, shell
+from sensorium.repro.children import install_shell
+from sensorium.repro.claims import wait_for_release
+from sensorium.repro.coordinator import Folder, Run
+from sensorium.repro.executors import GRACE
+from sensorium.repro.live import clock, make_view
+from sensorium.repro.scheduler import Scheduler, State
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run."""
+
+    targets: Sequence[str] = ()
+    """As for `dvc repro`; none for all of dvc.yaml."""
+
+    jobs: int | None = None
+    """Stages at once; by default one a GPU, or one."""
+
+    gpus: str | None = None
+    """GPUs to lease, joined by commas."""
+
+    executor: str = "local"
+    keep_going: bool = False
+    retries: int = 1
+    push: bool = False
+    remote: str | None = None
+
+
+def run(paths: Paths, options: Options) -> None:
+    """Bring the targets up to date; the result equals that of `dvc repro`, bit for bit.
+
+    Raises:
+        ConfigError: an unknown target, GPU or executor, or more jobs than GPUs.
+        PipelineError: stages failed, DVC cannot read the project, or another run is at work.
+        KeyboardInterrupt: told to end; everything that was started has ended.
+    """
+    began = time.monotonic()
+    gpus = [] if options.gpus is None else devices.parse(options.gpus)
+    jobs = _jobs(options, gpus)
+    folder = Folder(paths.state / "repro")
+    busy = PipelineError(
+        "Another `sensorium repro` is at work in this project.", f"Wait for it, or end it: fuser {folder.lock}"
+    )
+    with exclusive_lock(folder.lock, busy):
+        wait_for_release(folder.claims, 2 * GRACE)
+        record.heal(paths.root)
+        plan = graph.read(paths.root, options.targets)
+        _keep_orders(folder, plan)
+        scheduler = Scheduler(plan.upstream, jobs, gpus, options.retries, options.keep_going)
+        environment = _environment(folder, options.executor)
+        view = make_view()
+        run = Run(paths.root, plan, scheduler, view, folder, environment, options.push, options.remote)
+        try:
+            run.execute()
+        finally:
+            if not run.interrupts:
+                folder.journal.unlink(missing_ok=True)
+        total, ran = len(plan.upstream), scheduler.count(State.DONE)
+        view.say(f"{total} stages: {ran} ran, {total - ran} unchanged; {clock(time.monotonic() - began)}")
+
+
+def _jobs(options: Options, gpus: Sequence[str]) -> int:
+    jobs = max(1, len(gpus)) if options.jobs is None else options.jobs
+    if jobs < 1:
+        raise ConfigError(f"--jobs {jobs}: must be 1 or more.", "For example: --jobs 2")
+    if gpus and jobs > len(gpus):
+        raise ConfigError(
+            f"--jobs {jobs}: more than the {len(gpus)} GPUs of --gpus.", f"Use --jobs {len(gpus)} or name more GPUs."
+        )
+    if options.retries < 0:
+        raise ConfigError(f"--retries {options.retries}: must be 0 or more.", "For example: --retries 1")
+    if options.executor not in shell.EXECUTORS:
+        raise ConfigError(
+            f"--executor {options.executor!r}: does not exist.", f"Choose one of: {', '.join(shell.EXECUTORS)}."
+        )
+    return jobs
+
+
+def _keep_orders(folder: Folder, plan: graph.Plan) -> None:
+    """Keep the order of lock entries that an interrupted run set out with, so that it ends in the same bytes."""
+    if folder.journal.exists():
+        earlier = read_json(folder.journal, PipelineError, f"Remove {folder.journal}.")
+        for path, names in plan.locks.items():
+            names[:] = dict.fromkeys([*earlier.get(path, []), *names])
+    write_json(folder.journal, plan.locks)
+
+
+def _environment(folder: Folder, executor: str) -> Mapping[str, str]:
+    return {
+        **os.environ,
+        "SHELL": str(install_shell(folder.path)),
+        shell.USER_SHELL: os.environ.get("SHELL") or "/bin/sh",
+        shell.EXECUTOR: executor,
+    }

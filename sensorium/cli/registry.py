@@ -9,6 +9,9 @@ def add_commands(app: typer.Typer) -> None:
     """Register the verbs of this group."""
     app.command(rich_help_panel="Registry")(register)
     app.command(rich_help_panel="Registry")(sync)
+    group = typer.Typer(no_args_is_help=True, help="Look after the model registry.")
+    group.command()(restore)
+    app.add_typer(group, name="registry", rich_help_panel="Registry")
 
 
 def register() -> None:
@@ -24,3 +27,11 @@ def sync() -> None:
     from sensorium.stages import sync as stage
 
     stage.run(context().paths)
+
+
+def restore() -> None:
+    """Register the trained folds again in a store that was lost, emptied or damaged."""
+    from sensorium.stages import restore as stage
+
+    ctx = context()
+    stage.run(ctx.config, ctx.paths)

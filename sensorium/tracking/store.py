@@ -46,6 +46,24 @@ def _absolute(uri: str) -> str:
     return uri
 
 
+@contextmanager
+def refusals_told() -> Iterator[None]:
+    """Turn what MLflow raises into an error for the user.
+
+    Raises:
+        TrackingError: the store cannot be reached, or refuses.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as fault:
+        raise TrackingError(
+            f"MLflow: {str(fault).splitlines()[0]}",
+            f"Check {URI_VARIABLE} and that the server answers, then try again.",
+        ) from fault
+
+
 @dataclass(frozen=True)
 class Store:
     """An MLflow tracking store and model registry."""

@@ -1,0 +1,19 @@
+"""`sensorium register`: the trained pair enters the model registry, and a file pins what entered."""
+
+from rich.console import Console
+
+from sensorium.config import Config
+from sensorium.paths import Paths
+from sensorium.registry import register_pair
+
+
+def run(config: Config, paths: Paths) -> None:
+    """Register the pair and write its pin.
+
+    Raises:
+        TrackingError: folds or scores are missing, or the store cannot be reached.
+    """
+    pin = register_pair(config, paths)
+    pin.write(paths.pair_pin)
+    names = ", ".join(f"{content.name} {pin.versions[role]}" for role, content in pin.models.items())
+    Console().print(f"{pin.pair.name} {pin.pair.version} pins {names}.")

@@ -1,0 +1,211 @@
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from sensorium.errors import TrackingError
+from sensorium.registry import load_pair, register_pair, restore_pair
+from sensorium.registry.manifest import PAIR, STUDENT, TEACHER
+from sensorium.stages import register, restore
+
+
+def versions(project, name):
+    return sorted(int(v.version) for v in project.store.client().search_model_versions(f"name = '{name}'"))
+
+
+@pytest.fixture
+def registered(trained):
+    register.run(trained.config, trained.paths)
+    return trained
+
+
+def test_the_pin_names_versions_and_digests_and_no_run(registered):
+    pin = json.loads(registered.paths.pair_pin.read_text())
+    assert pin["pair"]["name"] == PAIR
+    assert {role: entry["name"] for role, entry in pin["models"].items()} == {"teacher": TEACHER, "student": STUDENT}
+    assert pin["models"]["teacher"]["version"] == 1
+    files = pin["models"]["teacher"]["files"]
+    assert {path for path in files if path.endswith("safetensors")} == {f"fold_{k}/model.safetensors" for k in range(3)}
+    assert "run" not in registered.paths.pair_pin.read_text()
+
+
+def test_equal_content_keeps_its_versions_and_its_pin(registered):
+    before = registered.paths.pair_pin.read_bytes()
+    register.run(registered.config, registered.paths)
+    assert registered.paths.pair_pin.read_bytes() == before
+    assert [versions(registered, name) for name in (TEACHER, STUDENT, PAIR)] == [[1], [1], [1]]
+
+
+def test_other_weights_make_a_version_of_their_model_and_of_the_pair(registered):
+    registered.train("distillation_001", seed=1)
+    register.run(registered.config, registered.paths)
+    assert [versions(registered, name) for name in (TEACHER, STUDENT, PAIR)] == [[1], [1, 2], [1, 2]]
+
+
+def test_registering_in_parallel_makes_one_version(trained):
+    with ThreadPoolExecutor(4) as pool:
+        pins = list(pool.map(lambda _: register_pair(trained.config, trained.paths), range(4)))
+    assert len({pin.pair.version for pin in pins}) == 1
+    assert versions(trained, PAIR) == [1]
+
+
+def test_the_pair_loads_from_the_registry_and_not_from_the_training_folders(registered):
+    wanted = registered.paths.fold("true_batch_001", 1).joinpath("model.safetensors").read_bytes()
+    shutil.rmtree(registered.paths.experiments)
+    pair = load_pair(registered.paths.pair_pin, registered.paths)
+    assert set(pair) == {"true_batch_001", "distillation_001"}
+    assert [folder.name for folder in pair["true_batch_001"]] == ["fold_0", "fold_1", "fold_2"]
+    assert pair["true_batch_001"][1].joinpath("model.safetensors").read_bytes() == wanted
+
+
+def test_a_damaged_weight_is_refused_and_mended_by_restore(registered):
+    folder = load_pair(registered.paths.pair_pin, registered.paths)["true_batch_001"][2]
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.unlink()
+    weights.write_bytes(content)
+    with pytest.raises(
+        TrackingError, match=r"sensorium-teacher version 1.*fold_2/model.safetensors is damaged"
+    ) as told:
+        load_pair(registered.paths.pair_pin, registered.paths)
+    assert "sensorium registry restore" in told.value.remedy
+    restore.run(registered.config, registered.paths)
+    assert load_pair(registered.paths.pair_pin, registered.paths)
+    assert versions(registered, TEACHER) == [1]
+
+
+def test_a_missing_weight_is_refused(registered):
+    folder = load_pair(registered.paths.pair_pin, registered.paths)["distillation_001"][0]
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(TrackingError, match="fold_0/model.safetensors is missing"):
+        load_pair(registered.paths.pair_pin, registered.paths)
+
+
+@pytest.mark.parametrize("name", [TEACHER, STUDENT, PAIR])
+def test_a_deleted_version_is_refused_and_found_by_digest_after_restore(registered, name):
+    registered.store.client().delete_model_version(name, "1")
+    with pytest.raises(TrackingError, match=f"{name} version 1: not in the model registry") as told:
+        load_pair(registered.paths.pair_pin, registered.paths)
+    assert "sensorium registry restore" in told.value.remedy
+    restore.run(registered.config, registered.paths)
+    assert load_pair(registered.paths.pair_pin, registered.paths)
+
+
+def test_a_lost_store_is_rebuilt_and_the_old_pin_holds(registered, fresh_database):
+    registered.train("true_batch_001", seed=5)
+    register.run(registered.config, registered.paths)  # teacher and pair are at version 2
+    pin = registered.paths.pair_pin.read_bytes()
+    shutil.copyfile(fresh_database, registered.paths.root / "mlflow.db")
+    shutil.rmtree(registered.paths.root / "mlartifacts")
+    with pytest.raises(TrackingError, match="not in the model registry"):
+        load_pair(registered.paths.pair_pin, registered.paths)
+    restore.run(registered.config, registered.paths)
+    assert versions(registered, PAIR) == [1]
+    assert load_pair(registered.paths.pair_pin, registered.paths)
+    assert registered.paths.pair_pin.read_bytes() == pin
+
+
+def test_restore_refuses_folds_that_are_not_those_of_the_pin(registered):
+    registered.train("true_batch_001", seed=9)
+    with pytest.raises(TrackingError, match="not those that the pin names") as told:
+        restore.run(registered.config, registered.paths)
+    assert "dvc checkout" in told.value.remedy
+
+
+def test_a_version_that_holds_something_else_does_not_serve_the_pin(registered):
+    client = registered.store.client()
+    client.set_model_version_tag(TEACHER, "1", "sensorium.digest", "0" * 64)
+    with pytest.raises(TrackingError, match="sensorium-teacher version 1"):
+        load_pair(registered.paths.pair_pin, registered.paths)
+
+
+def test_an_untrained_fold_is_refused_and_nothing_is_registered(trained):
+    shutil.rmtree(trained.paths.fold("true_batch_001", 1))
+    with pytest.raises(TrackingError, match=r"fold_1: the fold is not trained") as told:
+        register.run(trained.config, trained.paths)
+    assert "dvc pull" in told.value.remedy
+    assert not trained.paths.pair_pin.exists()
+    assert versions(trained, TEACHER) == []
+
+
+def test_missing_scores_are_refused(trained):
+    (trained.paths.evaluation / "metrics.json").unlink()
+    with pytest.raises(TrackingError, match=r"metrics.json: the file does not exist") as told:
+        register.run(trained.config, trained.paths)
+    assert "dvc repro evaluate" in told.value.remedy
+
+
+def test_one_experiment_cannot_be_both(trained):
+    sections = trained.config.registry.model_copy(update={"student": "true_batch_001"})
+    with pytest.raises(TrackingError, match="both teacher and student"):
+        register_pair(trained.config.model_copy(update={"registry": sections}), trained.paths)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "nonsense", '{"pair": {}, "models": {}}'])
+def test_a_foreign_pin_is_refused(registered, text):
+    registered.paths.pair_pin.write_text(text)
+    with pytest.raises(TrackingError, match="pair.json"):
+        load_pair(registered.paths.pair_pin, registered.paths)
+
+
+def test_a_forged_pin_is_refused(registered):
+    pin = json.loads(registered.paths.pair_pin.read_text())
+    pin["models"]["teacher"]["files"]["fold_0/model.safetensors"] = "0" * 64
+    registered.paths.pair_pin.write_text(json.dumps(pin))
+    with pytest.raises(TrackingError, match="does not fit its files"):
+        load_pair(registered.paths.pair_pin, registered.paths)
+
+
+def test_an_unreachable_server_is_told_without_a_traceback(trained, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrackingError, match="MLflow") as told:
+        register.run(trained.config, trained.paths)
+    assert "MLFLOW_TRACKING_URI" in told.value.remedy
+    assert not trained.paths.pair_pin.exists()
+
+
+def test_weights_in_dvcs_cache_are_not_stored_twice(trained):
+    """DVC keeps its objects read-only, so that a link to one cannot be written through."""
+    source = trained.paths.fold("true_batch_001", 0) / "model.safetensors"
+    digest = hashlib_md5(source)
+    cached = trained.paths.root / ".dvc" / "cache" / "files" / "md5" / digest[:2] / digest[2:]
+    cached.parent.mkdir(parents=True)
+    shutil.copyfile(source, cached)
+    cached.chmod(0o444)
+    register.run(trained.config, trained.paths)
+    placed = load_pair(trained.paths.pair_pin, trained.paths)["true_batch_001"][0] / "model.safetensors"
+    shared = os.path.samefile(placed, cached) or placed.stat().st_blocks == 0 or can_clone(trained.paths.root)
+    assert shared
+    assert not os.path.samefile(placed, source)
+    with source.open("r+b") as stream:  # an edit of the output reaches no registered version
+        stream.write(b"XXXX")
+    assert load_pair(trained.paths.pair_pin, trained.paths)
+
+
+def hashlib_md5(path: Path) -> str:
+    import hashlib
+
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def can_clone(folder: Path) -> bool:
+    from sensorium.registry.placing import _clone
+
+    (folder / "a").write_bytes(b"x" * 4096)
+    return _clone(folder / "a", folder / "b")
+
+
+def test_no_file_of_a_version_is_pickled(registered):
+    endings = {path.suffix for path in (registered.paths.root / "mlartifacts").rglob("*") if path.is_file()}
+    assert endings <= {".safetensors", ".json", ".csv", ".yaml", ".txt", ""}
+
+
+def test_restore_tells_whether_the_pin_holds(registered):
+    restored, same = restore_pair(registered.config, registered.paths)
+    assert same
+    assert restored.pair.version == 1

@@ -2,20 +2,23 @@
 
 import copy
 from collections.abc import Mapping
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Model = TypeVar("Model", bound=nn.Module)
 
-class ExponentialMovingAverage:
+
+class ExponentialMovingAverage(Generic[Model]):
     """Averages every state entry of a model, buffers too; integer counters are copied.
 
     The average starts at the model's first weights, as published.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: Model, decay: float) -> None:
         self.decay = decay
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model: Model = copy.deepcopy(model).eval().requires_grad_(False)
         source, average = model.state_dict(), self.model.state_dict()
         floating = [name for name, value in average.items() if value.is_floating_point()]
         counters = [name for name in average if name not in set(floating)]
@@ -27,7 +30,7 @@ class ExponentialMovingAverage:
     def update(self) -> None:
         """Move the average by 1 - decay towards the model's present state."""
         averages, sources = self._floating
-        torch._foreach_lerp_(averages, sources, 1.0 - self.decay)  # noqa: SLF001 -- as torch.optim.swa_utils does
+        torch._foreach_lerp_(averages, sources, 1.0 - self.decay)
         for average, source in self._counters:
             average.copy_(source)
 

@@ -42,11 +42,11 @@ def pair_weights(labelled: Tensor, ratio: float | None) -> Tensor:
     Returns:
         (B, M) float32.
     """
-    weights = labelled.float()
-    unlabelled = int((~labelled).sum())
-    if ratio is not None and unlabelled:
-        weights[~labelled] = ratio / (1.0 - ratio) * float(weights.sum()) / unlabelled
-    return weights
+    if ratio is None:
+        return labelled.float()
+    unlabelled = (~labelled).sum().clamp(min=1)
+    share = ratio / (1.0 - ratio) * labelled.sum() / unlabelled
+    return torch.where(labelled, 1.0, share.float())
 
 
 def weight_per_window(mice: int, ratio: float | None) -> float:

@@ -1,8 +1,11 @@
 """Where the loop reports to: a narrow protocol, so that training knows nothing of MLflow."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
+
+from sensorium.training.stopping import StoppedError
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended, in MLflow's words; KILLED is a run that was stopped and may go on."""
@@ -51,3 +54,17 @@ class NullRecorder:
 
     def close(self, status: Status) -> None:
         """Do nothing."""
+
+
+@contextmanager
+def closing(recorder: Recorder) -> Iterator[None]:
+    """Close a recorder with the status that fits how the block ended."""
+    status: Status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except (StoppedError, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    finally:
+        recorder.close(status)

@@ -1,0 +1,134 @@
+"""One optimizer step: what learns, and everything it carries from step to step."""
+
+from typing import Any
+
+import torch
+from lightning_fabric.fabric import Fabric
+from torch import Tensor
+
+from sensorium.config import TrainingConfig
+from sensorium.data.batch import Batch
+from sensorium.errors import TrainingError
+from sensorium.model.dwiseneuro import DwiseNeuro
+from sensorium.seeding import torch_seed
+from sensorium.training.devices import average_buffers
+from sensorium.training.ema import ExponentialMovingAverage
+from sensorium.training.schedule import WarmupCosine
+from sensorium.training.task import Student, Supervised
+
+_CPU_MEMORY_FULL = "can't allocate memory"  # of PyTorch's CPU allocator, which raises a plain RuntimeError
+
+
+class Learner:
+    """A student with its optimizer, schedule and moving average.
+
+    AdamW (arXiv:1711.05101) decays every parameter alike, as published. Readouts of mice that a batch
+    lacks have no gradient, and AdamW leaves them alone.
+    """
+
+    def __init__(
+        self, fabric: Fabric, model: DwiseNeuro, task: Supervised, recipe: TrainingConfig, seed: int, steps: int
+    ) -> None:
+        """Set up.
+
+        Args:
+            fabric: device, precision and processes.
+            model: with its first weights; moved to the device.
+            task: what to learn from.
+            recipe: settings.
+            seed: source of dropout and stochastic depth.
+            steps: optimizer steps an epoch.
+        """
+        self.fabric, self.task, self.recipe, self.seed, self.steps = fabric, task, recipe, seed, steps
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            fused=recipe.gradient_clip is None,  # the fused step unscales by itself, so nothing could be clipped
+        )
+        self._student, self._optimizer = fabric.setup(Student(model), self.optimizer)
+        self.model = model
+        self.schedule = WarmupCosine(
+            recipe.learning_rate,
+            recipe.final_learning_rate,
+            recipe.warmup_epochs * steps,
+            recipe.cosine_epochs * steps,
+        )
+        self.ema = ExponentialMovingAverage(model, recipe.ema_decay)  # after setup, which may move the model
+        self._statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+
+    def learning_rate(self, epoch: int, step: int) -> float:
+        """Learning rate of a step."""
+        return self.schedule(epoch * self.steps + step)
+
+    def step(self, batch: Batch, epoch: int, step: int) -> Tensor:
+        """Learn from one batch.
+
+        Args:
+            batch: this process's share, on the CPU.
+            epoch: counted from 0.
+            step: of the epoch, counted from 0.
+
+        Returns:
+            This process's part of the batch's loss, on the device.
+
+        Raises:
+            TrainingError: the memory is full.
+        """
+        try:
+            return self._step(batch, epoch, step)
+        except (torch.OutOfMemoryError, MemoryError) as fault:
+            raise self._memory_full(str(fault)) from fault
+        except RuntimeError as fault:
+            if _CPU_MEMORY_FULL not in str(fault):
+                raise
+            raise self._memory_full(str(fault)) from fault
+
+    def _step(self, batch: Batch, epoch: int, step: int) -> Tensor:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(epoch, step)
+        loss = self._accumulate(batch, epoch, step)
+        if self.recipe.gradient_clip is not None:
+            self.fabric.clip_gradients(self._student, self._optimizer, max_norm=self.recipe.gradient_clip)
+        self._optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        average_buffers(self.fabric, self._statistics)
+        self.ema.update()
+        return loss
+
+    def _accumulate(self, batch: Batch, epoch: int, step: int) -> Tensor:
+        """Add up the gradients of the batch's chunks."""
+        chunks = list(batch.split(self.recipe.iter_size))
+        loss = torch.zeros((), device=self.fabric.device)
+        for index, chunk in enumerate(chunks):
+            share = self.fabric.global_rank * self.recipe.iter_size + index
+            torch.manual_seed(torch_seed(self.seed, "step", epoch, step, share))
+            with self.fabric.no_backward_sync(self._student, enabled=index < len(chunks) - 1):
+                part = self.task.loss(self._student, chunk.to(self.fabric.device), self.recipe.batch_size)
+                self.fabric.backward(part * self.fabric.world_size)  # DistributedDataParallel takes the mean
+            loss += part.detach()
+        return loss
+
+    def _memory_full(self, message: str) -> TrainingError:
+        size, chunks = self.recipe.batch_size, self.recipe.iter_size
+        return TrainingError(
+            f"memory of {self.fabric.device} is full with batch_size {size} in {chunks} chunk(s): "
+            f"{message.splitlines()[0]}",
+            f"Raise the experiment's training.iter_size in params.yaml from {chunks} to {2 * chunks}.",
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes from step to step."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])

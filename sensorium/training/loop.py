@@ -1,0 +1,241 @@
+"""The training of one fold, from any point to its end.
+
+The state is a function of (epoch, step): data, dropout and learning rate know their position and nothing
+else, so a restart from any saved state repeats the very numbers of an uninterrupted training.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from lightning_fabric.fabric import Fabric
+
+from sensorium.config import TrainingConfig
+from sensorium.data.batch import Batch
+from sensorium.errors import TrainingError
+from sensorium.model.dwiseneuro import DwiseNeuro
+from sensorium.training.devices import reduce
+from sensorium.training.history import Best, Row, best_epoch, patience_exhausted
+from sensorium.training.learner import Learner
+from sensorium.training.progress import View
+from sensorium.training.recorder import Recorder
+from sensorium.training.resume import ResumeFolder
+from sensorium.training.stopping import StoppedError, StopRequest
+
+REPORT_STEPS = 10
+"""Optimizer steps between two looks at the loss, each of which waits for the device."""
+
+BatchSource = Callable[[int, int], Iterable[Batch]]
+"""(epoch, first step) to this process's share of each batch from that step on."""
+
+
+class Validation(Protocol):
+    """Scores a model on the fold's held-out windows."""
+
+    def __call__(self, model: DwiseNeuro, pause: Callable[[], None]) -> dict[str, float]:
+        """Columns of the history; the same in every process.
+
+        Args:
+            model: the averaged weights.
+            pause: to be called between two batches; it may raise.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Who watches a training, and who may end it."""
+
+    recorder: Recorder
+    view: View
+    stop: StopRequest
+
+
+@dataclass
+class Position:
+    """Where a training is, and what the epochs so far gave."""
+
+    epoch: int = 0
+    step: int = 0
+    rows: list[Row] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains, validates, keeps states, reports."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        source: BatchSource,
+        validation: Validation,
+        folder: ResumeFolder,
+        checkpoint_steps: int,
+        around: Surroundings,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            learner: what learns.
+            source: the data.
+            validation: how it is scored.
+            folder: where states lie.
+            checkpoint_steps: steps between two states within an epoch.
+            around: recorder, view and stop request.
+        """
+        self.learner, self.source, self.validation, self.folder = learner, source, validation, folder
+        self.checkpoint_steps = checkpoint_steps
+        self.around = around
+        self.fabric: Fabric = learner.fabric
+        self.recipe: TrainingConfig = learner.recipe
+        self.epochs = self.recipe.warmup_epochs + self.recipe.cosine_epochs
+        self.at = Position()
+        self._losses = torch.zeros(learner.steps, device=self.fabric.device)
+        self._known = 0  # steps of the epoch whose loss is known to all processes
+        self._clock = (time.perf_counter(), 0)
+
+    def run(self) -> tuple[Best, list[Row]]:
+        """Train to the end.
+
+        Returns:
+            The best epoch, whose weights lie in the resume folder, and the history.
+
+        Raises:
+            TrainingError: the loss is not finite, memory or disk is full; the last good state is kept.
+            StoppedError: asked to; the state is saved.
+        """
+        self._restore()
+        while self.at.epoch < self.epochs and not self._exhausted():
+            self._train_epoch()
+            self._finish_epoch()
+        best = best_epoch(self.at.rows, self.recipe.warmup_epochs)
+        assert best is not None, "there is at least one cosine epoch"
+        return best, self.at.rows
+
+    def _exhausted(self) -> bool:
+        return patience_exhausted(self.at.rows, self.recipe.warmup_epochs, self.recipe.early_stopping)
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    def _train_epoch(self) -> None:
+        at = self.at
+        self._clock = (time.perf_counter(), at.step)
+        if at.step == self.learner.steps:
+            return
+        for batch in self.source(at.epoch, at.step):
+            self._losses[at.step] = self.learner.step(batch, at.epoch, at.step)
+            at.step += 1
+            self._after_step()
+
+    def _after_step(self) -> None:
+        at = self.at
+        if at.step % REPORT_STEPS == 0:
+            self._report()
+        if at.step % self.checkpoint_steps == 0 and at.step < self.learner.steps:
+            self._save()
+        if self.fabric.world_size == 1 or at.step % REPORT_STEPS == 0:
+            self._pause()
+
+    def _gather_losses(self) -> list[float]:
+        """Losses of the steps since the last look, over all processes.
+
+        Raises:
+            TrainingError: one is not finite.
+        """
+        first, self._known = self._known, self.at.step
+        losses = self._losses[first : self.at.step]
+        if self.fabric.world_size > 1 and len(losses):
+            losses.copy_(reduce(self.fabric, losses.clone(), "sum"))
+        values: list[float] = losses.tolist()
+        for step, value in enumerate(values, start=first):
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"training diverged: the loss is {value} in epoch {self.at.epoch + 1}, step {step + 1}.",
+                    "Lower the experiment's training.learning_rate in params.yaml, or set training.gradient_clip; "
+                    "the last good state is kept.",
+                )
+        return values
+
+    def _report(self) -> None:
+        values = self._gather_losses()
+        if not values:
+            return
+        now, (before, step) = time.perf_counter(), self._clock
+        speed = (self.at.step - step) * self.recipe.batch_size / max(now - before, 1e-9)
+        self._clock = (now, self.at.step)
+        loss = sum(values) / len(values)
+        rate = self.learner.learning_rate(self.at.epoch, self.at.step)
+        self.around.view.advance(self._done(), loss, rate, speed)
+        self.around.recorder.metrics(
+            {"train/loss": loss, "train/learning_rate": rate, "train/samples_per_second": speed}, self._done()
+        )
+
+    def _done(self) -> int:
+        """Optimizer steps since the start of the training."""
+        return self.at.epoch * self.learner.steps + self.at.step
+
+    # -- epochs ----------------------------------------------------------------------------------
+
+    def _finish_epoch(self) -> None:
+        at = self.at
+        self._report()
+        scores = self.validation(self.learner.ema.model, self._pause_alone)
+        row: Row = {
+            "epoch": at.epoch,
+            "learning_rate": self.learner.learning_rate(at.epoch, at.step - 1),
+            "train_loss": float(self._losses.double().mean()),
+            **scores,
+        }
+        self.around.recorder.metrics(_measured(row), self._done())
+        at.rows.append(row)
+        best = best_epoch(at.rows, self.recipe.warmup_epochs)
+        if best is not None and best.epoch == at.epoch and self.fabric.is_global_zero:
+            self.folder.save_best(at.epoch, self.learner.ema.state_dict())
+        at.epoch, at.step, self._known = at.epoch + 1, 0, 0
+        self._save()
+        self.around.view.epoch(row)
+
+    # -- states ----------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        self._gather_losses()
+        if self.fabric.is_global_zero:
+            state = {**self.learner.state_dict(), "losses": self._losses, "rows": self.at.rows}
+            self.folder.save(self.at.epoch, self.at.step, state)
+        self.fabric.barrier()
+
+    def _restore(self) -> None:
+        path = self.folder.latest(self.around.view.note) if self.fabric.is_global_zero else None
+        path = self.fabric.broadcast(path)
+        if path is None:
+            return
+        state = self.folder.load(path)
+        self.learner.load_state_dict(state)
+        self.at = Position(state["epoch"], state["step"], state["rows"])
+        self._losses.copy_(state["losses"])
+        self._known = self.at.step
+        self.around.view.note(f"goes on in epoch {self.at.epoch + 1} after {self.at.step} steps")
+        for row in self.at.rows:  # a recorder that lost an epoch gets it back, the others know it
+            self.around.recorder.metrics(_measured(row), (int(row["epoch"]) + 1) * self.learner.steps)
+
+    def _pause(self) -> None:
+        """Save and stop when any process was asked to."""
+        number = self.around.stop.received()
+        if self.fabric.world_size > 1:
+            number = int(reduce(self.fabric, torch.tensor(number, device=self.fabric.device), "max"))
+        if number:
+            self._save()
+            raise StoppedError(number, self.at.epoch, self.at.step)
+
+    def _pause_alone(self) -> None:
+        """As `_pause`, where processes cannot be out of step."""
+        if self.fabric.world_size == 1:
+            self._pause()
+
+
+def _measured(row: Row) -> dict[str, float]:
+    """A row of the history as metrics of a run."""
+    metrics = {name.replace("val_", "val/", 1): value for name, value in row.items() if name.startswith("val_")}
+    return {"train/epoch_loss": row["train_loss"], **metrics}

@@ -1,0 +1,113 @@
+"""Correlation and loss on the held-out fold, the same whatever the number of processes.
+
+Shapes: b windows of one mouse, N its neurons, T frames of a window.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from lightning_fabric.fabric import Fabric
+from torch import Tensor, distributed
+
+from sensorium.data.batch import Batch
+from sensorium.data.dataset import ValidationData
+from sensorium.data.inputs import assemble
+from sensorium.metrics import StreamingCorrelation
+from sensorium.model.dwiseneuro import DwiseNeuro
+from sensorium.training.losses import Target, poisson_loss
+
+
+@dataclass
+class _MouseScores:
+    """What one mouse's windows have shown so far."""
+
+    correlation: StreamingCorrelation
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    """Position of a batch, and its windows' summed loss."""
+    windows: int = 0
+
+    def update(self, position: int, target: Tensor, prediction: Tensor) -> None:
+        """Take in a batch: two tensors (b, N, T)."""
+        rows = torch.arange(len(target), device=target.device)
+        loss = poisson_loss([prediction], [Target(0, rows, target, torch.ones_like(rows, dtype=torch.float32))])
+        self.losses.append((position, float(loss)))
+        self.windows += len(target)
+        self.correlation.update(*(_in_time(tensor) for tensor in (target, prediction)))
+
+    def merge(self, other: "_MouseScores") -> None:
+        """Take in what another process has seen."""
+        self.correlation.merge(other.correlation)
+        self.losses += other.losses
+        self.windows += other.windows
+
+
+def _in_time(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """(b, N, T) as one series a neuron, (N, b * T)."""
+    return tensor.transpose(0, 1).flatten(1).cpu().numpy()
+
+
+class FoldValidation:
+    """Scores a model on all windows of the held-out fold.
+
+    Correlation is taken a neuron over all of its mouse's windows, averaged over the mouse's neurons, then
+    over mice, as published. The loss is the mean over a mouse's windows, then over mice.
+    """
+
+    def __init__(
+        self, fabric: Fabric, data: ValidationData, mice: Sequence[str], canvas: tuple[int, int], batch_size: int
+    ) -> None:
+        """Describe the work.
+
+        Args:
+            fabric: device, precision and processes; batches are dealt out among the processes.
+            data: the held-out windows.
+            mice: names, in the order of the readouts.
+            canvas: height and width of the input, pixels.
+            batch_size: most windows at once.
+        """
+        self.fabric, self.data, self.mice, self.canvas, self.batch_size = fabric, data, tuple(mice), canvas, batch_size
+
+    def __call__(self, model: DwiseNeuro, pause: Callable[[], None]) -> dict[str, float]:
+        """Score a model in eval mode.
+
+        Args:
+            model: on the device.
+            pause: called between two batches.
+
+        Returns:
+            `val_loss`, `val_correlation`, and `val_correlation/<mouse>` for each mouse.
+        """
+        scores = [_MouseScores(StreamingCorrelation(neurons)) for neurons in model.neurons]
+        for position, batch in enumerate(self.data.loader(self.batch_size, workers=0)):
+            if position % self.fabric.world_size == self.fabric.global_rank:
+                self._predict(model, batch, position, scores)
+                pause()
+        return self._summary(self._gather(scores))
+
+    @torch.no_grad()
+    def _predict(self, model: DwiseNeuro, batch: Batch, position: int, scores: list[_MouseScores]) -> None:
+        batch = batch.to(self.fabric.device)
+        ((mouse, target),) = batch.targets.items()
+        inputs = assemble(batch, self.canvas)
+        with self.fabric.autocast():
+            prediction = model(inputs, mouse)
+        scores[mouse].update(position, target.responses, prediction.float())
+
+    def _gather(self, scores: list[_MouseScores]) -> list[_MouseScores]:
+        """Scores of all processes together, in every process."""
+        if self.fabric.world_size == 1:
+            return scores
+        everyone: list[list[_MouseScores]] = [[] for _ in range(self.fabric.world_size)]
+        distributed.all_gather_object(everyone, scores)
+        for other in everyone[1:]:
+            for mine, theirs in zip(everyone[0], other, strict=True):
+                mine.merge(theirs)
+        return everyone[0]
+
+    def _summary(self, scores: list[_MouseScores]) -> dict[str, float]:
+        losses = [sum(loss for _, loss in sorted(score.losses)) / score.windows for score in scores]
+        correlations = [float(score.correlation.correlation().mean()) for score in scores]
+        named = {f"val_correlation/{mouse}": value for mouse, value in zip(self.mice, correlations, strict=True)}
+        return {"val_loss": float(np.mean(losses)), "val_correlation": float(np.mean(correlations)), **named}

@@ -1,15 +1,78 @@
-"""Figures of the published solution that the tests of this folder compare with."""
+"""A project with stores, folds and made-up predictions, and figures of the published solution."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sensorium.config import Config
+from sensorium.data.folds import Folds
+from sensorium.data.store import MouseStore
+from sensorium.inference.predictions import PredictionWriter
+from sensorium.mice import TEST_TIERS
+from sensorium.paths import Paths
+from sensorium.stages import folds, ingest
+
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
 @pytest.fixture(scope="session")
-def parity():
+def parity() -> dict[str, np.ndarray]:
     """Reference arrays, by name."""
     with np.load(FIXTURES / "prediction_parity.npz") as archive:
         return dict(archive)
+
+
+@pytest.fixture(scope="session")
+def built(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Paths:
+    """A project with stores and folds of all tiny mice; read-only by agreement."""
+    paths = Paths(tmp_path_factory.mktemp("built"))
+    for mouse in tiny_config.dataset.mice:
+        ingest.run(tiny_config, paths, mouse)
+    folds.run(tiny_config, paths)
+    return paths
+
+
+@pytest.fixture
+def project(built: Paths, tmp_path: Path) -> Paths:
+    """A private project that shares stores and folds with `built`."""
+    paths = Paths(tmp_path / "project")
+    (paths.root / "data").mkdir(parents=True)
+    paths.stores.symlink_to(built.stores)
+    shutil.copytree(built.folds, paths.folds)
+    return paths
+
+
+@pytest.fixture
+def stores(project: Paths, tiny_config: Config) -> list[MouseStore]:
+    return [MouseStore.open(project.store(mouse)) for mouse in tiny_config.dataset.mice]
+
+
+@pytest.fixture
+def table(project: Paths) -> Folds:
+    return Folds.load(project.folds)
+
+
+@pytest.fixture
+def make_predictions(project: Paths, stores: list[MouseStore], table: Folds) -> Callable[..., Path]:
+    """A function that writes made-up predictions of a split: the noiseless rate, plus noise of a given size."""
+
+    def trials(store: MouseStore, split: str) -> list[int]:
+        if split in TEST_TIERS:
+            return np.flatnonzero(store.tiers == split).tolist() if store.mouse_set == "new" else []
+        return np.flatnonzero(table.of(store.name) >= 0).tolist()
+
+    def make(experiment: str, split: str, noise: float = 1.0, seed: int = 0) -> Path:
+        rng = np.random.default_rng(seed)
+        folder = project.predictions(experiment, split)
+        writer = PredictionWriter(project.state / "making")
+        for store in stores:
+            for trial in trials(store, split):
+                truth = store.truth(trial).T
+                writer.write(store.name, trial, (truth + noise * rng.random(truth.shape)).astype(np.float32))
+        writer.publish(folder, {"split": split})
+        return folder
+
+    return make

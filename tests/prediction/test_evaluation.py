@@ -1,0 +1,210 @@
+"""Scores against plain NumPy over everything in memory; faults of predictions on disk."""
+
+import json
+from itertools import groupby
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sensorium.errors import PredictionError
+from sensorium.evaluation import score_mouse
+from sensorium.metrics import correlation, response_precision
+from sensorium.stages import evaluate, results
+
+NEW_MOUSE = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20"
+OLD_MOUSE = "dynamic29156-11-10-Video-8744edeac3b4d1ce16b680916b5267ce"
+TEACHER, STUDENT = "true_batch_001", "distillation_001"
+
+
+@pytest.fixture
+def evaluated(tiny_config, project, make_predictions):
+    make_predictions(TEACHER, "folds", noise=3.0, seed=1)
+    make_predictions(STUDENT, "folds", noise=2.0, seed=2)
+    evaluate.run(tiny_config, project)
+    return pd.read_csv(project.evaluation / "scores.csv")
+
+
+def _row(scores, **keys):
+    found = scores
+    for key, value in keys.items():
+        found = found[found[key].astype(str) == str(value)]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def _series(project, store, trials, experiments, frames=slice(10, 60)):
+    """Targets and mean predictions (N, frames) of trials, and the precision of those frames."""
+    targets = [store.responses(trial).T[:, frames] for trial in trials]
+    predictions = [
+        np.mean([np.load(project.predictions(e, "folds") / store.name / f"{trial}.npy") for e in experiments], 0)
+        for trial in trials
+    ]
+    precision = response_precision(store.statistics("responses", "std").T)[:, frames]
+    return targets, [p[:, frames] for p in predictions], precision
+
+
+@pytest.mark.parametrize(("source", "experiments"), [("teacher", [TEACHER]), ("ensemble", [STUDENT, TEACHER])])
+def test_scores_equal_a_plain_computation(evaluated, project, stores, table, source, experiments):
+    pooled, variants = [], []
+    for store in stores:
+        trials = np.flatnonzero(table.of(store.name) >= 0).tolist()
+        targets, predictions, precision = _series(project, store, trials, experiments)
+        official = correlation(
+            np.concatenate([t * precision for t in targets], 1), np.concatenate([p * precision for p in predictions], 1)
+        )
+        variant = correlation(np.concatenate(targets, 1).astype(float), np.concatenate(predictions, 1).astype(float))
+        row = _row(evaluated, source=source, mouse=store.name, fold="all", tier="all")
+        assert row["single_trial_correlation"] == pytest.approx(official.mean(), abs=1e-5)
+        assert row["published_variant"] == pytest.approx(variant.mean(), abs=1e-5)
+        assert row["trials"] == len(trials)
+        assert row["frames"] == 50 * len(trials)
+        pooled.append(official)
+        variants.append(variant.mean())
+    whole = _row(evaluated, source=source, mouse="all", fold="all", tier="all")
+    assert whole["single_trial_correlation"] == pytest.approx(np.concatenate(pooled).mean(), abs=1e-5)
+    assert whole["published_variant"] == pytest.approx(np.mean(variants), abs=1e-5)
+
+
+def test_a_fold_and_tier_holds_its_own_trials_only(evaluated, project, stores, table):
+    store = stores[0]
+    fold = int(table.of(store.name)[np.flatnonzero(store.tiers == "oracle")[0]])
+    trials = np.flatnonzero((table.of(store.name) == fold) & (store.tiers == "oracle")).tolist()
+    targets, predictions, precision = _series(project, store, trials, [STUDENT])
+    expected = correlation(
+        np.concatenate([t * precision for t in targets], 1), np.concatenate([p * precision for p in predictions], 1)
+    )
+    row = _row(evaluated, source="student", mouse=store.name, fold=fold, tier="oracle")
+    assert row["single_trial_correlation"] == pytest.approx(expected.mean(), abs=1e-5)
+
+
+def test_correlation_to_average_averages_repeats_first(evaluated, project, stores, table):
+    store = stores[2]  # an old mouse: its test tiers repeat videos, too
+    groups, tiers = table.group(store.name).tolist(), store.tiers.tolist()
+    labelled = sorted(np.flatnonzero(table.of(store.name) >= 0).tolist(), key=lambda t: (tiers[t], groups[t]))
+    truths, means = [], []
+    for _, repeats in groupby(labelled, key=lambda t: (tiers[t], groups[t])):
+        trials = list(repeats)
+        targets, predictions, precision = _series(project, store, trials, [TEACHER])
+        if len(trials) > 1:
+            truths.append(np.mean(targets, 0) * precision)
+            means.append(np.mean(predictions, 0) * precision)
+    assert len(truths) > 2
+    expected = correlation(np.concatenate(truths, 1), np.concatenate(means, 1)).mean()
+    row = _row(evaluated, source="teacher", mouse=store.name, fold="all", tier="all")
+    assert row["correlation_to_average"] == pytest.approx(expected, abs=1e-5)
+    assert row["correlation_to_average"] > row["single_trial_correlation"]
+    assert np.isnan(
+        _row(evaluated, source="teacher", mouse=store.name, fold="all", tier="train")["correlation_to_average"]
+    )
+
+
+def test_nothing_beats_the_ceiling(evaluated):
+    whole = evaluated[(evaluated["fold"] == "all") & (evaluated["tier"] == "all")]
+    for _, rows in whole.groupby("mouse"):
+        scores = rows.set_index("source")["single_trial_correlation"]
+        assert scores["ceiling"] == scores.max()
+        assert scores["ensemble"] > scores["teacher"]
+
+
+def test_metrics_and_plots_agree_with_the_table(evaluated, tiny_config, project):
+    metrics = json.loads((project.evaluation / "metrics.json").read_text())
+    whole = _row(evaluated, source="student", mouse="all", fold="all", tier="all")
+    assert metrics["single_trial_correlation"]["student"] == pytest.approx(whole["single_trial_correlation"], abs=2e-6)
+    assert set(metrics["mice"]) == set(tiny_config.dataset.mice)
+    assert set(metrics["mice"][OLD_MOUSE]["published_variant"]) == {"teacher", "student", "ensemble", "ceiling"}
+    neurons = pd.read_parquet(project.evaluation / "neurons.parquet")
+    mine = neurons[(neurons["mouse"] == NEW_MOUSE) & (neurons["source"] == "student")]
+    score = metrics["mice"][NEW_MOUSE]["single_trial_correlation"]["student"]
+    assert mine["single_trial_correlation"].mean() == pytest.approx(score, abs=2e-6)
+    histogram = pd.read_csv(project.evaluation / "plots" / "neurons.csv")
+    assert histogram[["teacher", "student", "ensemble", "ceiling"]].sum().to_list() == pytest.approx(
+        [1, 1, 1, 1], abs=1e-4
+    )
+    assert len(pd.read_csv(project.evaluation / "plots" / "mice.csv")) == 4 * 4
+
+
+def test_equal_predictions_give_equal_bytes(evaluated, tiny_config, project):
+    files = sorted(path for path in project.evaluation.rglob("*") if path.is_file())
+    before = [path.read_bytes() for path in files]
+    evaluate.run(tiny_config, project)
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_results_show_a_row_a_mouse(evaluated, tiny_config, project, capsys):
+    results.run(tiny_config, project)
+    shown = capsys.readouterr().out
+    assert all(mouse.split("-Video")[0] in shown for mouse in tiny_config.dataset.mice)
+    assert "noise ceiling" in shown
+    assert "make ui" in shown
+
+
+def test_results_before_evaluation_say_what_to_do(tiny_config, project):
+    with pytest.raises(PredictionError, match="dvc repro"):
+        results.run(tiny_config, project)
+
+
+def test_memory_does_not_grow_with_trials(stores, table, tiny_config):
+    """One trial's arrays are alive at a time: every load sees the one before it released."""
+    import weakref
+
+    alive = []
+
+    def load(store, trial):
+        array = store.truth(trial).T.copy()
+        alive.append(weakref.ref(array))
+        assert sum(ref() is not None for ref in alive) <= 3
+        return {"teacher": array}
+
+    store = stores[0]
+    score_mouse(store, table.of(store.name), table.group(store.name), load, tiny_config.evaluation)
+    assert len(alive) == (table.of(store.name) >= 0).sum()
+
+
+@pytest.fixture
+def damaged(tiny_config, project, make_predictions):
+    """Evaluates after a change to one prediction; returns the message."""
+    make_predictions(TEACHER, "folds", seed=1)
+    folder = make_predictions(STUDENT, "folds", seed=2) / NEW_MOUSE
+    path = min(folder.glob("*.npy"))
+
+    def evaluate_after(change):
+        change(path)
+        with pytest.raises(PredictionError) as caught:
+            evaluate.run(tiny_config, project)
+        assert not project.evaluation.exists()
+        assert str(path) in str(caught.value)
+        return str(caught.value)
+
+    return evaluate_after
+
+
+def test_a_missing_prediction(damaged):
+    assert "missing" in damaged(lambda path: path.unlink())
+
+
+def test_a_prediction_of_another_mouse(damaged, project):
+    other = min((project.predictions(STUDENT, "folds") / OLD_MOUSE).glob("*.npy"))
+    assert "has 8 neurons" in damaged(lambda path: path.write_bytes(other.read_bytes()))
+
+
+def test_a_prediction_with_nan(damaged):
+    def spoil(path):
+        array = np.load(path)
+        array[3, 5:7] = np.nan
+        np.save(path, array)
+
+    assert "2 values are NaN" in damaged(spoil)
+
+
+def test_a_prediction_of_another_type(damaged):
+    assert "float64 instead of float32" in damaged(lambda path: np.save(path, np.load(path).astype(float)))
+
+
+def test_a_truncated_prediction(damaged):
+    assert "not a readable" in damaged(lambda path: path.write_bytes(path.read_bytes()[:200]))
+
+
+def test_no_predictions_at_all(tiny_config, project):
+    with pytest.raises(PredictionError, match="there are no predictions"):
+        evaluate.run(tiny_config, project)

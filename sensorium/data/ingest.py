@@ -100,14 +100,29 @@ class _Ingest:
         self._writer = writer
         self._advance = advance
         self._survey = survey(raw, mouse_set)
+        self._digests: dict[str, list[str]] = {}
 
     def _shape(self, *tail: int) -> tuple[int, ...]:
         return self._raw.trials, self._survey.frames, *tail
 
-    def _trials(self, modality: str) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
+    def _trials(self, modality: str) -> Iterator[npt.NDArray[np.float64]]:
+        """Valid frames of every trial; none where responses are no data. Digests the files on the way."""
+        self._digests[modality] = []
         for trial, length in enumerate(self._survey.lengths):
-            yield trial, _valid(self._raw, modality, trial, length)
+            if modality == "responses" and not self._survey.labelled[trial]:
+                self._raw.open(modality, trial)
+                yield np.empty((self._raw.neurons, 0))
+            else:
+                yield _valid(self._raw, modality, trial, length)
+            self._digests[modality].append(sha256(self._raw.file(modality, trial)))
             self._advance()
+
+    def sources(self) -> dict[str, str]:
+        """SHA-256 a modality, over the digests of its files in the order of the trials."""
+        return {
+            modality: hashlib.sha256("\n".join(digests).encode()).hexdigest()
+            for modality, digests in self._digests.items()
+        }
 
     def videos(self) -> None:
         """Write the videos and their fingerprints; grey levels that are not whole make all of them float32."""
@@ -120,7 +135,7 @@ class _Ingest:
     def _videos(self, dtype: npt.DTypeLike) -> None:
         hashes, thumbnails = [], []
         with self._writer.trials("videos", self._shape(*self._raw.frame_shape), dtype) as stream:
-            for _, video in self._trials("videos"):
+            for video in self._trials("videos"):
                 frames = _frames(video, dtype)
                 stream.append(frames)
                 hashes.append(phash.video_hash(frames))
@@ -134,19 +149,15 @@ class _Ingest:
         """Write the responses that are data; those of all other trials stay zero."""
         minimum = 0.0
         with self._writer.trials("responses", self._shape(self._raw.neurons), np.float32) as stream:
-            for trial, length in enumerate(self._survey.lengths):
-                values = np.zeros((self._raw.neurons, 0))
-                if self._survey.labelled[trial]:
-                    values = _valid(self._raw, "responses", trial, length)
-                    minimum = min(minimum, float(values.min()))
+            for values in self._trials("responses"):
+                minimum = min(minimum, float(values.min(initial=0)))
                 stream.append(_time_major(values, np.float32))
-                self._advance()
         self._writer.annotate("responses", minimum=minimum)
 
     def states(self, modality: str) -> None:
         """Write behavior or the pupil centre."""
         with self._writer.trials(modality, self._shape(2), np.float32) as stream:
-            for _, values in self._trials(modality):
+            for values in self._trials(modality):
                 stream.append(_time_major(values, np.float32))
 
     def truth(self, folder: Path) -> None:
@@ -176,12 +187,6 @@ class _Ingest:
             writer.add_statistics(modality, STATISTICS, np.stack(values))
 
 
-def _digest(raw: RawMouse, modality: str) -> str:
-    """SHA-256 over the digests of all files of a modality, in the order of the trials."""
-    lines = (f"{trial} {sha256(raw.file(modality, trial))}\n" for trial in range(raw.trials))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
 def steps(raw: RawMouse) -> int:
     """How often `ingest` calls `advance` when all grey levels are whole."""
     return raw.trials * len(MODALITIES)
@@ -203,11 +208,11 @@ def ingest(raw: RawMouse, mouse_set: MouseSet, folder: Path, truth: Path | None,
     attributes = {
         "mouse": raw.name,
         "set": mouse_set,
-        "sources": {modality: _digest(raw, modality) for modality in MODALITIES},
         "frames_per_second": FRAMES_PER_SECOND,
         "behavior_channels": list(BEHAVIOR_CHANNELS),
     }
-    run = _Ingest(raw, mouse_set, StoreWriter(folder, attributes), advance)
+    writer = StoreWriter(folder, attributes)
+    run = _Ingest(raw, mouse_set, writer, advance)
     run.videos()
     run.responses()
     run.states("behavior")
@@ -215,3 +220,4 @@ def ingest(raw: RawMouse, mouse_set: MouseSet, folder: Path, truth: Path | None,
     if truth is not None:
         run.truth(truth)
     run.small_arrays()
+    writer.annotate_group(sources=run.sources())

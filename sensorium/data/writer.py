@@ -56,9 +56,8 @@ class StoreWriter:
             folder: an existing, empty folder.
             attributes: of the group, apart from format and version.
         """
-        self._group = zarr.open_group(
+        self._group = zarr.create_group(
             str(folder),
-            mode="w",
             zarr_format=3,
             attributes={"format": FORMAT, "format_version": FORMAT_VERSION, **attributes},
         )
@@ -121,6 +120,10 @@ class StoreWriter:
     def annotate(self, name: str, **attributes: Any) -> None:
         """Add attributes to an array that is already written."""
         self._group[name].attrs.update(attributes)
+
+    def annotate_group(self, **attributes: Any) -> None:
+        """Add attributes to the group."""
+        self._group.attrs.update(attributes)
 
     def add_statistics(self, modality: str, names: tuple[str, ...], values: npt.NDArray[np.float32]) -> None:
         """Write the statistics of one modality.

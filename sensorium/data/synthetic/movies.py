@@ -124,7 +124,7 @@ def present(rng: np.random.Generator, movie: Movie) -> Movie:
     their predecessor again; so they show the same video by the competition's rule, and their
     perceptual hash agrees unless a dropped frame is among the hashed ones.
     """
-    dropped = np.flatnonzero(rng.random(len(movie)) < 0.01)
+    dropped = np.flatnonzero(rng.random(len(movie)) < 0.005)
     order = np.arange(len(movie))
     order[dropped] = np.maximum(dropped - 1, 0)
     flicker = rng.random(movie.shape, dtype=np.float32)

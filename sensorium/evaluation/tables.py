@@ -128,3 +128,12 @@ def bars(table: pd.DataFrame) -> pd.DataFrame:
         f"{mouse.split('-Video-')[0]} · {source}" for mouse, source in zip(whole["mouse"], whole["source"], strict=True)
     ]
     return pd.DataFrame({"bar": labels, SINGLE_TRIAL: whole[SINGLE_TRIAL].to_numpy()})
+
+
+def learning_curve(histories: Sequence[pd.DataFrame]) -> pd.Series:
+    """Validation correlation by epoch, the mean of the folds that reached the epoch.
+
+    Args:
+        histories: columns `epoch` and `val_correlation`, one table a fold.
+    """
+    return pd.concat(histories).groupby("epoch")["val_correlation"].mean()

@@ -1,7 +1,6 @@
 """Which trained folds predict which trials."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -9,14 +8,11 @@ import numpy as np
 from sensorium.config import Config
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
-from sensorium.errors import CheckpointError, PredictionError
+from sensorium.errors import PredictionError
 from sensorium.inference.job import Assignment
+from sensorium.inference.trained import Trained
 from sensorium.mice import FOLDS_SPLIT, MouseSet
 from sensorium.paths import Paths
-
-Trained = Mapping[str, Mapping[int, Path]]
-"""Folders of trained folds, by experiment and fold."""
-
 
 Choice = MouseSet | Literal["all"]
 """Which mice to predict."""
@@ -32,23 +28,6 @@ def chosen_mice(config: Config, split: str, choice: Choice | None = None) -> lis
     """
     wanted = choice or ("all" if split == FOLDS_SPLIT else "new")
     return [mouse for mouse, mouse_set in config.dataset.mice.items() if wanted in ("all", mouse_set)]
-
-
-def trained_folds(config: Config, paths: Paths, experiment: str) -> dict[int, Path]:
-    """Folder of every fold that the pipeline trains.
-
-    Raises:
-        CheckpointError: one of them is not there.
-    """
-    found = {fold: paths.fold(experiment, fold) for fold in sorted(config.folds.train.values())}
-    for fold, folder in found.items():
-        if not folder.is_dir():
-            raise CheckpointError(
-                f"{folder}: fold {fold} of {experiment} is not trained.",
-                f"Type `dvc repro`, `dvc pull {folder.relative_to(paths.root)}` where a remote has it, "
-                f"or `sensorium train -e {experiment} -f {fold}`.",
-            )
-    return found
 
 
 def plan(paths: Paths, stores: Sequence[MouseStore], split: str, trained: Trained) -> list[Assignment]:

@@ -9,9 +9,10 @@ from sensorium.errors import PredictionError
 from sensorium.inference.device import prediction_device
 from sensorium.inference.ensemble import average
 from sensorium.inference.job import Job
-from sensorium.inference.plan import Trained, chosen_mice, plan
+from sensorium.inference.plan import chosen_mice, plan
 from sensorium.inference.predictions import Predictions
 from sensorium.inference.runner import run_job
+from sensorium.inference.trained import Trained
 from sensorium.paths import Paths
 
 

@@ -3,19 +3,24 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from rich.progress import track
 
 from sensorium import files
 from sensorium.config import Config
-from sensorium.data.folds import Folds
+from sensorium.data.folds import UNLABELLED, Folds
 from sensorium.data.store import MouseStore
 from sensorium.evaluation import STUDENT, TEACHER, MouseScores, OutOfFold, score_mouse
-from sensorium.evaluation.tables import bars, histogram, neuron_table, score_table, summary
+from sensorium.evaluation.tables import bars, histogram, learning_curve, neuron_table, score_table, summary
 from sensorium.inference.predictions import Predictions
+from sensorium.inference.trained import trained_folds
 from sensorium.mice import FOLDS_SPLIT
 from sensorium.paths import Paths
 
 _DIGITS = "%.6f"
+
+HISTORY_FILE = "history.csv"
+"""What each epoch gave, in a trained fold."""
 
 
 def run(config: Config, paths: Paths) -> None:
@@ -28,6 +33,7 @@ def run(config: Config, paths: Paths) -> None:
     Raises:
         PredictionError: a prediction is missing, of another mouse or shape, or not finite.
         DataError: stores or folds are missing or damaged.
+        CheckpointError: a fold is not trained.
     """
     roles = {TEACHER: config.registry.teacher, STUDENT: config.registry.student}
     members = {role: Predictions.open(paths.predictions(name, FOLDS_SPLIT)) for role, name in roles.items()}
@@ -36,17 +42,22 @@ def run(config: Config, paths: Paths) -> None:
         _score(config, paths, mouse, folds, OutOfFold(members))
         for mouse in track(list(config.dataset.mice), description="Scoring mice")
     ]
-    _write(mice, paths.evaluation)
+    curves = {role: learning_curve(_histories(config, paths, name)) for role, name in roles.items()}
+    _write(mice, curves, paths.evaluation)
+
+
+def _histories(config: Config, paths: Paths, experiment: str) -> list[pd.DataFrame]:
+    return [pd.read_csv(folder / HISTORY_FILE) for folder in trained_folds(config, paths, experiment).values()]
 
 
 def _score(config: Config, paths: Paths, mouse: str, folds: Folds, sources: OutOfFold) -> MouseScores:
     store = MouseStore.open(paths.store(mouse))
     numbers = folds.of(mouse)
-    numbers[~np.isin(numbers, list(config.folds.train.values()))] = -1  # only trained folds are predicted
+    numbers[~np.isin(numbers, list(config.folds.train.values()))] = UNLABELLED  # only trained folds are predicted
     return score_mouse(store, numbers, folds.group(mouse), sources.load, config.evaluation)
 
 
-def _write(mice: list[MouseScores], folder: Path) -> None:
+def _write(mice: list[MouseScores], curves: dict[str, pd.Series], folder: Path) -> None:
     table, neurons = score_table(mice), neuron_table(mice)
     with files.atomic_file(folder / "scores.csv") as partial:
         table.to_csv(partial, index=False, float_format=_DIGITS)
@@ -56,4 +67,6 @@ def _write(mice: list[MouseScores], folder: Path) -> None:
         bars(table).to_csv(partial, index=False, float_format=_DIGITS)
     with files.atomic_file(folder / "plots" / "neurons.csv") as partial:
         histogram(neurons).to_csv(partial, index=False, float_format=_DIGITS)
+    with files.atomic_file(folder / "plots" / "training.csv") as partial:
+        pd.DataFrame(curves).to_csv(partial, index_label="epoch", float_format=_DIGITS)
     files.write_json(folder / "metrics.json", summary(table))

@@ -4,8 +4,9 @@ from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.inference.device import prediction_device
 from sensorium.inference.job import Job
-from sensorium.inference.plan import Choice, chosen_mice, plan, trained_folds
+from sensorium.inference.plan import Choice, chosen_mice, plan
 from sensorium.inference.runner import run_job
+from sensorium.inference.trained import trained_folds
 from sensorium.paths import Paths
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sensorium.errors import PredictionError
+from sensorium.errors import CheckpointError, PredictionError
 from sensorium.evaluation import score_mouse
 from sensorium.metrics import correlation, response_precision
 from sensorium.stages import evaluate, results
@@ -21,8 +21,18 @@ TEACHER, STUDENT = "true_batch_001", "distillation_001"
 def evaluated(tiny_config, project, make_predictions):
     make_predictions(TEACHER, "folds", noise=3.0, seed=1)
     make_predictions(STUDENT, "folds", noise=2.0, seed=2)
+    _pretend_training(tiny_config, project)
     evaluate.run(tiny_config, project)
     return pd.read_csv(project.evaluation / "scores.csv")
+
+
+def _pretend_training(config, project):
+    for experiment in (TEACHER, STUDENT):
+        for fold in config.folds.train.values():
+            folder = project.fold(experiment, fold)
+            folder.mkdir(parents=True)
+            rows = "".join(f"{epoch},{0.1 * epoch + 0.01 * fold}\n" for epoch in range(3))
+            (folder / "history.csv").write_text(f"epoch,val_correlation\n{rows}")
 
 
 def _row(scores, **keys):
@@ -124,6 +134,12 @@ def test_metrics_and_plots_agree_with_the_table(evaluated, tiny_config, project)
     assert len(pd.read_csv(project.evaluation / "plots" / "mice.csv")) == 4 * 4
 
 
+def test_learning_curves_are_means_over_folds(evaluated, project):
+    curves = pd.read_csv(project.evaluation / "plots" / "training.csv")
+    assert curves["epoch"].to_list() == [0, 1, 2]
+    assert curves["student"].to_list() == pytest.approx([0.01, 0.11, 0.21])
+
+
 def test_equal_predictions_give_equal_bytes(evaluated, tiny_config, project):
     files = sorted(path for path in project.evaluation.rglob("*") if path.is_file())
     before = [path.read_bytes() for path in files]
@@ -164,6 +180,7 @@ def test_memory_does_not_grow_with_trials(stores, table, tiny_config):
 @pytest.fixture
 def damaged(tiny_config, project, make_predictions):
     """Evaluates after a change to one prediction; returns the message."""
+    _pretend_training(tiny_config, project)
     make_predictions(TEACHER, "folds", seed=1)
     folder = make_predictions(STUDENT, "folds", seed=2) / NEW_MOUSE
     path = min(folder.glob("*.npy"))
@@ -203,6 +220,13 @@ def test_a_prediction_of_another_type(damaged):
 
 def test_a_truncated_prediction(damaged):
     assert "not a readable" in damaged(lambda path: path.write_bytes(path.read_bytes()[:200]))
+
+
+def test_a_fold_that_is_not_trained(evaluated, tiny_config, project):
+    (project.fold(STUDENT, 1) / "history.csv").unlink()
+    project.fold(STUDENT, 1).rmdir()
+    with pytest.raises(CheckpointError, match="sensorium train -e distillation_001 -f 1"):
+        evaluate.run(tiny_config, project)
 
 
 def test_no_predictions_at_all(tiny_config, project):

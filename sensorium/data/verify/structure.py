@@ -1,0 +1,165 @@
+"""Rules that need no values: which files there are, their shapes and dtypes, and what the meta files say.
+
+H W pixels, L frames with the padding, N neurons.
+"""
+
+import collections
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sensorium.data.raw import (
+    MODALITIES,
+    STATISTICS,
+    open_array,
+    read_array,
+    read_coordinates,
+    read_tiers,
+    read_unit_ids,
+)
+from sensorium.data.verify.report import Report
+from sensorium.mice import TIERS, MouseSet
+
+_UNSIGNED = "u"
+
+
+@dataclass
+class Structure:
+    """What the headers say; only sound files are listed."""
+
+    folder: Path
+    mouse_set: MouseSet
+    tiers: list[str]
+    """Tier of every trial; empty where tiers.npy is unsound."""
+    sound: set[tuple[str, int]] = field(default_factory=set)
+    """Modality and trial of the files whose values can be read."""
+
+    @staticmethod
+    def file(modality: str, trial: int) -> str:
+        """File of a trial, relative to the mouse."""
+        return f"data/{modality}/{trial}.npy"
+
+
+def check_structure(folder: Path, mouse_set: MouseSet, report: Report) -> Structure:
+    """Check everything but values.
+
+    Args:
+        folder: the mouse's folder, which exists.
+        mouse_set: the mouse's set, which decides about tiers.
+        report: where findings go.
+    """
+    tiers = report.attempt("tiers", "meta/trials/tiers.npy", partial(read_tiers, folder)) or []
+    report.neurons = _check_neurons(folder, report)
+    report.trials = len(tiers) or _count_files(folder)
+    report.tiers = dict(sorted(collections.Counter(tiers).items()))
+    _check_tiers(mouse_set, report)
+    _check_trial_idx(folder, report)
+    structure = Structure(folder, mouse_set, tiers)
+    shapes = {modality: _check_files(structure, modality, report) for modality in MODALITIES}
+    _check_statistics(folder, shapes, report)
+    return structure
+
+
+def _count_files(folder: Path) -> int:
+    names = (path.stem for path in (folder / "data" / "videos").glob("*.npy"))
+    return 1 + max((int(name) for name in names if name.isdigit()), default=-1)
+
+
+def _check_neurons(folder: Path, report: Report) -> int:
+    """Check identifiers and coordinates; returns the number of neurons, 0 where unknown."""
+    file = "meta/neurons/unit_ids.npy"
+    ids = report.attempt("unit_ids", file, partial(read_unit_ids, folder))
+    if ids is None:
+        return 0
+    stored = open_array(folder / file).dtype
+    if stored.kind != _UNSIGNED:
+        report.add("unit_ids", file, f"dtype {stored}, expected unsigned integers", "warning")
+    report.attempt(
+        "coordinates", "meta/neurons/cell_motor_coordinates.npy", partial(read_coordinates, folder, len(ids))
+    )
+    return len(ids)
+
+
+def _check_tiers(mouse_set: MouseSet, report: Report) -> None:
+    file = "meta/trials/tiers.npy"
+    if not report.tiers:
+        return
+    for tier in TIERS:
+        if tier == "train" and tier not in report.tiers:
+            report.add("tiers", file, "no trial of the tier train")
+        elif tier != "none" and tier not in report.tiers:
+            report.add("tiers", file, f"no trial of the tier {tier}", "warning")
+    if mouse_set == "new" and "none" in report.tiers:
+        report.add(
+            "tiers", file, f"{report.tiers['none']} trials of the tier none, which only old mice have", "warning"
+        )
+
+
+def _check_trial_idx(folder: Path, report: Report) -> None:
+    file = "meta/trials/trial_idx.npy"
+    if not (folder / file).exists():
+        return
+    index = report.attempt("trial_idx", file, partial(read_array, folder / file))
+    if index is not None and len(np.atleast_1d(index)) != report.trials:
+        report.add("trial_idx", file, f"{np.size(index)} entries for {report.trials} trials")
+
+
+def _check_files(structure: Structure, modality: str, report: Report) -> tuple[int, ...]:
+    """Check every trial's file of one modality; returns the shape that they must have."""
+    folder = structure.folder / "data" / modality
+    if not folder.is_dir():
+        report.add("files", f"data/{modality}", "the folder does not exist")
+        return ()
+    headers: dict[int, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+    for trial in range(report.trials):
+        array = report.attempt("files", structure.file(modality, trial), partial(open_array, folder / f"{trial}.npy"))
+        if array is not None:
+            headers[trial] = (array.shape, array.dtype)
+    named = {f"{trial}.npy" for trial in range(report.trials)}
+    for extra in sorted({path.name for path in folder.iterdir()} - named):
+        report.add("files", f"data/{modality}/{extra}", "belongs to no trial of tiers.npy", "warning")
+    expected = _expected_shape(modality, [shape for shape, _ in headers.values()], report.neurons)
+    for trial, (shape, dtype) in headers.items():
+        if _is_sound(structure.file(modality, trial), modality, shape, dtype, expected, report):
+            structure.sound.add((modality, trial))
+    return expected
+
+
+def _expected_shape(modality: str, shapes: list[tuple[int, ...]], neurons: int) -> tuple[int, ...]:
+    """The commonest sound shape, with the number of rows that the meta files ask for."""
+    axes = 3 if modality == "videos" else 2
+    commonest = collections.Counter(shape for shape in shapes if len(shape) == axes).most_common(1)
+    if not commonest:
+        return ()
+    shape = commonest[0][0]
+    if modality == "videos":
+        return shape
+    rows = 2 if modality != "responses" else neurons or shape[0]
+    return rows, shape[1]
+
+
+def _is_sound(
+    file: str, modality: str, shape: tuple[int, ...], dtype: np.dtype[Any], expected: tuple[int, ...], report: Report
+) -> bool:
+    if dtype != np.float64:
+        report.add("dtype", file, f"{dtype}, expected float64")
+    if shape != expected:
+        hint = f"; unit_ids.npy lists {report.neurons} neurons" if modality == "responses" else ""
+        wanted = expected or ("(height, width, frames)" if modality == "videos" else "(rows, frames)")
+        report.add("shape", file, f"{shape}, expected {wanted}{hint}")
+    return dtype == np.float64 and shape == expected
+
+
+def _check_statistics(folder: Path, shapes: dict[str, tuple[int, ...]], report: Report) -> None:
+    frames = {shape[-1] for shape in shapes.values() if shape}
+    if len(frames) > 1:
+        report.add("shape", "data", f"modalities have time axes of {', '.join(map(str, sorted(frames)))} frames")
+    for modality, expected in shapes.items():
+        for name in STATISTICS:
+            file = f"meta/statistics/{modality}/all/{name}.npy"
+            array = report.attempt("statistics", file, partial(open_array, folder / file))
+            if array is not None and expected and array.shape != expected:
+                report.add("statistics", file, f"shape {array.shape}, expected that of a trial, {expected}")

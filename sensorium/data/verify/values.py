@@ -1,0 +1,121 @@
+"""Rules about values: NaN tails, ranges, withheld responses, statistics.
+
+L frames with the padding.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sensorium.data.raw import MODALITIES, STATISTICS, read_array
+from sensorium.data.verify.report import Level, Report
+from sensorium.data.verify.structure import Structure
+from sensorium.errors import DataError
+from sensorium.mice import labelled_tiers
+
+Float64Array = npt.NDArray[np.float64]
+
+_RANGES = {"videos": (0.0, 255.0), "responses": (0.0, np.inf)}
+"""Smallest and largest value of a modality."""
+
+
+def check_trial(structure: Structure, trial: int, report: Report) -> tuple[Float64Array, int] | None:
+    """Check the values of one trial, reading each of its files once.
+
+    Returns:
+        The video (H, W, L) and its valid length, or None where it cannot be read.
+    """
+    arrays = {
+        modality: array
+        for modality in MODALITIES
+        if (modality, trial) in structure.sound and (array := _read(structure, modality, trial, report)) is not None
+    }
+    level: Level = "warning" if structure.tiers[trial] == "none" else "error"
+    lengths = {
+        modality: _check_array(structure.file(modality, trial), modality, array, level, report)
+        for modality, array in arrays.items()
+    }
+    withheld = "responses" in arrays and _check_labels(structure, trial, arrays["responses"], report)
+    if withheld:
+        lengths.pop("responses")
+    if len(set(lengths.values())) > 1:
+        text = ", ".join(f"{modality} {length}" for modality, length in lengths.items())
+        report.add("tails", structure.file("videos", trial), f"valid lengths of the modalities differ: {text}", level)
+    return (arrays["videos"], lengths["videos"]) if "videos" in arrays else None
+
+
+def _read(structure: Structure, modality: str, trial: int, report: Report) -> Float64Array | None:
+    file = structure.file(modality, trial)
+    return report.attempt("files", file, lambda: read_array(structure.folder / file))
+
+
+def _check_array(file: str, modality: str, array: Float64Array, level: Level, report: Report) -> int:
+    """Check one file's NaN tail and range; returns its valid length."""
+    missing = np.isnan(array.reshape(-1, array.shape[-1]))
+    partly = missing.any(axis=0)
+    length = int(partly.argmax()) if partly.any() else array.shape[-1]
+    if length == 0 and missing.all():
+        report.add("tails", file, "not one valid frame, all values are NaN", level)
+    elif not missing[:, length:].all():
+        report.add("tails", file, f"NaN at frame {length}, but values after it", level)
+    low, high = _RANGES.get(modality, (-np.inf, np.inf))
+    with np.errstate(invalid="ignore"):
+        outside = (array < low) | (array > high) | np.isinf(array)
+    if outside.any():
+        report.add("range", file, f"{int(outside.sum())} values outside {low:g} to {high:g}, or infinite", level)
+    return length
+
+
+def _check_labels(structure: Structure, trial: int, responses: Float64Array, report: Report) -> bool:
+    """Check that responses are there when they should be; returns whether they are withheld, all zero."""
+    tier = structure.tiers[trial]
+    zero = not np.nan_to_num(responses).any()
+    file = structure.file("responses", trial)
+    labelled = tier in labelled_tiers(structure.mouse_set)
+    if labelled and zero and np.isfinite(responses).any():
+        if "test" in tier:
+            message = f"all zero, tier {tier}: not yet released, the trial is taken as unlabelled"
+            report.add("withheld", file, message, "warning")
+        else:
+            report.add("withheld", file, f"all zero, but tier {tier} is labelled")
+    if not labelled and not zero and tier != "none":
+        message = f"not all zero, but tier {tier} is withheld for new mice; the values are ignored"
+        report.add("withheld", file, message, "warning")
+    return zero
+
+
+def check_statistics(folder: Path, report: Report) -> None:
+    """Check that the statistics are finite somewhere, ordered, and never negative where they cannot be."""
+    for modality in MODALITIES:
+        found = {name: _statistic(folder, modality, name) for name in STATISTICS}
+        where = f"meta/statistics/{modality}/all"
+        for name, array in found.items():
+            if array is not None and not np.isfinite(array).any():
+                report.add("statistics", f"{where}/{name}.npy", "not one finite value")
+            if array is not None and np.isinf(array).any():
+                report.add("statistics", f"{where}/{name}.npy", "infinite values")
+        if any(array is None for array in found.values()):
+            continue  # the structure's findings name it
+        _check_order(where, found, report)
+
+
+def _check_order(where: str, found: dict[str, Any], report: Report) -> None:
+    if len({array.shape for array in found.values()}) > 1:
+        return
+    with np.errstate(invalid="ignore"):
+        if (found["std"] < 0).any():
+            report.add("statistics", f"{where}/std.npy", "negative values")
+        for name in ("mean", "median"):
+            slack = 1e-6 * (1 + np.abs(found[name]))
+            if ((found[name] < found["min"] - slack) | (found[name] > found["max"] + slack)).any():
+                report.add("statistics", f"{where}/{name}.npy", "values outside min.npy to max.npy")
+
+
+def _statistic(folder: Path, modality: str, name: str) -> Float64Array | None:
+    try:
+        array = read_array(folder / "meta" / "statistics" / modality / "all" / f"{name}.npy")
+    except DataError:
+        return None
+    return array if array.dtype == np.float64 else None

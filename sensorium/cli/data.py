@@ -1,5 +1,8 @@
 """Verbs that provide, check and prepare the recordings."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from sensorium.cli.options import Mouse, context
@@ -36,12 +39,19 @@ def download(mouse: Mouse = None) -> None:
     stage.run(ctx.config, ctx.paths, ctx.mice(mouse))
 
 
-def verify(mouse: Mouse = None) -> None:
-    """Check raw mice against every rule of the format; all findings at once."""
+def verify(
+    mouse: Mouse = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Check files, shapes and meta files; read no values.")] = False,
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all findings as JSON.")] = None,
+) -> None:
+    """Check raw mice against every rule of the format; all findings at once.
+
+    The exit code is 1 when a finding is an error; warnings leave it at 0.
+    """
     from sensorium.stages import verify as stage
 
     ctx = context()
-    stage.run(ctx.config, ctx.paths, ctx.mice(mouse))
+    stage.run(ctx.config, ctx.paths, ctx.mice(mouse), quick, json)
 
 
 def ingest(mouse: Mouse = None) -> None:

@@ -1,11 +1,12 @@
 """`sensorium verify`: check raw mice against every rule of the format."""
 
 import collections
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from sensorium.config import Config
@@ -36,18 +37,16 @@ def run(config: Config, paths: Paths, mice: list[str], quick: bool = False, json
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for mouse in mice:
             task = progress.add_task(f"Verifying {mouse}", total=None)
-            reports.append(
-                verify_mouse(
-                    raw / mouse,
-                    config.dataset.mice[mouse],
-                    quick,
-                    lambda total, task=task: progress.update(task, total=total, advance=1),
-                )
-            )
+            advance = partial(_advance, progress, task)
+            reports.append(verify_mouse(raw / mouse, config.dataset.mice[mouse], quick, advance))
     if json_file is not None:
         write_json(json_file, {"raw": str(raw), "mice": [report.as_json() for report in reports]})
     _print(reports)
     _fail(reports, json_file)
+
+
+def _advance(progress: Progress, task: TaskID, trials: int) -> None:
+    progress.update(task, total=trials, advance=1)
 
 
 def _print(reports: list[Report]) -> None:

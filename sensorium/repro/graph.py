@@ -4,6 +4,7 @@ The plan, the order of a serial run and the test of "did it change?" are all DVC
 dvc.yaml is read a second time here.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -37,14 +38,15 @@ def read(root: Path, targets: Sequence[str]) -> Plan:
 
     Args:
         root: folder of the DVC repository.
-        targets: stages, groups of stages or files, as `dvc repro` takes them; none for all of dvc.yaml.
+        targets: stages, groups of stages or files, as `dvc repro` takes them in `root`; none for all of dvc.yaml.
 
     Raises:
         ConfigError: a target does not exist.
         PipelineError: DVC cannot read the repository, or another DVC process holds it.
     """
     try:
-        with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+        # DVC takes targets, and names stages, relative to the working folder.
+        with contextlib.chdir(root), Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
             graph = get_active_graph(repo.index.graph)
             stages = plan_repro(graph, _collect(repo, targets))
             return Plan(

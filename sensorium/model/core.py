@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from sensorium.config import ModelConfig
 from sensorium.model.layers import (
+    GatedProjection,
     PositionEncoding,
-    SqueezeExcitation,
     VideoConv,
     VideoNorm,
     as_images,
@@ -65,14 +65,13 @@ class Block(nn.Module):
         self.expand = VideoConv(inputs, width)
         self.space = VideoConv(width, width, "space", kernel=config.spatial_kernel, stride=stride)
         self.time = VideoConv(width, width, "time", kernel=config.temporal_kernel)
-        self.gate = SqueezeExcitation(width, config.se_reduction)
-        self.project = VideoConv(width, outputs, activation=False)
+        self.project = GatedProjection(width, outputs, config.se_reduction)
         self.shortcut = Shortcut(outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, H, W, C) to (B, T, H', W', C')."""
         x = self.position(x)
-        main = self.project(self.gate(self.time(self.space(self.expand(x)))))
+        main = self.project(self.time(self.space(self.expand(x))))
         shortcut: Tensor = self.shortcut(x)
         return drop_path(main, self.drop_rate, training=self.training) + shortcut
 

@@ -3,6 +3,8 @@
 The legend of shapes is in `sensorium.model.layers`.
 """
 
+import itertools
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -38,6 +40,6 @@ class Cortex(nn.Sequential):
         widths = (config.features[-1], *config.cortex_features)
         layers = [
             CortexLayer(inputs, outputs, config.cortex_groups, config.cortex_drop_path)
-            for inputs, outputs in zip(widths, widths[1:], strict=False)
+            for inputs, outputs in itertools.pairwise(widths)
         ]
         super().__init__(*layers)

@@ -13,10 +13,12 @@ depth-wise kernels that three-dimensional convolutions do not have. Sequences ar
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
@@ -51,15 +53,64 @@ def shuffle_channels(x: Tensor, groups: int) -> Tensor:
         x: (B, F, T); channel g * F/G + i goes to i * G + g.
         groups: G, a divisor of F.
     """
-    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+    windows, channels, frames = x.shape
+    return x.reshape(windows, groups, -1, frames).transpose(1, 2).reshape(windows, channels, frames)
+
+
+class _NormSiLU(Function):
+    """Batch norm, then SiLU, keeping only the input for the backward pass.
+
+    Autograd would keep the normalised video as well. Working it out again is one pass over memory, what it
+    would have cost to write it; a third of what a block keeps is saved.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, momentum: float, eps: float
+    ) -> Tensor:
+        """Normalise (B, C, H, W) images with their own statistics, note these in `mean` and `var`, activate."""
+        y, batch_mean, inverse_std = torch.native_batch_norm(x, weight, bias, mean, var, True, momentum, eps)
+        ctx.save_for_backward(x, weight, bias, batch_mean, inverse_std)
+        ctx.eps = eps
+        return functional.silu(y, inplace=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the images, the weight and the bias."""
+        x, weight, bias, mean, inverse_std = ctx.saved_tensors
+        var = inverse_std.pow(-2).sub_(ctx.eps)
+        y = functional.batch_norm(x, mean, var, weight, bias, training=False, eps=ctx.eps)
+        torch.ops.aten.silu_backward.grad_input(grad, y, grad_input=y)
+        grads = torch.ops.aten.native_batch_norm_backward(
+            y, x, weight, None, None, mean, inverse_std, True, ctx.eps, [True, True, True]
+        )
+        return (*grads, None, None, None, None)
 
 
 class VideoNorm(nn.BatchNorm2d):
-    """Batch norm over all windows, frames and pixels of a (B, T, H, W, C) video."""
+    """Batch norm over all windows, frames and pixels of a (B, T, H, W, C) video, and SiLU where wanted."""
+
+    def __init__(self, channels: int, *, activation: bool = False) -> None:
+        """Make the norm of videos of `channels` channels."""
+        super().__init__(channels)
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise; the shape stays."""
-        return as_video(super().forward(as_images(x)), len(x))
+        """Normalise and activate; the shape stays."""
+        return as_video(self._activated(as_images(x)), len(x))
+
+    def _activated(self, images: Tensor) -> Tensor:
+        if not self.activation:
+            return super().forward(images)
+        if not self.training:
+            return functional.silu(super().forward(images))
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        activated: Tensor = _NormSiLU.apply(  # type: ignore[no-untyped-call]
+            images, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps
+        )
+        return activated
 
 
 class SequenceNorm(nn.BatchNorm1d):
@@ -73,7 +124,8 @@ def as_images(x: Tensor) -> Tensor:
 
 def as_video(images: Tensor, windows: int) -> Tensor:
     """Undo `as_images`: (B·T, C, H, W) to (B, T, H, W, C), for B = `windows`."""
-    return images.permute(0, 2, 3, 1).unflatten(0, (windows, -1))
+    frames, channels, height, width = images.shape
+    return images.permute(0, 2, 3, 1).reshape(windows, frames // windows, height, width, channels)
 
 
 class VideoConv(nn.Module):
@@ -106,7 +158,6 @@ class VideoConv(nn.Module):
         """
         super().__init__()
         self.kind = kind
-        self.activation = activation
         self.conv = nn.Conv2d(
             inputs,
             outputs,
@@ -116,32 +167,62 @@ class VideoConv(nn.Module):
             groups=1 if kind == "point" else inputs,
             bias=False,
         )
-        self.norm: nn.Module = VideoNorm(outputs)
+        self.norm: nn.Module = VideoNorm(outputs, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, H, W, C) to (B, T, H', W', C')."""
-        x = self.norm(self._filter_time(x) if self.kind == "time" else as_video(self.conv(as_images(x)), len(x)))
-        return functional.silu(x) if self.activation else x
+        windows, frames, height, width, channels = x.shape
+        if self.kind == "time":
+            images = x.view(windows, frames, height * width, channels).permute(0, 3, 1, 2)
+            filtered = self.conv(images).permute(0, 2, 3, 1).reshape(x.shape)
+        else:
+            filtered = as_video(self.conv(as_images(x)), windows)
+        normalised: Tensor = self.norm(filtered)
+        return normalised
 
-    def _filter_time(self, x: Tensor) -> Tensor:
-        images = x.flatten(2, 3).permute(0, 3, 1, 2)  # (B, C, T, H·W), channels-last
-        return self.conv(images).permute(0, 2, 3, 1).unflatten(2, x.shape[2:4])
 
+class GatedProjection(nn.Module):
+    """Squeeze-and-excitation (arXiv:1709.01507), then a 1x1x1 convolution and batch norm.
 
-class SqueezeExcitation(nn.Module):
-    """Scale each channel by a gate computed from its mean (arXiv:1709.01507)."""
+    A gate scales each channel by a function of its mean; the projection mixes the gated channels. As the gate
+    is constant over a window, it is multiplied into the projection's weights, window by window, and not into
+    the wide video.
+    """
 
-    def __init__(self, channels: int, reduction: int) -> None:
-        """Make the layer; `reduction` is the width of the video over that of the bottleneck."""
+    def __init__(self, inputs: int, outputs: int, reduction: int) -> None:
+        """Make the layer.
+
+        Args:
+            inputs: channels coming in.
+            outputs: channels going out.
+            reduction: `inputs` over the width of the gate's bottleneck.
+        """
         super().__init__()
-        self.reduce = nn.Linear(channels, channels // reduction)
-        self.expand = nn.Linear(channels // reduction, channels)
+        self.reduce = nn.Linear(inputs, inputs // reduction)
+        self.expand = nn.Linear(inputs // reduction, inputs)
+        self.project = nn.Linear(inputs, outputs, bias=False)
+        self.norm: nn.Module = VideoNorm(outputs)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Scale of each channel.
+
+        Args:
+            x: (B, T, H, W, C).
+
+        Returns:
+            (B, C), between 0 and 1.
+        """
+        # A sum and a small division: the gradient of `mean` would divide a whole video.
+        mean = x.sum((1, 2, 3)) / math.prod(x.shape[1:4])
+        logits: Tensor = self.expand(functional.silu(self.reduce(mean)))
+        return logits.sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, H, W, C) to the same."""
-        mean = x.mean((1, 2, 3))  # (B, C)
-        gate = self.expand(functional.silu(self.reduce(mean))).sigmoid()
-        return x * gate[:, None, None, None]
+        """(B, T, H, W, C) to (B, T, H, W, C')."""
+        weight = self.gate(x)[:, :, None] * self.project.weight.t()  # (B, C, C')
+        projected = torch.bmm(x.flatten(1, 3), weight)
+        normalised: Tensor = self.norm(projected.view(*x.shape[:-1], -1))
+        return normalised
 
 
 class PositionEncoding(nn.Module):
@@ -198,9 +279,11 @@ class GroupedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, F, T) to (B, F', T)."""
-        weight = self.weight.unflatten(0, (self.groups, -1))  # (G, F'/G, F/G)
-        columns = x.unflatten(1, (self.groups, -1)).permute(1, 2, 0, 3).flatten(2)  # (G, F/G, B·T)
-        y = torch.bmm(weight, columns).flatten(0, 1).unflatten(1, (len(x), -1))  # (F', B, T)
+        windows, channels, frames = x.shape
+        grouped = x.reshape(windows, self.groups, -1, frames).permute(1, 2, 0, 3)
+        columns = grouped.reshape(self.groups, channels // self.groups, -1)  # (G, F/G, B·T)
+        weight = self.weight.view(self.groups, -1, channels // self.groups)  # (G, F'/G, F/G)
+        y = torch.bmm(weight, columns).view(len(self.weight), windows, frames)
         if self.bias is not None:
             y = y + self.bias[:, None, None]
         return y.transpose(0, 1)

@@ -33,9 +33,9 @@ _UNITS = {
     "space.norm": "spat_covn_dw.1.bn",
     "time.conv": "temp_covn_dw.0",
     "time.norm": "temp_covn_dw.1.bn",
-    "gate.reduce": "se.conv_reduce",
-    "gate.expand": "se.conv_expand",
-    "project.conv": "conv_pwl.0",
+    "project.reduce": "se.conv_reduce",
+    "project.expand": "se.conv_expand",
+    "project.project": "conv_pwl.0",
     "project.norm": "conv_pwl.1.bn",
     "shortcut.norm": "bn_sc.bn",
 }
@@ -65,7 +65,7 @@ def published_shape(name: str, shape: torch.Size) -> tuple[int, ...]:
     if len(shape) < 2:
         return tuple(shape)
     if name.startswith("core."):
-        kernel = (1, *shape[2:]) if ".space." in name else (*shape[2:], 1)
+        kernel = (1, *shape[2:]) if ".space." in name else shape[2:]
         return (*shape[:2], *kernel, *(1,) * (3 - len(kernel)))
     return (*shape, 1)
 

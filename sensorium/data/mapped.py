@@ -19,6 +19,9 @@ from sensorium.errors import DataError
 
 REBUILD = "Remove the store and run `dvc repro ingest`, or fetch it again with `dvc checkout --force`."
 
+_ADVISED_BYTES = 2**14
+"""Smallest stretch that is worth a call to announce it, bytes."""
+
 
 class MappedArray:
     """An array whose chunks span all axes but the first."""
@@ -86,7 +89,7 @@ class MappedArray:
         first = (position * self.shape[1] + start) * self._row_bytes
         last = first + (stop - start) * self._row_bytes
         first -= first % mmap.PAGESIZE
-        if last > first:
+        if last - first > _ADVISED_BYTES:
             mapped.madvise(mmap.MADV_WILLNEED, first, last - first)
         view: npt.NDArray[Any] = values[position, start:stop]
         return view

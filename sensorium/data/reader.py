@@ -3,6 +3,7 @@
 B windows, T frames of a window, h w pixels, N neurons of one mouse.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,7 @@ class WindowReader:
         self._window = window
         self._frame = _common_frame(stores)
         self._canvas = canvas or self._frame
+        self._dtype = np.result_type(*(store.frame_dtype for store in stores))
         self._offset = frame_offset(self._frame, self._canvas)
 
     def _view(self, name: str, mouse: int, place: Place) -> npt.NDArray[np.generic]:
@@ -61,40 +63,47 @@ class WindowReader:
     def _frames(self, sample: Sample, out: npt.NDArray[np.generic]) -> None:
         """Fill (T, h, w); the box shows the partner."""
         out[...] = self._view("videos", sample.mouse, sample.own)
-        rows, columns = (
-            slice(max(first - offset, 0), max(last - offset, 0))
-            for first, last, offset in zip(sample.box[:2], sample.box[2:], self._offset, strict=True)
-        )
         if sample.box != NO_BOX:
+            rows, columns = (
+                slice(max(first - offset, 0), max(last - offset, 0))
+                for first, last, offset in zip(sample.box[:2], sample.box[2:], self._offset, strict=True)
+            )
             out[:, rows, columns] = self._view("videos", sample.mouse, sample.partner)[:, rows, columns]
 
     def _responses(self, sample: Sample, out: Float32Array) -> None:
-        """Fill (T, N): relu, then the mix by area."""
+        """Fill (T, N): relu, mixed by area."""
         share = np.float32(sample.box.share(self._canvas))
-        self._relu(sample.mouse, sample.own, out)
+        self._weighted(sample.mouse, sample.own, np.float32(1) - share, out)
         if share > 0:
             partner = np.empty_like(out)
-            self._relu(sample.mouse, sample.partner, partner)
-            partner *= share
-            out *= np.float32(1) - share
-            out += partner
+            self._weighted(sample.mouse, sample.partner, share, partner)
+            np.add(out, partner, out=out)
 
-    def _relu(self, mouse: int, place: Place, out: Float32Array) -> None:
-        out[...] = self._view("responses", mouse, place)
+    def _weighted(self, mouse: int, place: Place, weight: np.float32, out: Float32Array) -> None:
+        view = self._view("responses", mouse, place)
+        if weight == 1:
+            out[...] = view
+        else:
+            np.multiply(view, weight, out=out)
         if not self._stores[mouse].non_negative:
             np.maximum(out, 0, out=out)
 
     def _targets(self, samples: Sequence[Sample]) -> dict[int, Targets]:
-        targets = {}
         mice = np.array([sample.mouse for sample in samples])
+        sizes = [self._window.frames * self._stores[sample.mouse].neurons for sample in samples]
+        # One piece of memory for all mice: it is mapped in huge pages, and crosses to another process as one.
+        buffer = np.empty(sum(sizes), dtype=np.float32)
+        shared, first, targets = torch.from_numpy(buffer), 0, {}
         for mouse in np.unique(mice).tolist():
             rows = np.flatnonzero(mice == mouse)
             shape = (len(rows), self._window.frames, self._stores[mouse].neurons)
-            responses = np.empty(shape, dtype=np.float32)
-            for row, out in zip(rows.tolist(), responses, strict=True):
+            last = first + math.prod(shape)
+            for row, out in zip(rows.tolist(), buffer[first:last].reshape(shape), strict=True):
                 self._responses(samples[row], out)
             # Time-major as in the store; the transpose is a view, so nothing is shuffled in memory.
-            targets[mouse] = Targets(torch.from_numpy(rows), torch.from_numpy(responses).transpose(1, 2))
+            responses = shared[first:last].view(shape).transpose(1, 2)
+            targets[mouse] = Targets(torch.from_numpy(rows), responses)
+            first = last
         return targets
 
     def read(self, samples: Sequence[Sample]) -> Batch:
@@ -103,13 +112,14 @@ class WindowReader:
         Raises:
             DataError: a chunk of a store is missing or damaged.
         """
-        kinds = {self._stores[sample.mouse].frame_dtype for sample in samples}
-        frames = np.empty((len(samples), self._window.frames, *self._frame), dtype=np.result_type(*kinds))
+        frames = np.empty((len(samples), self._window.frames, *self._frame), dtype=self._dtype)
         states = np.empty((len(samples), 2, 4, self._window.frames), dtype=np.float32)
         for position, sample in enumerate(samples):
             self._frames(sample, frames[position])
             self._state(sample.mouse, sample.own, states[position, 0])
-            self._state(sample.mouse, sample.partner, states[position, 1])
+            states[position, 1] = states[position, 0]
+            if sample.box != NO_BOX:
+                self._state(sample.mouse, sample.partner, states[position, 1])
         return Batch(
             torch.from_numpy(frames),
             torch.from_numpy(states),

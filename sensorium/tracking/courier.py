@@ -20,15 +20,13 @@ from typing import TYPE_CHECKING, Any
 from sensorium.paths import Paths
 from sensorium.tracking import runs
 from sensorium.tracking.journal import FINISHED, Delivery, Journal, journals
-from sensorium.tracking.store import Store
+from sensorium.tracking.store import Store, patience
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _log = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 15.0
-"""How long the courier tries after the training has ended."""
 _POLL_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
 _GROUP = 200
@@ -167,13 +165,13 @@ def _groups(events: Events) -> Iterator[Events]:
 def follow(journal: Journal, store: Store, ended: "Ended") -> None:
     """Deliver a journal while it is written, until its run is closed and all of it has arrived.
 
-    After the training's end it tries for `PATIENCE_SECONDS` more; what is left then stays on disk.
+    After the training's end it tries for `patience` seconds more; what is left then stays on disk.
     """
     courier, pause, deadline = Courier(journal, store), 0.0, math.inf
     leftovers = True
     while time.monotonic() < deadline:
         if ended.wait(pause or _POLL_SECONDS):
-            deadline = min(deadline, time.monotonic() + PATIENCE_SECONDS)
+            deadline = min(deadline, time.monotonic() + patience())
             close_if_killed(journal)
         try:
             courier.deliver()

@@ -15,10 +15,9 @@ from sensorium.errors import TrackingError
 from sensorium.files import digest_json, write_json
 from sensorium.paths import Paths
 from sensorium.tracking import provenance
-from sensorium.tracking.courier import PATIENCE_SECONDS
 from sensorium.tracking.journal import FINISHED, Journal, journal_for, journal_name, journals
-from sensorium.tracking.runs import EXPERIMENT, FINGERPRINT, FOLD, GROUP, ROLE
-from sensorium.tracking.store import Store
+from sensorium.tracking.runs import EXPERIMENT, FINGERPRINT, FOLD, FOLDS, GROUP, ROLE
+from sensorium.tracking.store import Store, patience
 from sensorium.training.recorder import Status
 
 _log = logging.getLogger(__name__)
@@ -92,7 +91,7 @@ class TrainingRun:
     def _await_courier(self) -> None:
         self._pipe.close()
         try:
-            self._courier.wait(PATIENCE_SECONDS + _GRACE_SECONDS)
+            self._courier.wait(patience() + _GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             self._courier.terminate()
             self._courier.wait()
@@ -142,6 +141,7 @@ def start_training_run(config: Config, paths: Paths, experiment: str, fold: int,
         TrackingError: another process trains this fold, or `MLFLOW_TRACKING_URI` is of no use.
     """
     store = Store.of(paths)
+    patience()  # a variable that is of no use is refused now, not hours later
     fields = {"experiment": experiment, "fold": fold, "fingerprint": fingerprint}
     journal = journal_for(store.state, fields)
     _forget_others(store, journal, journal_name({**fields, "fingerprint": ""}))
@@ -161,7 +161,7 @@ def _header(config: Config, store: Store, fields: Mapping[str, Any]) -> dict[str
         ROLE: "fold",
         EXPERIMENT: experiment,
         FOLD: str(fields["fold"]),
-        "sensorium.folds": str(len(config.folds.train)),
+        FOLDS: str(len(config.folds.train)),
     }
     datasets = _inputs(config, store.root, experiment, fields["fold"])
     return {

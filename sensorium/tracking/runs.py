@@ -20,7 +20,13 @@ ROLE = "sensorium.role"
 """Tag: `experiment` on a parent, `fold` on a child."""
 FOLD = "sensorium.fold"
 EXPERIMENT = "sensorium.experiment"
+FOLDS = "sensorium.folds"
+"""Tag: number of folds that the experiment trains."""
+VALIDATION, SCORE = "val/", "val/correlation"
+"""Prefix of validation metrics, and the one that decides; `val/correlation/<mouse>` is a mouse's."""
 _PARENT = "mlflow.parentRunId"
+_ENOUGH = 2
+"""Values without which there is no deviation."""
 _CONFIDENCE = 0.95
 _PARAMS_A_CALL = 100
 _METRICS_A_CALL = 1000
@@ -149,36 +155,57 @@ def _children(client: "MlflowClient", parent: str, fold: str | None = None) -> l
 def summarise(client: "MlflowClient", run_id: str) -> None:
     """Bring the parent of a finished fold up to date, and end it.
 
-    The parent's metrics are means over its finished folds, epoch by epoch once all folds are there,
-    and for the last epoch the standard deviation and the 95% confidence interval over folds
-    (Student's t, which holds for few folds).
+    The parent holds the number of finished folds; for each validation metric the mean, the standard
+    deviation and the 95% confidence interval over folds, each fold at its best epoch; the same over
+    mice; and once all folds are there, the mean curve of every metric.
     """
     run = client.get_run(run_id)
     parent = run.data.tags.get(_PARENT)
     if parent is None or not is_alive(client, parent):
         return
     folds = [child for child in _children(client, parent) if child.info.status == FINISHED]
-    wanted = int(run.data.tags.get("sensorium.folds", "1"))
-    log_metrics(client, parent, [(k, v, now(), len(folds)) for k, v in _spread(folds).items()])
-    if len({child.data.tags[FOLD] for child in folds}) == wanted:
+    best = [_best_epoch(client, fold) for fold in folds]
+    summary = {"folds": float(len(folds)), **over_folds(best), **over_mice(best)}
+    log_metrics(client, parent, [(key, value, now(), len(folds)) for key, value in summary.items()])
+    if len({child.data.tags[FOLD] for child in folds}) == int(run.data.tags[FOLDS]):
         log_metrics(client, parent, _mean_curves(client, parent, folds))
     client.set_terminated(parent, FINISHED)
 
 
-def _spread(folds: list["Run"]) -> dict[str, float]:
-    """Mean, standard deviation and confidence interval over folds of the validation metrics."""
-    summary: dict[str, float] = {"folds": len(folds)}
-    keys = {key for fold in folds for key in fold.data.metrics if key in {"val_loss", "val_correlation"}}
+def _best_epoch(client: "MlflowClient", fold: "Run") -> dict[str, float]:
+    """Validation metrics of a fold at the step of its best correlation."""
+    keys = [key for key in fold.data.metrics if key.startswith(VALIDATION)]
+    if SCORE not in keys:
+        return {}
+    curves = {key: {m.step: m.value for m in client.get_metric_history(fold.info.run_id, key)} for key in keys}
+    step = max(curves[SCORE], key=lambda at: curves[SCORE][at])
+    return {key: curve[step] for key, curve in curves.items() if step in curve}
+
+
+def _spread(key: str, values: list[float]) -> dict[str, float]:
+    """Standard deviation and confidence interval (Student's t, which holds for few values)."""
+    if len(values) < _ENOUGH:
+        return {}
+    middle, deviation = statistics.fmean(values), statistics.stdev(values)
+    half = _student_t(len(values) - 1) * deviation / math.sqrt(len(values))
+    return {f"{key}/std": deviation, f"{key}/ci_low": middle - half, f"{key}/ci_high": middle + half}
+
+
+def over_folds(folds: list[dict[str, float]]) -> dict[str, float]:
+    """Mean, deviation and interval over folds of every metric that all of them have."""
+    keys = set.intersection(*map(set, folds)) if folds else set()
+    summary: dict[str, float] = {}
     for key in sorted(keys):
-        values = [fold.data.metrics[key] for fold in folds if key in fold.data.metrics]
-        summary[f"{key}/mean"] = statistics.fmean(values)
-        if len(values) > 1:
-            deviation = statistics.stdev(values)
-            half = _student_t(len(values) - 1) * deviation / math.sqrt(len(values))
-            summary[f"{key}/std"] = deviation
-            summary[f"{key}/ci_low"] = summary[f"{key}/mean"] - half
-            summary[f"{key}/ci_high"] = summary[f"{key}/mean"] + half
+        values = [fold[key] for fold in folds]
+        summary |= {f"{key}/mean": statistics.fmean(values), **_spread(key, values)}
     return summary
+
+
+def over_mice(folds: list[dict[str, float]]) -> dict[str, float]:
+    """Deviation and interval over mice of the correlation, each mouse's the mean of its folds."""
+    mice = sorted({key for fold in folds for key in fold if key.startswith(f"{SCORE}/")})
+    means = [statistics.fmean(fold[mouse] for fold in folds if mouse in fold) for mouse in mice]
+    return _spread(f"{SCORE}/over_mice", means)
 
 
 def _student_t(freedom: int) -> float:

@@ -5,6 +5,7 @@ Without `MLFLOW_TRACKING_URI` the store is embedded: an SQLite file in the proje
 """
 
 import fcntl
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
+PATIENCE_VARIABLE = "SENSORIUM_TRACKING_PATIENCE"
+"""Seconds that a training waits at its end for MLflow to take what is left; 0 leaves it to `sensorium sync`."""
+_PATIENCE_SECONDS = 15.0
 _SQLITE = "sqlite:///"
 
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+_CLIENT_SETTINGS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 """Client settings unless the user sets others: MLflow's own would hold a stage for minutes."""
 
 
@@ -44,6 +48,22 @@ def _absolute(uri: str) -> str:
     if uri.startswith(_SQLITE) and not uri.startswith(_SQLITE + "/"):
         return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).resolve())
     return uri
+
+
+def patience() -> float:
+    """Seconds to wait for MLflow at the end of a training.
+
+    Raises:
+        TrackingError: the variable is not a number of seconds.
+    """
+    text = os.environ.get(PATIENCE_VARIABLE, str(_PATIENCE_SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise TrackingError(f"{PATIENCE_VARIABLE}: {text!r} is no number of seconds.", "Set a number such as 15.")
+    return seconds
 
 
 @contextmanager
@@ -116,7 +136,7 @@ class Store:
         Raises:
             TrackingError: the database was made by another version of MLflow.
         """
-        for name, value in _PATIENCE.items():
+        for name, value in _CLIENT_SETTINGS.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
 

@@ -1,0 +1,392 @@
+"""What a training tells MLflow arrives whole and once, whatever happens to the server or the training."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+from flaky_server import Proxy, mlflow_server, wait_until
+
+from sensorium.errors import TrackingError
+from sensorium.stages import sync
+from sensorium.tracking import start_training_run
+from sensorium.tracking.journal import Journal, journals
+
+EXPERIMENT = "true_batch_001"
+MOUSE = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20"
+
+
+def start(project, fold=0, fingerprint="f" * 64, experiment=EXPERIMENT):
+    return start_training_run(project.config, project.paths, experiment, fold, fingerprint)
+
+
+def epochs(run, first, last, offset=0.0):
+    for step in range(first, last):
+        run.metrics({"train/loss": 1 / (step + 1), "val/correlation": 0.1 * step + offset}, step)
+
+
+def train(project, fold=0, **options):
+    run = start(project, fold, **options)
+    epochs(run, 0, 3, fold / 100)
+    run.close("FINISHED")
+
+
+def fold_runs(project, experiment=EXPERIMENT):
+    client = project.store.client()
+    found = client.get_experiment_by_name(experiment)
+    return client.search_runs([found.experiment_id], "tags.`sensorium.role` = 'fold'") if found else []
+
+
+def parents(project, experiment=EXPERIMENT):
+    client = project.store.client()
+    found = client.get_experiment_by_name(experiment)
+    return client.search_runs([found.experiment_id], "tags.`sensorium.role` = 'experiment'")
+
+
+def steps(project, run, key="train/loss"):
+    return sorted(metric.step for metric in project.store.client().get_metric_history(run.info.run_id, key))
+
+
+def assert_whole(project, run, count):
+    """Every step of both metrics stands once."""
+    assert steps(project, run) == list(range(count))
+    assert steps(project, run, "val/correlation") == list(range(count))
+
+
+# -- the embedded store --------------------------------------------------------------------------
+
+
+def test_a_fold_becomes_a_child_run_with_all_that_is_known_of_it(project):
+    (project.paths.root / "dvc.lock").write_text(
+        "stages:\n  folds:\n    outs:\n    - {path: data/folds, md5: 0123456789abcdef0123456789abcdef.dir}\n"
+    )
+    run = start(project, fold=1)
+    run.params({"extra": {"workers": 2}})
+    epochs(run, 0, 3)
+    config = project.paths.root / "config.json"
+    config.write_text("{}")
+    run.artifact(config)
+    config.unlink()  # the run has its own copy by now
+    run.close("FINISHED")
+
+    (child,), (parent,) = fold_runs(project), parents(project)
+    assert child.info.run_name == "fold_1"
+    assert child.info.status == "FINISHED"
+    assert parent.info.run_name == EXPERIMENT
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.data.tags["sensorium.fingerprint"] == "f" * 64
+    assert child.data.tags["sensorium.seed"] == "0"
+    assert child.data.tags["dvc.data/folds"] == "0123456789abcdef0123456789abcdef.dir"
+    assert child.data.params["training.learning_rate"] == "0.006"
+    assert child.data.params["model.features"] == "[16, 16, 32, 32]"
+    assert child.data.params["extra.workers"] == "2"
+    assert [item.dataset.digest for item in child.inputs.dataset_inputs] == ["0123456789abcdef0123456789abcdef.dir"]
+    assert_whole(project, child, 3)
+    artifacts = project.store.client().list_artifacts(child.info.run_id)
+    assert [artifact.path for artifact in artifacts] == ["config.json"]
+    assert child.info.artifact_uri.startswith((project.paths.root / "mlartifacts" / EXPERIMENT).as_uri())
+
+
+def test_the_link_names_the_run_and_nothing_waits(project):
+    train(project)
+    link = json.loads(project.paths.run_link(EXPERIMENT, 0).read_text())
+    (child,) = fold_runs(project)
+    assert link["run_id"] == child.info.run_id
+    assert link["tracking_uri"] == project.store.uri
+    assert link["journal"] is None
+    assert journals(project.store.state) == []
+
+
+def test_the_parent_sums_up_its_folds(project):
+    for fold in range(3):
+        run = start(project, fold, fingerprint=str(fold) * 64)
+        run.metrics({"val/correlation": 0.1, f"val/correlation/{MOUSE}": 0.1}, 0)
+        run.metrics({"val/correlation": 0.3 + fold / 10, f"val/correlation/{MOUSE}": 0.2}, 1)
+        run.metrics({"val/correlation": 0.2, f"val/correlation/{MOUSE}": 0.5}, 2)
+        run.close("FINISHED")
+    (parent,) = parents(project)
+    assert len(fold_runs(project)) == 3
+    metrics = parent.data.metrics
+    assert metrics["folds"] == 3
+    assert metrics["val/correlation/mean"] == pytest.approx(0.4)
+    assert metrics["val/correlation/std"] == pytest.approx(0.1)
+    half = 4.302653 * 0.1 / 3**0.5  # Student's t, 2 degrees of freedom
+    assert metrics["val/correlation/ci_low"] == pytest.approx(0.4 - half, abs=1e-6)
+    assert metrics["val/correlation/ci_high"] == pytest.approx(0.4 + half, abs=1e-6)
+    assert metrics[f"val/correlation/{MOUSE}/mean"] == pytest.approx(0.2)
+    curve = {m.step: m.value for m in project.store.client().get_metric_history(parent.info.run_id, "val/correlation")}
+    assert curve == pytest.approx({0: 0.1, 1: 0.4, 2: 0.2})
+    assert parent.info.status == "FINISHED"
+
+
+def test_a_fold_trained_anew_begins_a_new_parent(project):
+    train(project, fingerprint="a" * 64)
+    train(project, fingerprint="b" * 64)
+    children = fold_runs(project)
+    assert len({child.data.tags["mlflow.parentRunId"] for child in children}) == 2
+
+
+def test_a_run_that_failed_is_gone_on_with(project):
+    run = start(project)
+    epochs(run, 0, 2)
+    run.close("FAILED")
+    assert not project.paths.run_link(EXPERIMENT, 0).exists()
+    assert [child.info.status for child in fold_runs(project)] == ["FAILED"]
+    run = start(project)
+    epochs(run, 1, 4)
+    run.close("FINISHED")
+    (child,) = fold_runs(project)
+    assert child.info.status == "FINISHED"
+    assert_whole(project, child, 4)
+
+
+def test_a_run_is_found_again_by_its_fingerprint_when_the_journal_is_lost(project):
+    run = start(project)
+    epochs(run, 0, 2)
+    run.close("KILLED")
+    shutil.rmtree(project.store.state / "journals")
+    run = start(project)
+    epochs(run, 0, 4)  # trained from the start: the steps that the server has are left as they are
+    run.close("FINISHED")
+    (child,) = fold_runs(project)
+    assert_whole(project, child, 4)
+
+
+def test_two_trainings_of_one_fold_are_refused(project):
+    run = start(project)
+    with pytest.raises(TrackingError, match="another training of this fold"):
+        start(project)
+    run.close("KILLED")
+
+
+_TRAINING = """
+import os, signal, sys, time
+from pathlib import Path
+from sensorium.config import load
+from sensorium.paths import Paths
+from sensorium.tracking import start_training_run
+root, fold, end = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+run = start_training_run(load(root / "params.yaml"), Paths(root), "true_batch_001", fold, sys.argv[4] * 64)
+for step in range(3):
+    run.metrics({"train/loss": 1.0, "val/correlation": step / 10}, step)
+if end == "kill":
+    time.sleep(float(sys.argv[5]))
+    os.kill(os.getpid(), signal.SIGKILL)
+run.close("FINISHED")
+"""
+
+
+def training_process(project, fold=0, end="finish", fingerprint="f", pause=0.0):
+    arguments = [str(project.paths.root), str(fold), end, fingerprint, str(pause)]
+    return subprocess.Popen([sys.executable, "-c", _TRAINING, *arguments])
+
+
+def released(project, name=f"{EXPERIMENT}-fold_0-" + "f" * 16):
+    with Journal(project.store.state / "journals" / name).claimed("courier") as free:
+        return free
+
+
+@pytest.mark.parametrize("pause", [0.0, 6.0])
+def test_a_killed_training_is_marked_and_goes_on_in_the_same_run(project, pause):
+    process = training_process(project, end="kill", pause=pause)
+    assert process.wait() == -signal.SIGKILL
+    wait_until(lambda: released(project))
+    (child,) = fold_runs(project)
+    assert child.info.status == "KILLED"
+    assert_whole(project, child, 3)
+    run = start(project)
+    epochs(run, 2, 5)
+    run.close("FINISHED")
+    (child,) = fold_runs(project)
+    assert child.info.status == "FINISHED"
+    assert_whole(project, child, 5)
+
+
+def test_folds_in_parallel_on_a_fresh_store(bare_project):
+    processes = [training_process(bare_project, fold, fingerprint=str(fold)) for fold in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    sync.run(bare_project.paths)
+    children = fold_runs(bare_project)
+    assert len(parents(bare_project)) == 1
+    assert Counter(child.info.run_name for child in children) == {"fold_0": 1, "fold_1": 1, "fold_2": 1}
+    for child in children:
+        assert_whole(bare_project, child, 3)
+    assert parents(bare_project)[0].data.metrics["folds"] == 3
+
+
+# -- a server ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, fresh_database):
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copyfile(fresh_database, folder / "mlflow.db")
+    with mlflow_server(folder, f"sqlite:///{folder}/mlflow.db") as port:
+        yield port
+
+
+@pytest.fixture
+def proxy(server, bare_project, monkeypatch):
+    proxy = Proxy(server)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("SENSORIUM_TRACKING_PATIENCE", "1")
+    yield proxy
+    proxy.close()
+
+
+def only(project, fingerprint):
+    (child,) = [run for run in fold_runs(project) if run.data.tags["sensorium.fingerprint"] == fingerprint]
+    return child
+
+
+def test_the_server_is_down_all_the_time(bare_project, proxy):
+    proxy.mode = "down"
+    began = time.monotonic()
+    train(bare_project, fingerprint="down" * 16)
+    assert time.monotonic() - began < 30
+    link = json.loads(bare_project.paths.run_link(EXPERIMENT, 0).read_text())
+    assert link["run_id"] is None
+    assert link["journal"].startswith(EXPERIMENT)
+    with pytest.raises(TrackingError, match="could not be delivered"):
+        sync.run(bare_project.paths)
+    proxy.mode = "up"
+    sync.run(bare_project.paths)
+    child = only(bare_project, "down" * 16)
+    assert child.info.status == "FINISHED"
+    assert_whole(bare_project, child, 3)
+    assert journals(bare_project.store.state) == []
+    sync.run(bare_project.paths)
+    assert_whole(bare_project, only(bare_project, "down" * 16), 3)
+
+
+def test_the_server_is_down_at_the_start(bare_project, proxy):
+    proxy.mode = "down"
+    run = start(bare_project, fingerprint="late" * 16)
+    epochs(run, 0, 2)
+    time.sleep(4)
+    proxy.mode = "up"
+    epochs(run, 2, 4)
+    run.close("FINISHED")
+    sync.run(bare_project.paths)
+    assert_whole(bare_project, only(bare_project, "late" * 16), 4)
+
+
+def arrived(project, fingerprint, step):
+    return any(
+        step in steps(project, run)
+        for run in fold_runs(project)
+        if run.data.tags["sensorium.fingerprint"] == fingerprint
+    )
+
+
+def test_the_server_goes_away_in_the_middle(bare_project, proxy):
+    run = start(bare_project, fingerprint="midd" * 16)
+    epochs(run, 0, 2)
+    wait_until(lambda: arrived(bare_project, "midd" * 16, 1))
+    proxy.mode = "down"
+    epochs(run, 2, 4)
+    time.sleep(2)
+    proxy.mode = "up"
+    epochs(run, 4, 6)
+    run.close("FINISHED")
+    sync.run(bare_project.paths)
+    assert_whole(bare_project, only(bare_project, "midd" * 16), 6)
+
+
+def test_an_answer_that_is_lost_makes_no_step_twice(bare_project, proxy):
+    """The server has stored what it is asked again to store, at another time."""
+    run = start(bare_project, fingerprint="deaf" * 16)
+    epochs(run, 0, 2)
+    wait_until(lambda: arrived(bare_project, "deaf" * 16, 1))
+    proxy.mode = "deaf"
+    epochs(run, 2, 4)
+    wait_until(lambda: proxy.lost > 0)
+    proxy.mode = "up"
+    epochs(run, 4, 5)
+    run.close("FINISHED")
+    sync.run(bare_project.paths)
+    assert_whole(bare_project, only(bare_project, "deaf" * 16), 5)
+
+
+def test_the_server_goes_away_at_the_end_and_the_next_training_delivers(bare_project, proxy):
+    run = start(bare_project, fold=1, fingerprint="last" * 16)
+    epochs(run, 0, 3)
+    wait_until(lambda: arrived(bare_project, "last" * 16, 2))
+    proxy.mode = "down"
+    run.close("FINISHED")
+    link = json.loads(bare_project.paths.run_link(EXPERIMENT, 1).read_text())
+    assert link["run_id"] == only_while(proxy, bare_project, "last" * 16).info.run_id
+    proxy.mode = "up"
+    run = start(bare_project, fold=2, fingerprint="next" * 16)
+    wait_until(lambda: only(bare_project, "last" * 16).info.status == "FINISHED")
+    run.close("KILLED")
+    assert_whole(bare_project, only(bare_project, "last" * 16), 3)
+
+
+def only_while(proxy, project, fingerprint):
+    mode, proxy.mode = proxy.mode, "up"
+    try:
+        return only(project, fingerprint)
+    finally:
+        proxy.mode = mode
+
+
+def test_a_slow_server_does_not_hold_the_training(bare_project, proxy):
+    proxy.mode, proxy.delay = "slow", 1.0
+    run = start(bare_project, fingerprint="slow" * 16)
+    began = time.monotonic()
+    epochs(run, 0, 200)
+    assert time.monotonic() - began < 10
+    run.close("FINISHED")
+    proxy.mode = "up"
+    sync.run(bare_project.paths)
+    assert_whole(bare_project, only(bare_project, "slow" * 16), 200)
+
+
+# -- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("uri", ["file:///tmp/runs", "/tmp/runs", "mlruns"])
+def test_a_folder_as_store_is_refused(project, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(TrackingError, match="MLflow 3 does not write") as told:
+        start(project)
+    assert "Unset MLFLOW_TRACKING_URI" in told.value.remedy
+    assert not project.paths.state.exists()
+
+
+@pytest.mark.parametrize("seconds", ["-1", "soon", "nan"])
+def test_a_patience_that_is_no_number_is_refused(project, monkeypatch, seconds):
+    monkeypatch.setenv("SENSORIUM_TRACKING_PATIENCE", seconds)
+    with pytest.raises(TrackingError, match="SENSORIUM_TRACKING_PATIENCE"):
+        start(project)
+    assert not project.paths.state.exists()
+
+
+def test_a_torn_last_line_is_cut_off(tmp_path):
+    journal = Journal(tmp_path / "journal")
+    journal.append("metrics", values={"a": 1.0}, step=0)
+    with journal.events_file.open("ab") as stream:
+        stream.write(b'{"kind": "metr')
+    assert [event["step"] for event, _ in journal.read()] == [0]
+    journal.mend()
+    journal.append("metrics", values={"a": 2.0}, step=1)
+    assert [event["step"] for event, _ in journal.read()] == [0, 1]
+
+
+def test_passwords_are_not_written_anywhere(project, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    monkeypatch.setenv("SENSORIUM_TRACKING_PATIENCE", "0")
+    train(project)
+    link = project.paths.run_link(EXPERIMENT, 0).read_text()
+    assert "secret" not in link
+    assert "user:***@" in link
+    for path in project.paths.state.rglob("*"):
+        assert path.is_dir() or b"secret" not in path.read_bytes(), path
+    assert os.environ["MLFLOW_TRACKING_URI"].startswith("http://user:secret@")

@@ -1,0 +1,268 @@
+"""Trained folds on disk: model.safetensors, config.json that tells all about it, history.csv.
+
+Equal weights, settings and provenance give equal bytes: no dates, no run ids. The weights are read as plain
+tensors (https://huggingface.co/docs/safetensors), never as code, and only after size and SHA-256 agree with
+config.json.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sensorium.config import ModelConfig, Section, WindowConfig
+from sensorium.errors import CheckpointError
+from sensorium.files import atomic_folder, digest_json, read_json, sha256, write_json
+from sensorium.model.dwiseneuro import DwiseNeuro
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+HISTORY = "history.csv"
+
+_REMEDY = "Fetch the fold again with `dvc pull`, or train or import it again."
+
+
+class MouseInfo(Section):
+    """One readout."""
+
+    name: str
+    """The mouse."""
+    neurons: int
+    """Its number of neurons."""
+    unit_ids: str | None = None
+    """Digest of the neurons' unit ids in order (`digest_units`); null where they were not at hand."""
+
+
+class ModelInfo(Section):
+    """All that a trained fold says about itself."""
+
+    experiment: str
+    """Experiment of params.yaml."""
+    fold: int
+    """Fold that was held out."""
+    model: ModelConfig
+    """Shape of the model."""
+    window: WindowConfig
+    """Frames that the model sees."""
+    mice: tuple[MouseInfo, ...]
+    """The readouts in order."""
+    scores: dict[str, Any] = Field(default_factory=dict)
+    """Validation figures of the weights kept, such as epoch and correlation, by name."""
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    """Where the weights come from: code version, digests of the inputs, settings, seed; never a run or a date."""
+
+    @property
+    def neurons(self) -> dict[str, int]:
+        """Number of neurons by mouse, in the order of the readouts."""
+        return {mouse.name: mouse.neurons for mouse in self.mice}
+
+    def index(self, mouse: str) -> int:
+        """Readout of `mouse`.
+
+        Raises:
+            CheckpointError: the model has none.
+        """
+        names = list(self.neurons)
+        if mouse not in names:
+            raise CheckpointError(
+                f"{self.experiment}, fold {self.fold}: has no readout for mouse {mouse!r}.",
+                f"Its mice are {', '.join(names)}.",
+            )
+        return names.index(mouse)
+
+
+class _WeightsInfo(Section):
+    """The weights that config.json belongs to."""
+
+    bytes: int
+    sha256: str
+
+
+class _Document(ModelInfo):
+    """Content of config.json."""
+
+    format: Literal[1] = 1
+    weights: _WeightsInfo
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model in evaluation mode, and what is known of it."""
+
+    model: DwiseNeuro
+    info: ModelInfo
+    digest: str
+    """SHA-256 over config.json's content, which holds that of the weights."""
+
+
+def digest_units(unit_ids: np.ndarray[Any, np.dtype[Any]]) -> str:
+    """SHA-256 of the unit ids in the order of the neurons.
+
+    Args:
+        unit_ids: (N,) unsigned integers.
+    """
+    return hashlib.sha256(np.ascontiguousarray(unit_ids, dtype="<u8").tobytes()).hexdigest()
+
+
+def fill(folder: Path, state: Mapping[str, Tensor], info: ModelInfo, history: bytes | None = None) -> str:
+    """Write a trained fold into an empty folder; see `save` for the atomic form.
+
+    Args:
+        folder: exists and is empty.
+        state: entries of the model that `info` describes.
+        info: goes to config.json.
+        history: goes to history.csv.
+
+    Returns:
+        The digest, as in `TrainedModel`.
+
+    Raises:
+        CheckpointError: the disk is full or not writable.
+    """
+    weights = folder / WEIGHTS
+    try:
+        save_file({name: entry.detach().cpu().contiguous() for name, entry in state.items()}, weights)
+        written = _WeightsInfo(bytes=weights.stat().st_size, sha256=sha256(weights))
+        document = _Document(**dict(info), weights=written).model_dump(mode="json")
+        write_json(folder / CONFIG, document)
+        if history is not None:
+            (folder / HISTORY).write_bytes(history)
+    except (OSError, SafetensorError) as fault:
+        raise CheckpointError(
+            f"{folder}: cannot be written ({fault}).",
+            "Free space on the disk or make it writable, then run the command again; what was there before still is.",
+        ) from fault
+    return digest_json(document)
+
+
+def save(folder: Path, model: DwiseNeuro, info: ModelInfo, history: bytes | None = None) -> str:
+    """Write a trained fold atomically: whole, or what was there before.
+
+    Args:
+        folder: the fold's final folder, replaced when it exists.
+        model: weights to save.
+        info: goes to config.json.
+        history: goes to history.csv.
+
+    Returns:
+        The digest, as in `TrainedModel`.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; `folder` is as before.
+    """
+    with atomic_folder(folder) as partial:
+        return fill(partial, model.state_dict(), info, history)
+
+
+def load(
+    folder: Path,
+    device: str | torch.device = "cpu",
+    mice: Mapping[str, int] | None = None,
+    units: Mapping[str, str] | None = None,
+) -> TrainedModel:
+    """Read a trained fold.
+
+    Args:
+        folder: holds model.safetensors and config.json.
+        device: where to put the weights.
+        mice: number of neurons by mouse, in order, that the model must have.
+        units: digest of the unit ids by mouse, compared where the fold knows its own.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        CheckpointError: files are missing, truncated or foreign, or the mice differ.
+    """
+    document, digest = _read_document(folder)
+    info = ModelInfo(**{name: value for name, value in document if name in ModelInfo.model_fields})
+    if mice is not None:
+        _check_mice(folder, info, mice)
+    _check_units(folder, info, units or {})
+    state = _read_weights(folder / WEIGHTS, document.weights)
+    with torch.device("meta"):
+        model = DwiseNeuro(info.model, list(info.neurons.values()))
+    _check_state(folder / WEIGHTS, state, model.state_dict())
+    model.load_state_dict(state, assign=True)
+    return TrainedModel(model.to(device).eval(), info, digest)
+
+
+def read_info(folder: Path) -> tuple[ModelInfo, str]:
+    """What a trained fold says about itself, and its digest, without reading the weights.
+
+    Raises:
+        CheckpointError: config.json is missing or not of this form.
+    """
+    document, digest = _read_document(folder)
+    return ModelInfo(**{name: value for name, value in document if name in ModelInfo.model_fields}), digest
+
+
+def _read_document(folder: Path) -> tuple[_Document, str]:
+    tree = read_json(folder / CONFIG, CheckpointError, _REMEDY)
+    try:
+        return _Document.model_validate(tree), digest_json(tree)
+    except ValidationError as faults:
+        fault = faults.errors()[0]
+        key = ".".join(str(part) for part in fault["loc"])
+        raise CheckpointError(f"{folder / CONFIG}: {key}: {fault['msg']}.", _REMEDY) from faults
+
+
+def _read_weights(path: Path, expected: _WeightsInfo) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: the file does not exist.", _REMEDY)
+    size = path.stat().st_size
+    if size != expected.bytes:
+        raise CheckpointError(f"{path}: has {size:,} bytes, expected {expected.bytes:,}.", _REMEDY)
+    if sha256(path) != expected.sha256:
+        raise CheckpointError(f"{path}: its SHA-256 is not the one in {CONFIG}: damaged or foreign.", _REMEDY)
+    try:
+        return load_file(path)
+    except SafetensorError as fault:
+        raise CheckpointError(f"{path}: not a safetensors file ({fault}).", _REMEDY) from fault
+
+
+def _check_state(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    odd = sorted(set(found) ^ set(expected))
+    if odd:
+        state = "missing" if odd[0] in expected else "unknown"
+        raise CheckpointError(
+            f"{path}: weights of another model: entry {odd[0]!r} is {state} ({len(odd)} entries differ).", _REMEDY
+        )
+    for name, entry in expected.items():
+        if found[name].shape != entry.shape or found[name].dtype != entry.dtype:
+            raise CheckpointError(
+                f"{path}: weights of another model: entry {name!r} is {found[name].dtype} {tuple(found[name].shape)}, "
+                f"expected {entry.dtype} {tuple(entry.shape)}.",
+                _REMEDY,
+            )
+
+
+def _check_mice(folder: Path, info: ModelInfo, expected: Mapping[str, int]) -> None:
+    if list(info.neurons) != list(expected):
+        raise CheckpointError(
+            f"{folder}: trained on the mice {', '.join(info.neurons)}, expected {', '.join(expected)}.",
+            "Use a fold trained on the mice of params.yaml, in their order, or change dataset.mice.",
+        )
+    for name, neurons in expected.items():
+        if info.neurons[name] != neurons:
+            raise CheckpointError(
+                f"{folder}: mouse {name} has {info.neurons[name]} neurons there and {neurons} in the data.",
+                "Use a fold trained on this data, or ingest the mouse that it was trained on.",
+            )
+
+
+def _check_units(folder: Path, info: ModelInfo, expected: Mapping[str, str]) -> None:
+    for mouse in info.mice:
+        if mouse.unit_ids is not None and expected.get(mouse.name, mouse.unit_ids) != mouse.unit_ids:
+            raise CheckpointError(
+                f"{folder}: mouse {mouse.name} has other neurons there than in the data, or in another order.",
+                "Use a fold trained on this data, or ingest the mouse that it was trained on.",
+            )

@@ -9,11 +9,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -30,17 +30,6 @@ HISTORY = "history.csv"
 _REMEDY = "Fetch the fold again with `dvc pull`, or train or import it again."
 
 
-class MouseInfo(Section):
-    """One readout."""
-
-    name: str
-    """The mouse."""
-    neurons: int
-    """Its number of neurons."""
-    unit_ids: str | None = None
-    """Digest of the neurons' unit ids in order (`digest_units`); null where they were not at hand."""
-
-
 class ModelInfo(Section):
     """All that a trained fold says about itself."""
 
@@ -52,31 +41,14 @@ class ModelInfo(Section):
     """Shape of the model."""
     window: WindowConfig
     """Frames that the model sees."""
-    mice: tuple[MouseInfo, ...]
-    """The readouts in order."""
+    mice: dict[str, int]
+    """Number of neurons by mouse, in the order of the readouts."""
+    units: dict[str, str] = Field(default_factory=dict)
+    """Digest of the neurons' unit ids (`digest_units`) by mouse, where they were at hand."""
     scores: dict[str, Any] = Field(default_factory=dict)
     """Validation figures of the weights kept, such as epoch and correlation, by name."""
     provenance: dict[str, Any] = Field(default_factory=dict)
     """Where the weights come from: code version, digests of the inputs, settings, seed; never a run or a date."""
-
-    @property
-    def neurons(self) -> dict[str, int]:
-        """Number of neurons by mouse, in the order of the readouts."""
-        return {mouse.name: mouse.neurons for mouse in self.mice}
-
-    def index(self, mouse: str) -> int:
-        """Readout of `mouse`.
-
-        Raises:
-            CheckpointError: the model has none.
-        """
-        names = list(self.neurons)
-        if mouse not in names:
-            raise CheckpointError(
-                f"{self.experiment}, fold {self.fold}: has no readout for mouse {mouse!r}.",
-                f"Its mice are {', '.join(names)}.",
-            )
-        return names.index(mouse)
 
 
 class _WeightsInfo(Section):
@@ -86,11 +58,24 @@ class _WeightsInfo(Section):
     sha256: str
 
 
-class _Document(ModelInfo):
-    """Content of config.json."""
+class _Document(Section):
+    """Content of config.json; the mice are a list there, as JSON objects have no order."""
 
     format: Literal[1] = 1
+    info: ModelInfo
+    readouts: tuple[str, ...]
     weights: _WeightsInfo
+
+    @model_validator(mode="after")
+    def _check_readouts(self) -> Self:
+        if sorted(self.readouts) != sorted(self.info.mice):
+            raise ValueError("readouts and info.mice name different mice")
+        return self
+
+    @property
+    def ordered_info(self) -> ModelInfo:
+        """The info with its mice in the order of the readouts."""
+        return self.info.model_copy(update={"mice": {name: self.info.mice[name] for name in self.readouts}})
 
 
 @dataclass(frozen=True)
@@ -112,17 +97,16 @@ def digest_units(unit_ids: np.ndarray[Any, np.dtype[Any]]) -> str:
     return hashlib.sha256(np.ascontiguousarray(unit_ids, dtype="<u8").tobytes()).hexdigest()
 
 
-def fill(folder: Path, state: Mapping[str, Tensor], info: ModelInfo, history: bytes | None = None) -> str:
+def fill(
+    folder: Path, state: Mapping[str, Tensor], info: ModelInfo, extra: Mapping[str, str | bytes] | None = None
+) -> None:
     """Write a trained fold into an empty folder; see `save` for the atomic form.
 
     Args:
         folder: exists and is empty.
         state: entries of the model that `info` describes.
         info: goes to config.json.
-        history: goes to history.csv.
-
-    Returns:
-        The digest, as in `TrainedModel`.
+        extra: content of further files, by name.
 
     Raises:
         CheckpointError: the disk is full or not writable.
@@ -131,35 +115,31 @@ def fill(folder: Path, state: Mapping[str, Tensor], info: ModelInfo, history: by
     try:
         save_file({name: entry.detach().cpu().contiguous() for name, entry in state.items()}, weights)
         written = _WeightsInfo(bytes=weights.stat().st_size, sha256=sha256(weights))
-        document = _Document(**dict(info), weights=written).model_dump(mode="json")
-        write_json(folder / CONFIG, document)
-        if history is not None:
-            (folder / HISTORY).write_bytes(history)
+        document = _Document(info=info, readouts=tuple(info.mice), weights=written)
+        write_json(folder / CONFIG, document.model_dump(mode="json"))
+        for name, content in (extra or {}).items():
+            (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
     except (OSError, SafetensorError) as fault:
         raise CheckpointError(
             f"{folder}: cannot be written ({fault}).",
             "Free space on the disk or make it writable, then run the command again; what was there before still is.",
         ) from fault
-    return digest_json(document)
 
 
-def save(folder: Path, model: DwiseNeuro, info: ModelInfo, history: bytes | None = None) -> str:
+def save(folder: Path, model: DwiseNeuro, info: ModelInfo, extra: Mapping[str, str | bytes] | None = None) -> None:
     """Write a trained fold atomically: whole, or what was there before.
 
     Args:
         folder: the fold's final folder, replaced when it exists.
         model: weights to save.
         info: goes to config.json.
-        history: goes to history.csv.
-
-    Returns:
-        The digest, as in `TrainedModel`.
+        extra: content of further files, by name, such as history.csv.
 
     Raises:
         CheckpointError: the disk is full or not writable; `folder` is as before.
     """
     with atomic_folder(folder) as partial:
-        return fill(partial, model.state_dict(), info, history)
+        fill(partial, model.state_dict(), info, extra)
 
 
 def load(
@@ -183,26 +163,34 @@ def load(
         CheckpointError: files are missing, truncated or foreign, or the mice differ.
     """
     document, digest = _read_document(folder)
-    info = ModelInfo(**{name: value for name, value in document if name in ModelInfo.model_fields})
+    info = document.ordered_info
     if mice is not None:
         _check_mice(folder, info, mice)
     _check_units(folder, info, units or {})
     state = _read_weights(folder / WEIGHTS, document.weights)
     with torch.device("meta"):
-        model = DwiseNeuro(info.model, list(info.neurons.values()))
+        model = DwiseNeuro(info.model, list(info.mice.values()))
     _check_state(folder / WEIGHTS, state, model.state_dict())
     model.load_state_dict(state, assign=True)
     return TrainedModel(model.to(device).eval(), info, digest)
 
 
-def read_info(folder: Path) -> tuple[ModelInfo, str]:
-    """What a trained fold says about itself, and its digest, without reading the weights.
+def read_info(folder: Path) -> ModelInfo:
+    """What a trained fold says about itself, without reading the weights.
 
     Raises:
         CheckpointError: config.json is missing or not of this form.
     """
-    document, digest = _read_document(folder)
-    return ModelInfo(**{name: value for name, value in document if name in ModelInfo.model_fields}), digest
+    return _read_document(folder)[0].ordered_info
+
+
+def digest(folder: Path) -> str:
+    """The digest that `TrainedModel` would have, without reading the weights.
+
+    Raises:
+        CheckpointError: config.json is missing or not of this form.
+    """
+    return _read_document(folder)[1]
 
 
 def _read_document(folder: Path) -> tuple[_Document, str]:
@@ -246,23 +234,23 @@ def _check_state(path: Path, found: Mapping[str, Tensor], expected: Mapping[str,
 
 
 def _check_mice(folder: Path, info: ModelInfo, expected: Mapping[str, int]) -> None:
-    if list(info.neurons) != list(expected):
+    if list(info.mice) != list(expected):
         raise CheckpointError(
-            f"{folder}: trained on the mice {', '.join(info.neurons)}, expected {', '.join(expected)}.",
+            f"{folder}: trained on the mice {', '.join(info.mice)}, expected {', '.join(expected)}.",
             "Use a fold trained on the mice of params.yaml, in their order, or change dataset.mice.",
         )
     for name, neurons in expected.items():
-        if info.neurons[name] != neurons:
+        if info.mice[name] != neurons:
             raise CheckpointError(
-                f"{folder}: mouse {name} has {info.neurons[name]} neurons there and {neurons} in the data.",
+                f"{folder}: mouse {name} has {info.mice[name]} neurons there, expected {neurons}.",
                 "Use a fold trained on this data, or ingest the mouse that it was trained on.",
             )
 
 
 def _check_units(folder: Path, info: ModelInfo, expected: Mapping[str, str]) -> None:
-    for mouse in info.mice:
-        if mouse.unit_ids is not None and expected.get(mouse.name, mouse.unit_ids) != mouse.unit_ids:
+    for name, units in info.units.items():
+        if expected.get(name, units) != units:
             raise CheckpointError(
-                f"{folder}: mouse {mouse.name} has other neurons there than in the data, or in another order.",
+                f"{folder}: mouse {name} has other neurons there than in the data, or in another order.",
                 "Use a fold trained on this data, or ingest the mouse that it was trained on.",
             )

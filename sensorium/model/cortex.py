@@ -22,7 +22,7 @@ class CortexLayer(nn.Module):
         self.groups = groups
         self.drop_rate = drop_rate
         self.mix = GroupedLinear(inputs, outputs, groups, bias=False)
-        self.norm = SequenceNorm(outputs)
+        self.norm: nn.Module = SequenceNorm(outputs)
         self.shortcut = SequenceNorm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -220,7 +220,9 @@ class GatedProjection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, H, W, C) to (B, T, H, W, C')."""
         weight = self.gate(x)[:, :, None] * self.project.weight.t()  # (B, C, C')
-        projected = torch.bmm(x.flatten(1, 3), weight)
+        pixels = x.flatten(1, 3)  # (B, T·H·W, C)
+        bias = self.project.bias
+        projected = torch.bmm(pixels, weight) if bias is None else torch.baddbmm(bias, pixels, weight)
         normalised: Tensor = self.norm(projected.view(*x.shape[:-1], -1))
         return normalised
 

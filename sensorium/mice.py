@@ -1,7 +1,7 @@
 """Facts of the Sensorium 2023 competition that no setting changes (arXiv:2305.19654).
 
 Which mice a run uses, their number, neurons and trials come from the data and params.yaml; this file
-only knows the competition's names for things.
+only knows the competition's names for things, and what can be told of it without its data.
 """
 
 from typing import Literal, get_args
@@ -34,6 +34,21 @@ SPLITS: tuple[str, ...] = (FOLDS_SPLIT, *TEST_TIERS)
 
 FRAMES_PER_SECOND = 30.0
 """Sampling rate of all modalities after resampling by the organisers, in Hz."""
+
+NEURONS: dict[str, int] = {
+    "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20": 7863,
+    "dynamic29623-4-9-Video-9b4f6a1a067fe51e15306b9628efea20": 7908,
+    "dynamic29647-19-8-Video-9b4f6a1a067fe51e15306b9628efea20": 8202,
+    "dynamic29712-5-9-Video-9b4f6a1a067fe51e15306b9628efea20": 7939,
+    "dynamic29755-2-8-Video-9b4f6a1a067fe51e15306b9628efea20": 8122,
+    "dynamic29156-11-10-Video-8744edeac3b4d1ce16b680916b5267ce": 7440,
+    "dynamic29228-2-10-Video-8744edeac3b4d1ce16b680916b5267ce": 7928,
+    "dynamic29234-6-9-Video-8744edeac3b4d1ce16b680916b5267ce": 8285,
+    "dynamic29513-3-5-Video-8744edeac3b4d1ce16b680916b5267ce": 7671,
+    "dynamic29514-2-9-Video-8744edeac3b4d1ce16b680916b5267ce": 7495,
+}
+"""Neurons of the competition's mice, in the order of the published model's readouts. A run takes them from its
+stores; these stand in where published weights are read or a model is described before there is any data."""
 
 SUBMISSION_NAMES: dict[str, str] = {
     "live_test_main": "predictions_live_main",

@@ -31,12 +31,20 @@ def synthesize(mouse: Mouse = None) -> None:
         stage.run(ctx.config, ctx.paths, name)
 
 
-def download(mouse: Mouse = None) -> None:
-    """Download the competition's mice that are missing: one zip each, 148 GB in all."""
+def download(
+    mouse: Mouse = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Check mice that are there by file sizes alone.")] = False,
+) -> None:
+    """Download the competition's mice that are missing: one zip each, 148 GB in all.
+
+    A stopped download goes on where it was. Mice that are there are never touched: downloaded ones
+    are compared with the manifest of their download, others taken as they are. SENSORIUM_DOWNLOAD_URL
+    names a mirror.
+    """
     from sensorium.stages import download as stage
 
     ctx = context()
-    stage.run(ctx.config, ctx.paths, ctx.mice(mouse))
+    stage.run(ctx.config, ctx.paths, ctx.mice(mouse), quick)
 
 
 def verify(

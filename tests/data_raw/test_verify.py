@@ -1,6 +1,7 @@
 """Verification: every rule is broken once and found; findings come all at once."""
 
 import json
+import re
 import shutil
 import sys
 
@@ -90,8 +91,7 @@ def test_rules_of_structure(new_mouse, file, change, level, rule, message):
     edit(new_mouse / file, change)
     report = verify_mouse(new_mouse, "new", quick=True)
     assert (level, rule, file) in found(report)
-    with pytest.raises(AssertionError, match=message):
-        assert not report.findings, [finding.message for finding in report.findings]
+    assert any(re.search(message, finding.message) for finding in report.findings if finding.rule == rule)
 
 
 def test_missing_extra_and_truncated_files(new_mouse):

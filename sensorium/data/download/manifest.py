@@ -1,0 +1,74 @@
+"""What a download published: sizes and SHA-256 of a mouse's files, checked by every later run.
+
+The competition publishes no checksums; the manifest therefore guards against later damage, while the
+zip's own CRC-32 guards the transfer. It lies inside the mouse's folder and travels with it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypedDict
+
+from sensorium.data.download.archive import FileEntry
+from sensorium.errors import DataError
+from sensorium.files import read_json, sha256, write_json
+
+MANIFEST = Path("meta", "manifest.json")
+"""Place of the manifest inside a mouse's folder."""
+
+
+class Manifest(TypedDict):
+    """Content of the manifest."""
+
+    url: str
+    zip: FileEntry
+    files: dict[str, FileEntry]
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a mouse's manifest."""
+    write_json(folder / MANIFEST, manifest)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Read a mouse's manifest; None where there is none.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    remedy = f"Remove {path} to take the mouse as it is, or the mouse's folder to download it again."
+    tree = read_json(path, DataError, remedy)
+    if not isinstance(tree, dict) or not isinstance(tree.get("files"), dict):
+        raise DataError(f"{path}: not a manifest.", remedy)
+    return Manifest(url=str(tree.get("url", "")), zip=tree["zip"], files=tree["files"])
+
+
+def check_manifest(folder: Path, manifest: Manifest, quick: bool, on_bytes: Callable[[int], None]) -> None:
+    """Compare a mouse's files with its manifest.
+
+    Args:
+        folder: the mouse's folder.
+        manifest: what was published.
+        quick: compare sizes alone.
+        on_bytes: called with the size of each file.
+
+    Raises:
+        DataError: files are missing or changed; all of them are counted, the first is named.
+    """
+    changed: list[str] = []
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            changed.append(f"{name} is missing")
+        elif path.stat().st_size != entry["size"]:
+            changed.append(f"{name} has {path.stat().st_size} bytes, the download had {entry['size']}")
+        elif not quick and sha256(path) != entry["sha256"]:
+            changed.append(f"{name} has another SHA-256 than the download")
+        on_bytes(entry["size"])
+    if changed:
+        raise DataError(
+            f"{folder}: {len(changed)} of {len(manifest['files'])} files differ from the download: {changed[0]}.",
+            f"Remove the folder to download the mouse again; or, if the change is yours, remove {MANIFEST} inside it.",
+        )

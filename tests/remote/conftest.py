@@ -63,24 +63,39 @@ def s3(_s3_server):
     return server
 
 
+@pytest.fixture(scope="session")
+def clean_environment(tmp_path_factory):
+    """A context without credentials, profiles, git or DVC settings of the person who runs the tests."""
+    home = tmp_path_factory.mktemp("home")
+    wanted = {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home / ".config"),
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_SITE_CACHE_DIR": str(home / "dvc"),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        **{f"GIT_{role}_NAME": "Tester" for role in ("AUTHOR", "COMMITTER")},
+        **{f"GIT_{role}_EMAIL": "tester@example.org" for role in ("AUTHOR", "COMMITTER")},
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    }
+
+    @contextlib.contextmanager
+    def clean():
+        with pytest.MonkeyPatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith(("AWS_", "DVC_", "GIT_"))]:
+                patch.delenv(name)
+            for name, value in wanted.items():
+                patch.setenv(name, value)
+            yield
+
+    return clean
+
+
 @pytest.fixture(autouse=True)
-def _no_foreign_settings(monkeypatch, tmp_path):
-    """No credentials, profiles or DVC settings of the person who runs the tests."""
-    for name in list(os.environ):
-        if name.startswith(("AWS_", "DVC_", "GIT_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home" / ".config"))
-    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
-    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "home" / "dvc"))
-    monkeypatch.setenv("DVC_TEST", "true")
-    for role in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{role}_NAME", "Tester")
-        monkeypatch.setenv(f"GIT_{role}_EMAIL", "tester@example.org")
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
-    monkeypatch.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
+def _clean_environment(clean_environment):
+    with clean_environment():
+        yield
 
 
 @dataclass(frozen=True)
@@ -128,27 +143,32 @@ class Project:
         self.run("git add -A")
         self.run(["git", "commit", "-q", "-m", message])
 
+    def copy(self, to):
+        shutil.copytree(self.root, to)
+        return Project(to)
+
     def clone(self, to):
         self.run(["git", "clone", "-q", str(self.root), str(to)])
         return Project(to)
 
 
 @pytest.fixture(scope="session")
-def _empty_project(tmp_path_factory):
-    root = tmp_path_factory.mktemp("empty")
-    made = Project(root)
-    made.run("git init -q -b main")
-    made.run(f"{BIN}/dvc init -q")
+def empty_project(tmp_path_factory, clean_environment):
+    """A git repository with DVC and no commit, to be copied."""
+    made = Project(tmp_path_factory.mktemp("empty") / "project")
+    made.root.mkdir()
+    with clean_environment():
+        made.run("git init -q -b main")
+        made.run("dvc init -q")
     made.write("params.yaml", "seed: 1\n")
     made.write(".gitignore", "/data/\n")
-    return root
+    return made
 
 
 @pytest.fixture
-def project(_empty_project, tmp_path):
+def project(empty_project, tmp_path):
     """A git repository with DVC, a params.yaml and nothing else."""
-    made = Project(tmp_path / "project")
-    shutil.copytree(_empty_project, made.root)
+    made = empty_project.copy(tmp_path / "project")
     made.commit("start")
     return made
 

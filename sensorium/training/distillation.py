@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sensorium.data.batch import Batch
 from sensorium.model.dwiseneuro import DwiseNeuro
+from sensorium.model.fuse import fold_batch_norms
 from sensorium.training.losses import Target, pair_weights
 from sensorium.training.task import Supervised
 
@@ -34,7 +35,7 @@ class Distillation(Supervised):
             autocast: context of the teacher's arithmetic.
         """
         super().__init__(canvas, len(teacher.neurons))
-        self.teacher = teacher.eval().requires_grad_(False)
+        self.teacher = fold_batch_norms(teacher.eval())
         self.ratio = ratio
         self.autocast = autocast
 

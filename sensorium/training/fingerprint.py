@@ -15,18 +15,18 @@ _CODE = ("data", "model", "training")
 _CHECKSUM_BYTES = 4
 
 
-def provenance(config: Config, paths: Paths, experiment: str, fold: int) -> dict[str, Any]:
+def provenance(config: Config, paths: Paths, experiment: str, fold: int, teacher: str | None) -> dict[str, Any]:
     """Settings, data, code and command that one fold's training depends on; digests for what is large.
 
     The section `runtime` is left out: a training may go on with other devices or loader processes.
 
     Args:
         config: settings.
-        paths: where stores, folds and a teacher lie.
+        paths: where stores and folds lie.
         experiment: its name.
         fold: fold to hold out.
+        teacher: digest of the teacher's fold, where there is one.
     """
-    distillation = config.experiment(experiment).distillation
     return {
         "experiment": experiment,
         "fold": fold,
@@ -36,7 +36,7 @@ def provenance(config: Config, paths: Paths, experiment: str, fold: int) -> dict
         "settings": config.experiment(experiment).model_dump(mode="json"),
         "stores": [[mouse, store_digest(paths.store(mouse))] for mouse in config.dataset.mice],
         "folds": folder_digest(paths.folds),
-        "teacher": folder_digest(paths.fold(distillation.teacher, fold)) if distillation else None,
+        "teacher": teacher,
         "code": {part: folder_digest(_PACKAGE / part, "*.py") for part in _CODE},
         "torch": torch.__version__,
     }

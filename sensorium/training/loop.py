@@ -207,7 +207,10 @@ class Trainer:
         self.fabric.barrier()
 
     def _restore(self) -> None:
-        path = self.folder.latest(self.around.view.note) if self.fabric.is_global_zero else None
+        path = None
+        if self.fabric.is_global_zero:
+            self.folder.tidy()
+            path = self.folder.latest(self.around.view.note)
         path = self.fabric.broadcast(path)
         if path is None:
             return

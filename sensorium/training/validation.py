@@ -16,6 +16,7 @@ from sensorium.data.dataset import ValidationData
 from sensorium.data.inputs import assemble
 from sensorium.metrics import StreamingCorrelation
 from sensorium.model.dwiseneuro import DwiseNeuro
+from sensorium.model.fuse import fold_batch_norms
 from sensorium.training.losses import Target, poisson_loss
 
 
@@ -79,10 +80,11 @@ class FoldValidation:
         Returns:
             `val_loss`, `val_correlation`, and `val_correlation/<mouse>` for each mouse.
         """
+        folded = fold_batch_norms(model)
         scores = [_MouseScores(StreamingCorrelation(neurons)) for neurons in model.neurons]
         for position, batch in enumerate(self.data.loader(self.batch_size, workers=0)):
             if position % self.fabric.world_size == self.fabric.global_rank:
-                self._predict(model, batch, position, scores)
+                self._predict(folded, batch, position, scores)
                 pause()
         return self._summary(self._gather(scores))
 

@@ -99,9 +99,10 @@ class Transfer:
                     self._attempt(session)
                     break
                 except _TransientError as fault:
-                    failures = 1 if self.arrived > most else failures + 1
+                    failures = 0 if self.arrived > most else failures + 1
                     most = max(most, self.arrived)
                     self._pause(fault, failures)
+        self._part.touch()  # an empty file arrives without a byte
         self._part.replace(self._target)
         self._origin.unlink(missing_ok=True)
 
@@ -121,7 +122,7 @@ class Transfer:
                 f"{self._url}: no progress in {failures} attempts, the last one: {fault}.",
                 f"Check the connection and run the command again; it goes on at byte {self.arrived}.",
             ) from fault
-        pause = fault.pause if fault.pause is not None else policy.first_pause * 2 ** (failures - 1)
+        pause = fault.pause if fault.pause is not None else policy.first_pause * 2 ** max(failures - 1, 0)
         if self._stop.wait(min(pause, policy.longest_pause)):
             self._raise_stopped()
 

@@ -93,3 +93,7 @@ class Paths:
     def state(self) -> Path:
         """Resume state, locks and logs: outside every stage's outputs, ignored by git and DVC."""
         return self.root / ".sensorium"
+
+    def training_lock(self, experiment: str, fold: int) -> Path:
+        """Held by whoever writes a trained fold."""
+        return self.state / "locks" / f"train-{experiment}-fold_{fold}.lock"

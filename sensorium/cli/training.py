@@ -1,13 +1,24 @@
 """Verbs around the model and its training."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from sensorium.cli.options import Experiment, Folds, context
 
+_Folder = Annotated[Path, typer.Argument(help="Folder of the published form: <experiment>/fold_<k>/model-*.pth.")]
+
 
 def add_commands(app: typer.Typer) -> None:
     """Register the verbs of this group."""
-    app.command(rich_help_panel="Training")(train)
+    panel = "Training"
+    app.command(rich_help_panel=panel)(train)
+    app.command(rich_help_panel=panel)(model)
+    weights = typer.Typer(help="Take in or give out weights in the published form.", no_args_is_help=True)
+    weights.command("import")(import_weights)
+    weights.command("export")(export_weights)
+    app.add_typer(weights, name="weights", rich_help_panel=panel)
 
 
 def train(experiment: Experiment, folds: Folds = None) -> None:
@@ -21,3 +32,41 @@ def train(experiment: Experiment, folds: Folds = None) -> None:
     ctx.config.experiment(experiment)
     for fold in ctx.folds(folds):
         stage.run(ctx.config, ctx.paths, experiment, fold)
+
+
+def model(
+    experiment: Experiment,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+) -> None:
+    """Print the layers of an experiment's model: shapes, parameters, multiply-adds."""
+    from sensorium.stages import model as stage
+
+    ctx = context()
+    stage.run(ctx.config, ctx.paths, experiment, as_json=as_json)
+
+
+def import_weights(
+    folder: _Folder,
+    experiment: Experiment,
+    force: Annotated[bool, typer.Option("--force", help="Replace trained folds that are there already.")] = False,
+) -> None:
+    """Take in published weights as the trained folds of an experiment.
+
+    FOLDER holds the experiment's folder, or is it. All folds of params.yaml are taken in, or none: a
+    damaged, foreign or incomplete folder changes nothing. `dvc commit` and `dvc push` publish them then.
+    """
+    from sensorium.stages import weights as stage
+
+    ctx = context()
+    stage.run_import(ctx.config, ctx.paths, folder, experiment, force=force)
+
+
+def export_weights(folder: _Folder, experiment: Experiment) -> None:
+    """Write the trained folds of an experiment in the published form.
+
+    They go to FOLDER/<experiment>, which must not exist yet. Every tensor is the same to the last bit.
+    """
+    from sensorium.stages import weights as stage
+
+    ctx = context()
+    stage.run_export(ctx.config, ctx.paths, folder, experiment)

@@ -6,6 +6,7 @@ the Sensorium 2023 competition (arXiv:2305.19654). The legend of shapes is in `s
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from sensorium.config import ModelConfig
@@ -72,3 +73,9 @@ class DwiseNeuro(nn.Module):
         if mouse is not None:
             return self.readout(features, mouse)
         return [self.readout(features, index) for index in range(len(self.readouts))]
+
+
+def meta_state(config: ModelConfig, neurons: Sequence[int]) -> dict[str, Tensor]:
+    """Names, shapes and types of a model's state entries, without their memory."""
+    with torch.device("meta"):
+        return DwiseNeuro(config, neurons).state_dict()

@@ -257,16 +257,15 @@ class PositionEncoding(nn.Module):
         Returns:
             (T, H, W, C) float32.
         """
-        with torch.autocast(self.inverse_frequencies.device.type, enabled=False):
-            axes = []
-            for axis, length in enumerate(shape):
-                positions = torch.arange(length, device=self.inverse_frequencies.device)
-                angles = positions[:, None] * self.inverse_frequencies
-                waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # (length, C / 3)
-                sizes = [1, 1, 1, waves.shape[1]]
-                sizes[axis] = length
-                axes.append(waves.view(sizes).expand(*shape, -1))
-            return torch.cat(axes, dim=-1)[..., : self.channels]
+        axes = []
+        for axis, length in enumerate(shape):
+            positions = torch.arange(length, device=self.inverse_frequencies.device)
+            angles = positions[:, None] * self.inverse_frequencies
+            waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # (length, share)
+            sizes = [1, 1, 1, waves.shape[1]]
+            sizes[axis] = length
+            axes.append(waves.view(sizes).expand(*shape, -1))
+        return torch.cat(axes, dim=-1)[..., : self.channels]
 
 
 class GroupedLinear(nn.Module):

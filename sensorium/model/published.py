@@ -5,6 +5,7 @@ alone. Its kernels have five dimensions in the core and three behind it; ours ar
 the axes of length one.
 """
 
+import math
 import pickle
 import re
 from collections.abc import Mapping
@@ -15,8 +16,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from sensorium.config import ModelConfig, WindowConfig
+from sensorium.config import ModelConfig, TrainingConfig, WindowConfig
 from sensorium.errors import CheckpointError
+from sensorium.model.core import INPUT_CHANNELS
 
 MODEL_NAME = "MouseModel"
 ARCHITECTURE = "dwiseneuro"
@@ -135,7 +137,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def write(path: Path, params: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     """Write the published form of our state entries to `path`."""
-    torch.save({"model_name": MODEL_NAME, "params": dict(params), "nn_state_dict": to_published(state)}, path)
+    entries = {name: entry.detach().cpu().clone() for name, entry in to_published(state).items()}
+    torch.save({"model_name": MODEL_NAME, "params": dict(params), "nn_state_dict": entries}, path)
 
 
 def settings(
@@ -179,3 +182,76 @@ def settings(
         return model, window, list(net["readout_outputs"])
     except (KeyError, TypeError, IndexError, AttributeError, ValidationError) as fault:
         raise CheckpointError(f"{source}: its params are not those of a {ARCHITECTURE}: {fault!r}.", _REMEDY) from fault
+
+
+def make_params(model: ModelConfig, window: WindowConfig, neurons: list[int], recipe: TrainingConfig) -> dict[str, Any]:
+    """The published `params` of a model trained here.
+
+    Raises:
+        CheckpointError: the published form cannot tell the settings apart.
+    """
+    for core, other in (("drop_path", "cortex_drop_path"), ("cortex_groups", "readout_groups")):
+        if getattr(model, core) != getattr(model, other):
+            raise CheckpointError(
+                f"model.{other}: differs from model.{core}; the published form has one number for both.",
+                "Only models in which they are equal can be exported.",
+            )
+    net = {
+        "readout_outputs": neurons,
+        "in_channels": INPUT_CHANNELS,
+        "core_features": model.features,
+        "spatial_strides": model.strides,
+        "spatial_kernel": model.spatial_kernel,
+        "temporal_kernel": model.temporal_kernel,
+        "expansion_ratio": model.expansion,
+        "se_reduce_ratio": model.se_reduction,
+        "cortex_features": model.cortex_features,
+        "groups": model.cortex_groups,
+        "softplus_beta": model.softplus_beta,
+        "drop_rate": model.readout_dropout,
+        "drop_path_rate": model.drop_path,
+    }
+    return {
+        "nn_module": (ARCHITECTURE, net),
+        "loss": ("mice_poisson", {"log_input": False, "full": False, "eps": 1e-8}),
+        "optimizer": ("AdamW", {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}),
+        "device": "cpu",
+        "frame_stack": {"size": window.frames, "step": window.step, "position": "last"},
+        "inputs_processor": ("stack_inputs", {"size": model.canvas, "pad_fill_value": 0.0}),
+        "responses_processor": ("identity", {}),
+        "amp": recipe.precision == "16-mixed",
+        "iter_size": recipe.iter_size,
+    }
+
+
+def to_json(value: Any, source: str) -> Any:
+    """A plain value in a JSON form that `from_json` reads back equal, tuples included.
+
+    Raises:
+        CheckpointError: the value is not plain.
+    """
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"float": repr(value)}
+    if isinstance(value, (list, tuple)):
+        return {type(value).__name__: [to_json(part, source) for part in value]}
+    if isinstance(value, dict):
+        return {"dict": [[to_json(key, source), to_json(part, source)] for key, part in value.items()]}
+    raise CheckpointError(f"{source}: its params hold a {type(value).__name__}, expected plain values.", _REMEDY)
+
+
+def from_json(value: Any) -> Any:
+    """Undo `to_json`."""
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    match kind:
+        case "float":
+            return float(content)
+        case "list":
+            return [from_json(part) for part in content]
+        case "tuple":
+            return tuple(from_json(part) for part in content)
+    assert kind == "dict", kind
+    return {from_json(key): from_json(part) for key, part in content}

@@ -94,7 +94,7 @@ def run(config: Config, paths: Paths, experiment: str, fold: int) -> None:
     )
     with ExitStack() as held:
         if devices.is_first():
-            held.enter_context(exclusive_lock(paths.state / "locks" / f"train-{experiment}-fold_{fold}.lock", busy))
+            held.enter_context(exclusive_lock(paths.training_lock(experiment, fold), busy))
             _remove_leftovers(paths.fold(experiment, fold))
         known = provenance(config, paths, experiment, fold, _teacher_digest(settings, paths, fold))
         recorder = partial(tracking.start_training_run, config, paths, experiment, fold, fingerprint(known))

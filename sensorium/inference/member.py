@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sensorium.config import WindowConfig
+from sensorium.data.store import MouseStore
 from sensorium.errors import CheckpointError
 from sensorium.model import checkpoint
 from sensorium.model.dwiseneuro import DwiseNeuro
@@ -58,23 +59,22 @@ class Member(nn.Module):
             self.to(home)
 
 
-def load_member(folder: Path, mouse: str, neurons: int) -> Member:
+def load_member(folder: Path, store: MouseStore) -> Member:
     """Load one trained fold for one mouse, on the CPU.
 
     Args:
         folder: the trained fold, its weights verified on reading.
-        mouse: its name.
-        neurons: number of neurons that the mouse's data has.
+        store: the mouse.
 
     Raises:
         CheckpointError: the weights are missing or damaged, or do not know the mouse or its neurons.
     """
-    trained = checkpoint.load(folder, torch.device("cpu"))
+    trained = checkpoint.load(folder, units={store.name: checkpoint.digest_units(store.unit_ids)})
     known = trained.info.mice
-    if known.get(mouse) != neurons:
-        state = f"knows it with {known[mouse]}" if mouse in known else f"knows only {', '.join(known)}"
+    if known.get(store.name) != store.neurons:
+        state = f"knows it with {known[store.name]}" if store.name in known else f"knows only {', '.join(known)}"
         raise CheckpointError(
-            f"{folder}: cannot predict {mouse} with {neurons} neurons, the model {state}.",
+            f"{folder}: cannot predict {store.name} with {store.neurons} neurons, the model {state}.",
             "Train with this mouse in `dataset.mice`, or restore the data that the model was trained on.",
         )
-    return Member(trained.model, list(known).index(mouse), trained.info.window)
+    return Member(trained.model, list(known).index(store.name), trained.info.window)

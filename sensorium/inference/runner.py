@@ -70,10 +70,11 @@ class _Worker:
 
 
 def _load(folder: Path, part: Assignment, job: Job) -> Member:
-    member = load_member(folder, part.store.name, part.store.neurons)
+    member = load_member(folder, part.store)
     if member.window != job.window:
         raise CheckpointError(
-            f"{folder}: trained on windows of {member.window}, params.yaml has {job.window}.",
+            f"{folder}: trained on windows of {member.window.frames} frames at step {member.window.step}, "
+            f"params.yaml has {job.window.frames} at step {job.window.step}.",
             "Set `window` in params.yaml to that of the training, or train again.",
         )
     return member

@@ -39,7 +39,7 @@ def run(config: Config, paths: Paths, experiments: Sequence[str], split: str, pi
     trained = _registered(pin, paths, experiments)
     stores = [MouseStore.open(paths.store(mouse)) for mouse in chosen_mice(config, split)]
     assignments = plan(paths, stores, split, trained)
-    job = Job(split, assignments, config.window, config.prediction, prediction_device(config.runtime))
+    job = Job(split, assignments, config.window, config.prediction, prediction_device(config))
     work = paths.state / "predict" / ",".join(experiments) / split
     run_job(job, folder, work, config.runtime.devices)
 

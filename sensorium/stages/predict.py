@@ -29,6 +29,6 @@ def run(config: Config, paths: Paths, experiment: str, split: str, choice: Choic
     stores = [MouseStore.open(paths.store(mouse)) for mouse in chosen_mice(config, split, choice)]
     trained = {experiment: trained_folds(config, paths, experiment)}
     assignments = plan(paths, stores, split, trained)
-    job = Job(split, assignments, config.window, config.prediction, prediction_device(config.runtime))
+    job = Job(split, assignments, config.window, config.prediction, prediction_device(config))
     work = paths.state / "predict" / experiment / split
     run_job(job, paths.predictions(experiment, split), work, config.runtime.devices)

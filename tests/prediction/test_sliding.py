@@ -1,0 +1,133 @@
+"""Sliding-window prediction against the published figures, and what batches must not change."""
+
+import numpy as np
+import pytest
+import torch
+
+from sensorium.config import WindowConfig
+from sensorium.errors import ConfigError, PredictionError
+from sensorium.inference.device import prediction_device
+from sensorium.inference.member import Member
+from sensorium.inference.sliding import SlidingPredictor, TrialInput, coverage, shortest_trial, trial_groups
+from sensorium.model import published
+from sensorium.model.dwiseneuro import DwiseNeuro
+
+WINDOW = WindowConfig(frames=16, step=2)
+
+
+@pytest.fixture(scope="session")
+def published_model(request):
+    """A function that builds the published fixture model anew."""
+    path = request.config.rootpath / "tests" / "prediction" / "fixtures" / "model-002-0.123456.pth"
+
+    def build():
+        params, state = published.read(path)
+        config, window, neurons = published.settings(params, (64, 64), path.name)
+        model = DwiseNeuro(config, neurons)
+        model.load_state_dict(published.from_published(state, model.state_dict(), path.name))
+        return model, window
+
+    return build
+
+
+@pytest.fixture
+def member(published_model):
+    model, window = published_model()
+    return Member(model, 1, window)
+
+
+@pytest.fixture
+def trial(parity):
+    states = np.concatenate([parity["predict|behavior"], parity["predict|pupil_center"]]).T
+    video = parity["predict|video_u8"].transpose(2, 0, 1)
+    return TrialInput("trial", torch.from_numpy(video.copy()), torch.from_numpy(states.copy()))
+
+
+def predictor(*members, batch_size=64, precision="32-true"):
+    return SlidingPredictor(members, batch_size, precision, torch.device("cpu"))
+
+
+def relative_error(found, expected):
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_prediction_equals_the_published(member, trial, parity, batch_size):
+    found = predictor(member, batch_size=batch_size).predict([trial])[0]
+    assert found.dtype == np.float32
+    assert relative_error(found, parity["predict|trial_mouse1_f32"]) < 1e-5
+    np.testing.assert_allclose(found, parity["predict|trial_mouse1_f32"], atol=1e-5 * np.abs(found).max(), rtol=0)
+
+
+def test_mixed_precision_stays_close(member, trial, parity):
+    found = predictor(member, precision="bf16-mixed").predict([trial])[0]
+    assert found.dtype == np.float32
+    assert 1e-6 < relative_error(found, parity["predict|trial_mouse1_f32"]) < 0.02
+
+
+def test_half_precision_without_a_gpu_is_refused(tiny_config):
+    prediction = tiny_config.prediction.model_copy(update={"precision": "16-mixed"})
+    config = tiny_config.model_copy(update={"prediction": prediction})
+    with pytest.raises(ConfigError, match=r"prediction\.precision") as caught:
+        prediction_device(config)
+    assert "bf16-mixed" in str(caught.value)
+
+
+def test_coverage_is_that_of_the_published_window(parity):
+    behind, ahead, width = parity["windows|behind_ahead_width"]
+    assert (behind, ahead, width) == (30, 0, WINDOW.width)
+    counts = np.zeros(60, np.int64)
+    for end in range(behind, 60 - ahead):
+        counts[parity["windows|at_30"] + end - 30] += 1
+    assert coverage(60, WINDOW).tolist() == counts.tolist()
+
+
+def test_trials_that_share_batches_do_not_mix(member, trial):
+    short = TrialInput("short", trial.video[7:50], trial.states[7:50])
+    together = predictor(member, batch_size=20).predict([short, trial, short])
+    for found, alone in zip(together, (short, trial, short), strict=True):
+        expected = predictor(member).predict([alone])[0]
+        assert found.shape == expected.shape
+        assert relative_error(found, expected) < 1e-5
+
+
+def test_several_models_have_an_equal_say(published_model, trial):
+    members = []
+    for seed in range(3):
+        model, window = published_model()
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.data *= 1 + 0.1 * torch.rand(parameter.shape, generator=generator)
+        members.append(Member(model, 1, window))
+    alone = [predictor(member).predict([trial])[0] for member in members]
+    assert relative_error(alone[0], alone[1]) > 1e-3
+    assert relative_error(predictor(*members).predict([trial])[0], np.mean(alone, 0)) < 1e-6
+
+
+def test_another_readout_is_not_kept(published_model):
+    model, window = published_model()
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    member = Member(model, 2, window)
+    assert member.neurons == 9
+    assert sum(parameter.numel() for parameter in member.parameters()) < whole
+
+
+@pytest.mark.parametrize("frames", [32, 33])
+def test_the_shortest_trials_are_covered(member, trial, frames):
+    assert shortest_trial(WINDOW) == 32
+    found = predictor(member).predict([TrialInput("short", trial.video[:frames], trial.states[:frames])])[0]
+    assert found.shape == (5, frames)
+    assert np.isfinite(found).all()
+
+
+def test_a_trial_with_uncovered_frames_is_refused(member, trial):
+    short = TrialInput("mouse, trial 3", trial.video[:31], trial.states[:31])
+    with pytest.raises(PredictionError, match="mouse, trial 3: 31 frames are too short") as caught:
+        predictor(member).predict([short])
+    assert "none" in str(caught.value)
+
+
+def test_groups_fill_batches_and_depend_on_lengths_alone():
+    assert trial_groups([300, 300, 40, 40, 300], WINDOW, 64) == [[0], [1], [2, 3, 4]]
+    assert trial_groups([40] * 13, WINDOW, 64) == [[0, 1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]]
+    assert trial_groups([], WINDOW, 64) == []

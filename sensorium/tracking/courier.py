@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sensorium.paths import Paths
 from sensorium.tracking import runs
 from sensorium.tracking.journal import FINISHED, Delivery, Journal, journals
-from sensorium.tracking.store import Store, patience
+from sensorium.tracking.store import Store, patience, redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -202,7 +202,7 @@ def deliver_leftovers(store: Store) -> dict[str, str | None]:
                 _deliver_leftover(journal, store)
                 results[journal.folder.name] = None
             except Exception as fault:
-                results[journal.folder.name] = str(fault)
+                results[journal.folder.name] = redacted(str(fault))
     return results
 
 
@@ -226,6 +226,13 @@ def close_if_killed(journal: Journal) -> None:
             journal.append("close", status="KILLED")
 
 
+class _Redacting(logging.Formatter):
+    """Keeps the password of the tracking URI out of the log."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
 class Ended:
     """Tells whether the training that started this process is over."""
 
@@ -246,7 +253,9 @@ class Ended:
 def main(folder: Path, root: Path) -> None:
     """Deliver the journal that a training writes, and on the way those that earlier ones left."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the training, whose end reaches the courier
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Redacting("%(asctime)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     journal, store = Journal(folder), Store.of(Paths(root))
     with journal.claimed("courier") as free:
         if free:

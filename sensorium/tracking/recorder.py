@@ -35,6 +35,7 @@ class TrainingRun:
         self._journal, self._store, self._link = journal, store, link
         self._held = contextlib.ExitStack()
         if not self._held.enter_context(journal.claimed("writer")):
+            self._held.close()
             raise TrackingError(
                 f"{header['experiment']}, {header['name']}: another training of this fold is at work.",
                 "Wait for it to end, or end it.",

@@ -66,6 +66,12 @@ def patience() -> float:
     return seconds
 
 
+def redacted(text: str) -> str:
+    """The text without the password that `MLFLOW_TRACKING_URI` may carry; MLflow's messages repeat it."""
+    password = urlsplit(os.environ.get(URI_VARIABLE, "")).password
+    return text.replace(password, "***") if password else text
+
+
 @contextmanager
 def refusals_told() -> Iterator[None]:
     """Turn what MLflow raises into an error for the user.
@@ -117,10 +123,7 @@ class Store:
     @property
     def label(self) -> str:
         """The URI as it may be shown and stored: without a password."""
-        parts = urlsplit(self.uri)
-        if parts.password is None:
-            return self.uri
-        return self.uri.replace(f":{parts.password}@", ":***@", 1)
+        return redacted(self.uri)
 
     @property
     def state(self) -> Path:

@@ -75,20 +75,29 @@ class Proxy:
             if self.mode == "down":
                 return
             with socket.create_connection(("127.0.0.1", self.target)) as server:
-                threading.Thread(target=self._requests, args=(client, server), daemon=True).start()
-                while data := server.recv(1 << 16):
-                    if self.mode == "deaf":
-                        self.lost += 1
-                        return
-                    if self.mode == "slow":
-                        time.sleep(self.delay)
-                    client.sendall(data)
+                requests = threading.Thread(target=self._requests, args=(client, server), daemon=True)
+                requests.start()
+                with contextlib.suppress(OSError):
+                    self._answers(client, server)
+                for end in (client, server):
+                    with contextlib.suppress(OSError):
+                        end.shutdown(socket.SHUT_RDWR)
+                requests.join()  # it uses both sockets
+
+    def _answers(self, client, server):
+        while data := server.recv(1 << 16):
+            if self.mode == "deaf":
+                self.lost += 1
+                return
+            if self.mode == "slow":
+                time.sleep(self.delay)
+            client.sendall(data)
 
     def _requests(self, client, server):
         with contextlib.suppress(OSError):
             while data := client.recv(1 << 16):
                 if self.mode == "down":
-                    client.shutdown(socket.SHUT_RDWR)
-                    return
+                    break
                 server.sendall(data)
-            server.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)

@@ -1,5 +1,6 @@
 """What a training tells MLflow arrives whole and once, whatever happens to the server or the training."""
 
+import io
 import json
 import os
 import shutil
@@ -14,7 +15,8 @@ from flaky_server import Proxy, mlflow_server, wait_until
 
 from sensorium.errors import TrackingError
 from sensorium.stages import sync
-from sensorium.tracking import start_training_run
+from sensorium.tracking import recorder, start_training_run
+from sensorium.tracking.courier import Courier
 from sensorium.tracking.journal import Journal, journals
 
 EXPERIMENT = "true_batch_001"
@@ -58,10 +60,25 @@ def assert_whole(project, run, count):
     assert steps(project, run, "val/correlation") == list(range(count))
 
 
+class InlineCourier:
+    """Delivers in this process when the training ends: what arrives is the same, without the wait."""
+
+    def __init__(self, journal, store):
+        self._journal, self._store, self.stdin = journal, store, io.BytesIO()
+
+    def wait(self, timeout=None):
+        Courier(self._journal, self._store).deliver()
+
+
+@pytest.fixture
+def inline(monkeypatch):
+    monkeypatch.setattr(recorder, "_start_courier", InlineCourier)
+
+
 # -- the embedded store --------------------------------------------------------------------------
 
 
-def test_a_fold_becomes_a_child_run_with_all_that_is_known_of_it(project):
+def test_a_fold_becomes_a_child_run_with_all_that_is_known_of_it(project, inline):
     (project.paths.root / "dvc.lock").write_text(
         "stages:\n  folds:\n    outs:\n    - {path: data/folds, md5: 0123456789abcdef0123456789abcdef.dir}\n"
     )
@@ -102,7 +119,7 @@ def test_the_link_names_the_run_and_nothing_waits(project):
     assert journals(project.store.state) == []
 
 
-def test_the_parent_sums_up_its_folds(project):
+def test_the_parent_sums_up_its_folds(project, inline):
     for fold in range(3):
         run = start(project, fold, fingerprint=str(fold) * 64)
         run.metrics({"val/correlation": 0.1, f"val/correlation/{MOUSE}": 0.1}, 0)
@@ -124,14 +141,14 @@ def test_the_parent_sums_up_its_folds(project):
     assert parent.info.status == "FINISHED"
 
 
-def test_a_fold_trained_anew_begins_a_new_parent(project):
+def test_a_fold_trained_anew_begins_a_new_parent(project, inline):
     train(project, fingerprint="a" * 64)
     train(project, fingerprint="b" * 64)
     children = fold_runs(project)
     assert len({child.data.tags["mlflow.parentRunId"] for child in children}) == 2
 
 
-def test_a_run_that_failed_is_gone_on_with(project):
+def test_a_run_that_failed_is_gone_on_with(project, inline):
     run = start(project)
     epochs(run, 0, 2)
     run.close("FAILED")
@@ -145,7 +162,7 @@ def test_a_run_that_failed_is_gone_on_with(project):
     assert_whole(project, child, 4)
 
 
-def test_a_run_is_found_again_by_its_fingerprint_when_the_journal_is_lost(project):
+def test_a_run_is_found_again_by_its_fingerprint_when_the_journal_is_lost(project, inline):
     run = start(project)
     epochs(run, 0, 2)
     run.close("KILLED")
@@ -157,7 +174,7 @@ def test_a_run_is_found_again_by_its_fingerprint_when_the_journal_is_lost(projec
     assert_whole(project, child, 4)
 
 
-def test_two_trainings_of_one_fold_are_refused(project):
+def test_two_trainings_of_one_fold_are_refused(project, inline):
     run = start(project)
     with pytest.raises(TrackingError, match="another training of this fold"):
         start(project)
@@ -169,7 +186,8 @@ import os, signal, sys, time
 from pathlib import Path
 from sensorium.config import load
 from sensorium.paths import Paths
-from sensorium.tracking import start_training_run
+from sensorium.tracking import recorder, start_training_run
+from sensorium.tracking.courier import Courier
 root, fold, end = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 run = start_training_run(load(root / "params.yaml"), Paths(root), "true_batch_001", fold, sys.argv[4] * 64)
 for step in range(3):
@@ -195,9 +213,9 @@ def released(project, name=f"{EXPERIMENT}-fold_0-" + "f" * 16):
 def test_a_killed_training_is_marked_and_goes_on_in_the_same_run(project, pause):
     process = training_process(project, end="kill", pause=pause)
     assert process.wait() == -signal.SIGKILL
-    wait_until(lambda: released(project))
+    wait_until(lambda: [child.info.status for child in fold_runs(project)] == ["KILLED"])
     (child,) = fold_runs(project)
-    assert child.info.status == "KILLED"
+    wait_until(lambda: released(project))
     assert_whole(project, child, 3)
     run = start(project)
     epochs(run, 2, 5)
@@ -207,6 +225,7 @@ def test_a_killed_training_is_marked_and_goes_on_in_the_same_run(project, pause)
     assert_whole(project, child, 5)
 
 
+@pytest.mark.slow
 def test_folds_in_parallel_on_a_fresh_store(bare_project):
     processes = [training_process(bare_project, fold, fingerprint=str(fold)) for fold in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
@@ -234,7 +253,6 @@ def server(tmp_path_factory, fresh_database):
 def proxy(server, bare_project, monkeypatch):
     proxy = Proxy(server)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("SENSORIUM_TRACKING_PATIENCE", "1")
     yield proxy
     proxy.close()
@@ -265,6 +283,7 @@ def test_the_server_is_down_all_the_time(bare_project, proxy):
     assert_whole(bare_project, only(bare_project, "down" * 16), 3)
 
 
+@pytest.mark.slow
 def test_the_server_is_down_at_the_start(bare_project, proxy):
     proxy.mode = "down"
     run = start(bare_project, fingerprint="late" * 16)
@@ -285,6 +304,7 @@ def arrived(project, fingerprint, step):
     )
 
 
+@pytest.mark.slow
 def test_the_server_goes_away_in_the_middle(bare_project, proxy):
     run = start(bare_project, fingerprint="midd" * 16)
     epochs(run, 0, 2)
@@ -314,6 +334,7 @@ def test_an_answer_that_is_lost_makes_no_step_twice(bare_project, proxy):
     assert_whole(bare_project, only(bare_project, "deaf" * 16), 5)
 
 
+@pytest.mark.slow
 def test_the_server_goes_away_at_the_end_and_the_next_training_delivers(bare_project, proxy):
     run = start(bare_project, fold=1, fingerprint="last" * 16)
     epochs(run, 0, 3)
@@ -337,6 +358,7 @@ def only_while(proxy, project, fingerprint):
         proxy.mode = mode
 
 
+@pytest.mark.slow
 def test_a_slow_server_does_not_hold_the_training(bare_project, proxy):
     proxy.mode, proxy.delay = "slow", 1.0
     run = start(bare_project, fingerprint="slow" * 16)

@@ -13,6 +13,7 @@ def add_commands(app: typer.Typer) -> None:
     panel = "Data"
     app.command(rich_help_panel=panel)(synthesize)
     app.command(rich_help_panel=panel)(download)
+    app.command(rich_help_panel=panel)(responses)
     app.command(rich_help_panel=panel)(verify)
     app.command(rich_help_panel=panel)(ingest)
     app.command(rich_help_panel=panel)(folds)
@@ -45,6 +46,24 @@ def download(
 
     ctx = context()
     stage.run(ctx.config, ctx.paths, ctx.mice(mouse), quick)
+
+
+def responses(
+    mouse: Mouse = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FOLDER", help="Folder with <mouse>/<trial>.npy; the Deep Lake hub by default."),
+    ] = None,
+) -> None:
+    """Fill in the old mice's test responses, which were released after their zips.
+
+    Reads them from the Deep Lake hub (`pip install deeplake`), or from files of shape (neurons, frames)
+    with `--from`. Only zeros are written over; other responses are compared and never replaced.
+    """
+    from sensorium.stages import responses as stage
+
+    ctx = context()
+    stage.run(ctx.config, ctx.paths, ctx.mice(mouse), source)
 
 
 def verify(

@@ -26,6 +26,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command(rich_help_panel=panel)(evaluate)
     app.command(rich_help_panel=panel)(ensemble)
     app.command(rich_help_panel=panel)(submission)
+    app.command(rich_help_panel=panel)(score)
     app.command(rich_help_panel=panel)(results)
 
 
@@ -87,6 +88,19 @@ def submission(
     if track not in TRACKS:
         raise ConfigError(f"track {track!r}: does not exist.", f"Choose one of: {', '.join(TRACKS)}.")
     stage.run(ctx.config, ctx.paths, ctx.experiments(experiments), track)
+
+
+def score(
+    file: Annotated[Path, typer.Argument(help="A submission: the zip of a track, or one parquet file.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of the raw mice. Default: dataset.raw of params.yaml.")
+    ] = None,
+) -> None:
+    """Check a submission, anybody's, and score it where the responses are known."""
+    from sensorium.stages import score as stage
+
+    ctx = context()
+    stage.run(ctx.config.evaluation, file, data or ctx.config.raw_folder(ctx.paths.root))
 
 
 def results() -> None:

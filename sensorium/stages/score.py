@@ -1,0 +1,53 @@
+"""Check and score a submission: a zip, or one of its files."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from sensorium.config import EvaluationConfig
+from sensorium.errors import DataError, PredictionError
+from sensorium.submission.reader import submission_files
+from sensorium.submission.scorer import FileResult, score_file
+
+
+def run(config: EvaluationConfig, submission: Path, raw: Path) -> None:
+    """Print the scores where responses are known, and everything that is wrong.
+
+    Args:
+        config: which frames a submission holds.
+        submission: a zip of a track, or one parquet file.
+        raw: folder of the raw mice.
+
+    Raises:
+        PredictionError: something is wrong; the message lists it all.
+        DataError: there are no raw mice, or one is damaged.
+    """
+    if not raw.is_dir():
+        raise DataError(f"{raw}: the folder does not exist.", "Give the folder of the raw mice with --data.")
+    with submission_files(submission) as (paths, faults):
+        results = [score_file(path, raw, config) for path in paths]
+    console = Console()
+    for result in results:
+        console.print(_table(result))
+        faults += [f"{result.name}: {fault}" for fault in result.faults]
+    if faults:
+        listed = "\n".join(f"  - {fault}" for fault in faults)
+        raise PredictionError(f"{submission}: {len(faults)} faults:\n{listed}", "Mend them before handing it in.")
+    console.print("The form is right.", style="green")
+
+
+def _table(result: FileResult) -> Table:
+    table = Table(title=f"{result.name} ({result.tier or 'tier unknown'})", title_justify="left")
+    for name in ("mouse", "trials", "single-trial correlation", "against the noiseless rate"):
+        table.add_column(name, justify="left" if name == "mouse" else "right")
+    for mouse in result.mice:
+        table.add_row(mouse.name, str(mouse.trials), _show(mouse.score, "withheld"), _show(mouse.noiseless, "unknown"))
+    table.add_section()
+    rows = str(sum(mouse.trials for mouse in result.mice))
+    table.add_row("all neurons", rows, _show(result.score, "withheld"), "", style="bold")
+    return table
+
+
+def _show(score: float | None, otherwise: str) -> str:
+    return otherwise if score is None else f"{score:.4f}"

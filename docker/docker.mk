@@ -6,7 +6,8 @@ CONTAINER ?= sensorium
 GPUS ?= all
 COMMAND ?= bash
 BASE ?= docker.io/library/python:3.11-slim-bookworm
-COMPOSE = $(DOCKER) compose --file docker/compose.yaml --env-file docker/.env
+ENV_FILE ?= docker/.env
+COMPOSE = $(DOCKER) compose --file docker/compose.yaml --env-file '$(ENV_FILE)'
 
 gpu_devices = $(patsubst "device=%",%,$(filter "device=%,$(GPUS)))
 gpu_flag = $(if $(filter none,$(GPUS)),,--gpus '$(GPUS)')
@@ -46,7 +47,7 @@ attach: ## attach to the running container; leave it with Ctrl-P Ctrl-Q
 	$(DOCKER) attach '$(CONTAINER)'
 
 secrets: ## write docker/.env with fresh passwords for the services
-	docker/make-secrets
+	@docker/make-secrets '$(ENV_FILE)'
 
 services: secrets ## start PostgreSQL, the S3 store and MLflow's server
 	$(COMPOSE) up --detach --build --wait

@@ -11,6 +11,7 @@ Receptive fields are wide and coarse, so that small models learn them from a han
 N neurons, L frames, P = H * W pixels, K taps of the temporal kernel.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,13 +49,13 @@ class Population:
     mean_rate: Float64Array
     """(N,) mean response over the calibration trials."""
     center: Float64Array = field(init=False)
-    """(5, N, 1) mean of each component over the calibration trials."""
+    """(5, N) mean of each component over the calibration trials."""
     scale: Float64Array = field(init=False)
-    """(5, N, 1) standard deviation of the same."""
+    """(5, N) standard deviation of the same."""
     gain: Float64Array = field(init=False)
     """(N,) factor that brings the mean response to `mean_rate`."""
 
-    def _components(self, movie: Movie, behavior: Behavior) -> Float64Array:
+    def _components(self, movie: Movie, behavior: Behavior) -> _Float32:
         """(5, N, L) components, not yet standardised."""
         seen = (movie.reshape(len(movie), -1).astype(np.float32) - np.float32(_GREY)) / np.float32(_CONTRAST)
         luminance, sine, cosine = (_delayed(filters @ seen.T, self.kernel) for filters in self.filters)
@@ -66,26 +67,34 @@ class Population:
                 np.hypot(sine, cosine),
                 np.broadcast_to(np.sqrt(behavior.speed), shape),
                 np.broadcast_to(behavior.dilation, shape),
-            ]
-        ).astype(np.float64)
+            ],
+            dtype=np.float32,
+            casting="same_kind",
+        )
 
-    def _excitation(self, components: Float64Array) -> Float64Array:
+    def _excitation(self, components: _Float32) -> Float64Array:
         """(N, L) rate before the gain."""
-        drive = (self.weights[:, :, None] * (components - self.center) / self.scale).sum(axis=0)
+        drive = np.einsum("cn,cnl->nl", self.weights / self.scale, components)
+        drive -= (self.weights / self.scale * self.center).sum(axis=0)[:, None]
         excitation: Float64Array = np.logaddexp(0, self.steepness[:, None] * (drive - self.threshold[:, None]))
         return excitation
 
-    def calibrate(self, trials: list[tuple[Movie, Behavior]]) -> None:
-        """Standardise the components over some trials, and set the gains from them."""
-        parts = [self._components(movie, behavior) for movie, behavior in trials]
-        joined = np.concatenate(parts, axis=2)
-        self.center = joined.mean(axis=2, keepdims=True)
-        self.scale = joined.std(axis=2, keepdims=True) + 1e-6
-        self.gain = self.mean_rate / self._excitation(joined).mean(axis=1)
+    def calibrate(self, trials: Sequence[tuple[Movie, Behavior]]) -> None:
+        """Standardise the components over some trials, and set the gains from them; one trial at a time."""
+        moments = [_moments(self._components(movie, behavior)) for movie, behavior in trials]
+        self.center, squares = np.mean(moments, axis=0)
+        self.scale = np.sqrt(np.maximum(squares - self.center**2, 0)) + 1e-6
+        means = [self._excitation(self._components(movie, behavior)).mean(axis=1) for movie, behavior in trials]
+        self.gain = self.mean_rate / np.mean(means, axis=0)
 
     def rate(self, movie: Movie, behavior: Behavior) -> Float64Array:
         """Noiseless rate (N, L) of one trial; `calibrate` comes first."""
         return self.gain[:, None] * self._excitation(self._components(movie, behavior))
+
+
+def _moments(components: _Float32) -> Float64Array:
+    """Mean and mean square (2, 5, N) over the frames."""
+    return np.stack([components.mean(axis=2, dtype=np.float64), np.square(components).mean(axis=2, dtype=np.float64)])
 
 
 def _delayed(linear: _Float32, kernel: _Float32) -> _Float32:

@@ -71,7 +71,7 @@ def _multiply_adds(module: nn.Module, positions: int) -> int:
         positions: places of its output, over frames, rows and columns.
     """
     if isinstance(module, GatedProjection):
-        gate = module.reduce.weight.numel() + module.expand.weight.numel() + module.project.weight.numel()
+        gate = module.reduce.weight.numel() + module.expand.weight.numel()  # once a window
         return gate + module.project.weight.numel() * positions
     maps = [part for part in module.modules() if isinstance(part, (nn.Conv2d, GroupedLinear))]
     return sum(part.weight.numel() * positions for part in maps)

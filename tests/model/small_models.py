@@ -1,5 +1,8 @@
 """Models of awkward small sizes, and where the fixtures lie."""
 
+import contextlib
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -41,3 +44,19 @@ def random_model(config: ModelConfig = SMALL, neurons: tuple[int, ...] = (5, 3),
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest difference over the largest value."""
     return float(((found - expected).abs().max() / expected.abs().max()).detach())
+
+
+@contextlib.contextmanager
+def full_disk(largest: int) -> Iterator[None]:
+    """Let the system refuse to make any file longer than `largest` bytes, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

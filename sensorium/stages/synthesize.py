@@ -5,7 +5,8 @@ from rich.progress import Progress
 
 from sensorium.config import Config
 from sensorium.data.synthetic import mouse as synthetic
-from sensorium.errors import ConfigError
+from sensorium.errors import ConfigError, DataError
+from sensorium.files import exclusive_lock
 from sensorium.paths import PARAMS_FILE, Paths
 
 
@@ -22,7 +23,7 @@ def run(config: Config, paths: Paths, mouse: str) -> None:
 
     Raises:
         ConfigError: params.yaml does not say how to simulate the mouse.
-        DataError: the folder's marker is damaged.
+        DataError: the folder's marker is damaged, or another process simulates the mouse.
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     recipe = _recipe(config, mouse)
@@ -34,7 +35,12 @@ def run(config: Config, paths: Paths, mouse: str) -> None:
     if state == "current":
         console.print(f"{raw / mouse}: up to date.")
         return
-    with Progress(console=console, transient=True) as progress:
+    busy = DataError(f"{raw / mouse}: another process is simulating this mouse.", "Wait until it has finished.")
+    with (
+        exclusive_lock(paths.state / "locks" / f"raw-{mouse}.lock", busy),
+        Progress(console=console, transient=True) as progress,
+    ):
+        synthetic.remove_leftovers(raw, mouse)
         task = progress.add_task(f"Simulating {mouse}", total=recipe.trials)
         synthetic.write_mouse(raw, recipe, on_trial=lambda: progress.advance(task))
     console.print(f"{raw / mouse}: simulated {recipe.trials} trials of {recipe.settings.neurons[mouse]} neurons.")

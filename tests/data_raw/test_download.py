@@ -315,6 +315,12 @@ def test_a_second_process_is_told(site, fetch, mouse, tmp_path):
         fetch(mouse)
 
 
+def test_leftovers_of_a_killed_run_are_removed(site, fetch, raw, mouse):
+    (raw / f".{mouse}.0.partial" / "data").mkdir(parents=True)
+    fetch(mouse)
+    assert [path.name for path in raw.iterdir()] == [mouse]
+
+
 def test_a_mouse_that_appears_meanwhile_is_not_overwritten(site, fetch, raw, mouse, monkeypatch):
     real = mouse_module.unpack
 

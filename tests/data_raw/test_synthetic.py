@@ -14,6 +14,7 @@ from sensorium.data.synthetic.movies import natural, present
 from sensorium.data.synthetic.patterns import KINDS, parametric
 from sensorium.data.synthetic.statistics import summarise
 from sensorium.errors import ConfigError, DataError
+from sensorium.files import exclusive_lock
 from sensorium.mice import TEST_TIERS, labelled_tiers
 from sensorium.paths import Paths
 from sensorium.seeding import generator
@@ -204,6 +205,25 @@ def test_a_current_mouse_is_kept_and_an_outdated_one_is_made_anew(tiny_config, f
     assert "simulated 25 trials of 8 neurons" in capsys.readouterr().err
     assert RawMouse(raw / first_mouse).tiers.count("train") == 5
     assert len(list((raw / ".truth" / first_mouse).iterdir())) == 25
+
+
+def test_leftovers_of_a_killed_run_are_removed(tiny_config, first_mouse, tmp_path):
+    for leftover in (tmp_path / f".{first_mouse}.1.partial", tmp_path / ".truth" / f".{first_mouse}.2.partial"):
+        leftover.mkdir(parents=True)
+    kept = tmp_path / ".other.3.partial"
+    kept.mkdir()
+    synthesize.run(changed(tiny_config, tmp_path), Paths(tmp_path), first_mouse)
+    assert {path.name for path in tmp_path.iterdir()} == {first_mouse, ".truth", ".other.3.partial", ".sensorium"}
+    assert [path.name for path in (tmp_path / ".truth").iterdir()] == [first_mouse]
+
+
+def test_a_second_process_is_told(tiny_config, first_mouse, tmp_path):
+    lock = tmp_path / ".sensorium" / "locks" / f"raw-{first_mouse}.lock"
+    with (
+        exclusive_lock(lock, DataError("held")),
+        pytest.raises(DataError, match="another process is simulating this mouse"),
+    ):
+        synthesize.run(changed(tiny_config, tmp_path), Paths(tmp_path), first_mouse)
 
 
 def test_another_mouse_s_neurons_do_not_outdate_this_one(tiny_config, raw_dataset):

@@ -15,7 +15,7 @@ from sensorium.data.download.archive import Archive, DamagedArchiveError, FileEn
 from sensorium.data.download.manifest import Manifest, check_manifest, read_manifest, write_manifest
 from sensorium.data.download.transfer import Policy, Transfer
 from sensorium.errors import TransferError
-from sensorium.files import atomic_folder, exclusive_lock, sha256
+from sensorium.files import PARTIAL_SUFFIX, atomic_folder, exclusive_lock, sha256
 
 Phase = Literal["checking", "downloading", "unpacking"]
 Progress = Callable[[Phase, int, int | None], None]
@@ -67,11 +67,18 @@ def provide(order: Order, on_progress: Progress, stop: threading.Event) -> Outco
         f"{order.mouse}: another process is downloading it.", "Wait for it to end, then run the command again."
     )
     with exclusive_lock(order.state / f"{order.mouse}.lock", busy):
+        _remove_leftovers(order)
         archive = _fetch(order, on_progress, stop)
         with _UNPACKING:
             _publish(order, archive, on_progress, stop)
         order.zip.unlink()
     return "downloaded"
+
+
+def _remove_leftovers(order: Order) -> None:
+    """Remove what killed runs left half unpacked; the lock is held, so nobody writes there."""
+    for leftover in order.folder.parent.glob(f".{order.mouse}.*{PARTIAL_SUFFIX}"):
+        shutil.rmtree(leftover)
 
 
 class _Meter:

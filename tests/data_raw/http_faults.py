@@ -3,7 +3,6 @@
 import http.server
 import re
 import threading
-import time
 from dataclasses import dataclass, field
 
 
@@ -17,6 +16,9 @@ class Site:
     ranges: bool = True
     sizes: bool = True
     etag: str = '"one"'
+    stall_seconds: float = 1.0
+    stalled: threading.Event = field(default_factory=threading.Event)
+    """Ends all stalls when set."""
     requests: list[str] = field(default_factory=list)
     """Method, path and Range header of every request."""
     address: str = ""
@@ -83,7 +85,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(rest)
         self.wfile.flush()
         if fault == "stall":
-            time.sleep(1.0)
+            self.site.stalled.wait(self.site.stall_seconds)
 
 
 class Server:

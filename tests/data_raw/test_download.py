@@ -4,12 +4,17 @@ import hashlib
 import io
 import json
 import shutil
+import signal
 import stat
+import subprocess
+import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from http_faults import Server
 
 from sensorium.data.download import archive as archive_module
@@ -313,6 +318,32 @@ def test_a_second_process_is_told(site, fetch, mouse, tmp_path):
         pytest.raises(TransferError, match="another process is downloading it"),
     ):
         fetch(mouse)
+
+
+def test_the_command_can_be_interrupted_and_goes_on(site, raw, mouse, tiny_config, tmp_path):
+    tree = tiny_config.model_dump(mode="json")
+    tree["dataset"]["raw"] = str(raw)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    command = [sys.executable, "-c", "from sensorium.cli import main; main()", "download", "-m", mouse]
+    site.faults = ["stall 300000"]
+    site.stall_seconds = 60
+    part = tmp_path / ".sensorium" / "downloads" / f"{mouse}.zip.part"
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while not (part.exists() and part.stat().st_size > 200_000) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        site.stalled.set()
+        error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert b"Traceback" not in error
+    arrived = part.stat().st_size
+    assert not (raw / mouse).exists()
+
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert site.gets()[-1].endswith(f"bytes={arrived}-")
+    assert RawMouse(raw / mouse).trials
 
 
 def test_leftovers_of_a_killed_run_are_removed(site, fetch, raw, mouse):

@@ -2,6 +2,9 @@
 
 import collections
 import filecmp
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +208,22 @@ def test_a_current_mouse_is_kept_and_an_outdated_one_is_made_anew(tiny_config, f
     assert "simulated 25 trials of 8 neurons" in capsys.readouterr().err
     assert RawMouse(raw / first_mouse).tiers.count("train") == 5
     assert len(list((raw / ".truth" / first_mouse).iterdir())) == 25
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_kill_leaves_no_mouse_and_the_next_run_makes_it(tiny_config, first_mouse, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=synthetic.write_mouse, args=(tmp_path, recipe(tiny_config, first_mouse), die))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert synthetic.state(tmp_path, recipe(tiny_config, first_mouse)) == "missing"
+    synthesize.run(changed(tiny_config, tmp_path), Paths(tmp_path), first_mouse)
+    assert synthetic.state(tmp_path, recipe(tiny_config, first_mouse)) == "current"
+    assert {path.name for path in tmp_path.iterdir()} == {first_mouse, ".truth", ".sensorium"}
 
 
 def test_leftovers_of_a_killed_run_are_removed(tiny_config, first_mouse, tmp_path):

@@ -6,13 +6,14 @@ fit a GPU of 6 GB together.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from sensorium.config import WindowConfig
+from sensorium.config import ModelConfig, WindowConfig
 from sensorium.data.store import MouseStore
 from sensorium.errors import CheckpointError
 from sensorium.model import checkpoint
@@ -33,6 +34,7 @@ class Member(nn.Module):
         """
         super().__init__()
         self.neurons = model.neurons[mouse]
+        self.window_bytes = widest_activation(model.config, window)
         self.window = window
         self.canvas = model.config.canvas
         model.readouts = nn.ModuleList([model.readouts[mouse]])
@@ -57,6 +59,16 @@ class Member(nn.Module):
             yield
         finally:
             self.to(home)
+
+
+def widest_activation(config: ModelConfig, window: WindowConfig) -> int:
+    """Bytes of a window's widest tensor within the model, in float32."""
+    height, width = config.canvas
+    widest = 0
+    for features, stride in zip(config.features, config.strides, strict=True):
+        widest = max(widest, features * config.expansion * height * width)
+        height, width = math.ceil(height / stride), math.ceil(width / stride)
+    return 4 * widest * window.frames
 
 
 def load_member(folder: Path, store: MouseStore) -> Member:

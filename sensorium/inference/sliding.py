@@ -30,6 +30,20 @@ _AUTOCAST: dict[Precision, torch.dtype | None] = {
 }
 
 
+_CPU_ROOM = 1 << 27
+"""Bytes of the widest tensor at which a processor is fastest: larger ones are neither cached nor reused."""
+
+_GPU_SHARE = 8
+"""A GPU's memory over that of the widest tensor: a block holds three of its size, models lie there as well."""
+
+
+def _room(device: torch.device) -> int:
+    """Bytes that the widest tensor of a forward pass may take."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory) // _GPU_SHARE
+    return _CPU_ROOM
+
+
 @dataclass(frozen=True)
 class TrialInput:
     """What the model sees of one trial, read once for all models."""
@@ -119,14 +133,14 @@ class SlidingPredictor:
         Args:
             members: models of one mouse, each with a say of the same weight, their windows and canvases
                 equal; those that do not lie on `device` are moved there for their turn.
-            batch_size: most windows in one forward pass.
+            batch_size: most windows in one forward pass; fewer are taken where they do not fit.
             precision: arithmetic of the forward pass; sums are float32 in any case.
             device: where to compute.
         """
         self.members = members
         self.window = members[0].window
         self.canvas = members[0].canvas
-        self.batch_size = batch_size
+        self.batch_size = min(batch_size, max(1, _room(device) // members[0].window_bytes))
         self.device = device
         self._autocast = _AUTOCAST[precision]
 

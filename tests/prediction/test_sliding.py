@@ -1,17 +1,21 @@
 """Sliding-window prediction against the published figures, and what batches must not change."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from sensorium.config import WindowConfig
+from sensorium.config import WindowConfig, parse
 from sensorium.errors import ConfigError, PredictionError
 from sensorium.inference.device import prediction_device
-from sensorium.inference.member import Member
+from sensorium.inference.member import Member, widest_activation
 from sensorium.inference.sliding import SlidingPredictor, TrialInput, coverage, shortest_trial, trial_groups
 from sensorium.model import published
 from sensorium.model.dwiseneuro import DwiseNeuro
 
+ROOT = Path(__file__).parents[2]
 WINDOW = WindowConfig(frames=16, step=2)
 
 
@@ -125,6 +129,13 @@ def test_a_trial_with_uncovered_frames_is_refused(member, trial):
     with pytest.raises(PredictionError, match="mouse, trial 3: 31 frames are too short") as caught:
         predictor(member).predict([short])
     assert "none" in str(caught.value)
+
+
+def test_full_size_models_take_batches_that_fit(tiny_config):
+    competition = parse(yaml.safe_load((ROOT / "conf" / "preset" / "competition.yaml").read_text()), "competition")
+    settings = competition.experiments["true_batch_001"].model
+    assert widest_activation(settings, WINDOW) == 4 * 64 * 7 * 64 * 64 * 16
+    assert widest_activation(tiny_config.experiments["true_batch_001"].model, WINDOW) < 2**20
 
 
 def test_groups_fill_batches_and_depend_on_lengths_alone():

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +26,32 @@ _DRAIN = 0.05
 
 
 class Nursery:
-    """Starts children from a fork server that has imported DVC once."""
+    """Starts children from a fork server that has imported DVC once.
+
+    Each child has a pipe, whose writing end this process alone holds, to tell that this process has died:
+    the fork server, its parent, lives on for as long as a child does.
+    """
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(process.PRELOAD))
 
     def start(self, work: Callable[..., None], *arguments: Any) -> "Child":
-        """Run `work(*arguments)` in a new process."""
-        new = self._context.Process(target=work, args=arguments)
-        new.start()
-        return Child(new)
+        """Run `work(lifeline, *arguments)` in a new process; `lifeline` ends when this process does."""
+        # One pipe a child: who gets the signal of its end is a property of the open pipe.
+        lifeline, held = self._context.Pipe(duplex=False)
+        with lifeline:
+            new = self._context.Process(target=work, args=(lifeline, *arguments))
+            new.start()
+        return Child(new, held)
 
 
 class Child:
     """One process of a run, the leader of its session."""
 
-    def __init__(self, process: Any) -> None:
+    def __init__(self, process: Any, held: Connection) -> None:
         self._process = process
+        self._held = held
         self._bereaved: float | None = None
         self.started = time.monotonic()
 

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -103,16 +104,16 @@ class _PatientLock(LockBase):  # type: ignore[misc] # DVC is not typed
         self.unlock()
 
 
-def run(order: Order) -> None:
+def run(lifeline: Connection, order: Order) -> None:
     """Bring one stage up to date and exit with one of the codes above."""
-    _enter(order)
+    _enter(lifeline, order)
     with claim(order.claims):
         sys.exit(_attempt(order))
 
 
-def push(order: Order, remote: str | None) -> None:
+def push(lifeline: Connection, order: Order, remote: str | None) -> None:
     """Send the cached outputs of finished stages to a remote; exits with `CHANGED` or `FAILED`."""
-    _enter(order)
+    _enter(lifeline, order)
     with claim(order.claims):
         try:
             with _open(order.root) as repo:
@@ -160,7 +161,7 @@ def _open(root: Path) -> Repo:
     return repo
 
 
-def _enter(order: Order) -> None:
+def _enter(lifeline: Connection, order: Order) -> None:
     """Leave the coordinator's terminal and become what a fresh process would be."""
     parent = os.getppid()
     os.setsid()
@@ -174,9 +175,19 @@ def _enter(order: Order) -> None:
         os.dup2(descriptor, stream)
     os.close(descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGALRM):
+    for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGIO):
         signal.signal(number, _end_command)
     die_with_parent(signal.SIGTERM, parent)
+    _end_with(lifeline)
+
+
+def _end_with(lifeline: Connection) -> None:
+    """Ask for SIGIO when the coordinator, which holds the other end, has died."""
+    descriptor = lifeline.fileno()
+    fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
+    if lifeline.poll():
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _end_command(_number: int, _frame: FrameType | None) -> None:

@@ -1,7 +1,5 @@
 """Fixtures around small DVC projects."""
 
-import signal
-
 import pytest
 from toy_project import Project
 
@@ -19,5 +17,6 @@ def processes():
     yield started
     for process in started:
         if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-        process.communicate()
+            process.kill()
+        process.wait()
+        process.stdout.close()

@@ -55,7 +55,7 @@ class Project:
     def start(self, *arguments, **environment):
         """`sensorium repro` in a process of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "sensorium.cli", "repro", *arguments],
+            [Path(sys.executable).with_name("sensorium"), "repro", *arguments],
             cwd=self.root,
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,

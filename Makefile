@@ -55,6 +55,7 @@ $(VENV)/.created:
 $(VENV)/.runtime: $(VENV)/.created requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/sensorium project install
 	@touch $@
 
 $(VENV)/.develop: $(VENV)/.runtime requirements-dev.lock

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sensorium import __version__
-from sensorium.cli import data, prediction, registry, tools, training
+from sensorium.cli import data, prediction, project, registry, tools, training
 from sensorium.errors import SensoriumError
 
 _DESCRIPTION = """Predict the activity of mouse visual cortex from video.
@@ -28,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _group in (data, training, prediction, registry, tools):
+for _group in (data, training, prediction, registry, tools, project):
     _group.add_commands(app)
 
 

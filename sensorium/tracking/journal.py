@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sensorium.files import write_json
 
-FINISHED = "FINISHED"
+FINISHED: Final = "FINISHED"
 """Status of a run that ended well; others may be resumed."""
 
 

@@ -6,7 +6,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +17,7 @@ from sensorium.files import digest_json, write_json
 from sensorium.paths import Paths
 from sensorium.tracking import provenance
 from sensorium.tracking.journal import FINISHED, Journal, journal_for, journal_name, journals
-from sensorium.tracking.runs import EXPERIMENT, FINGERPRINT, FOLD, FOLDS, GROUP, ROLE
+from sensorium.tracking.runs import EXPERIMENT, FINGERPRINT, FOLD, FOLDS, GROUP, RECORD, ROLE
 from sensorium.tracking.store import Store, patience
 from sensorium.training.recorder import Status
 
@@ -31,7 +32,7 @@ _GRACE_SECONDS = 5.0
 class TrainingRun:
     """Recorder of one fold's training: params, metrics and artifacts for MLflow."""
 
-    def __init__(self, journal: Journal, store: Store, link: Path, header: dict[str, Any]) -> None:
+    def __init__(self, journal: Journal, store: Store, link: Path | None, header: dict[str, Any]) -> None:
         self._journal, self._store, self._link = journal, store, link
         self._held = contextlib.ExitStack()
         if not self._held.enter_context(journal.claimed("writer")):
@@ -73,7 +74,7 @@ class TrainingRun:
         """
         self._tell("close", status=status)
         self._await_courier()
-        if status == FINISHED:
+        if status == FINISHED and self._link is not None:
             write_json(self._link, self._link_content())
         if status == FINISHED and not self._journal.pending:
             self._journal.remove()
@@ -148,6 +149,39 @@ def start_training_run(config: Config, paths: Paths, experiment: str, fold: int,
     _forget_others(store, journal, journal_name({**fields, "fingerprint": ""}))
     header = {**fields, "name": f"fold_{fold}", **_header(config, store, fields)}
     return TrainingRun(journal, store, paths.run_link(experiment, fold), header)
+
+
+@dataclass(frozen=True)
+class Past:
+    """A training that is over, to be recorded in a run that `mlflow run` made."""
+
+    run_id: str
+    """The run to record it in."""
+    fingerprint: str
+    original: str | None
+    """The run that held the training, where it is known."""
+    epochs: Sequence[tuple[Mapping[str, float], int]]
+    """Metrics and step of every epoch."""
+
+
+def record_past(
+    config: Config, paths: Paths, experiment: str, fold: int, past: Past, artifacts: Sequence[Path] = ()
+) -> None:
+    """Record a training that is over in a run that asked for it, when there was nothing left to train.
+
+    The run gets params, metrics and artifacts, and the role `record`: the parent's figures leave it out.
+    """
+    store = Store.of(paths)
+    fields = {"experiment": experiment, "fold": fold, "fingerprint": past.fingerprint}
+    journal = journal_for(store.state, {**fields, "fingerprint": past.run_id})
+    header = {**fields, "name": f"fold_{fold}", **_header(config, store, fields), "adopt": past.run_id}
+    header["tags"] |= {ROLE: RECORD} | ({} if past.original is None else {"sensorium.recorded_from": past.original})
+    run = TrainingRun(journal, store, None, header)
+    for values, step in past.epochs:
+        run.metrics(values, step)
+    for path in artifacts:
+        run.artifact(path)
+    run.close(FINISHED)
 
 
 def _header(config: Config, store: Store, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,13 +17,16 @@ FINGERPRINT = "sensorium.fingerprint"
 GROUP = "sensorium.group"
 """Tag: digest of an experiment's settings; its folds share it."""
 ROLE = "sensorium.role"
-"""Tag: `experiment` on a parent, `fold` on a child."""
+"""Tag: `experiment` on a parent, `fold` on a child, `record` on a copy of a child."""
+RECORD = "record"
 FOLD = "sensorium.fold"
 EXPERIMENT = "sensorium.experiment"
 FOLDS = "sensorium.folds"
 """Tag: number of folds that the experiment trains."""
 VALIDATION, SCORE = "val/", "val/correlation"
 """Prefix of validation metrics, and the one that decides; `val/correlation/<mouse>` is a mouse's."""
+WARMUP = "training.warmup_epochs"
+"""Param: epochs that are never the best one."""
 _PARENT = "mlflow.parentRunId"
 _ENOUGH = 2
 """Values without which there is no deviation."""
@@ -100,7 +103,9 @@ def attach(client: "MlflowClient", store: Store, header: Mapping[str, Any]) -> t
     """
     with waiting_lock(store.state / "runs.lock"):
         experiment = store.experiment_id(client, header["experiment"])
-        tags = {**header["tags"], _PARENT: _parent(client, experiment, header)}
+        tags = dict(header["tags"])
+        if tags[ROLE] != RECORD:
+            tags[_PARENT] = _parent(client, experiment, header)
         run = _own_run(client, experiment, header)
         if run is None:
             run = client.create_run(experiment, start_time=header["time"], run_name=header["name"], tags=tags)
@@ -173,12 +178,14 @@ def summarise(client: "MlflowClient", run_id: str) -> None:
 
 
 def _best_epoch(client: "MlflowClient", fold: "Run") -> dict[str, float]:
-    """Validation metrics of a fold at the step of its best correlation."""
+    """Validation metrics of a fold at its best correlation after the warm-up: those of the published weights."""
     keys = [key for key in fold.data.metrics if key.startswith(VALIDATION)]
     if SCORE not in keys:
         return {}
     curves = {key: {m.step: m.value for m in client.get_metric_history(fold.info.run_id, key)} for key in keys}
-    step = max(curves[SCORE], key=lambda at: curves[SCORE][at])
+    steps = sorted(curves[SCORE])
+    warmup = int(fold.data.params.get(WARMUP, 0))
+    step = max(steps[warmup:] or steps, key=lambda at: curves[SCORE][at])
     return {key: curve[step] for key, curve in curves.items() if step in curve}
 
 

@@ -44,8 +44,8 @@ def waiting_lock(path: Path) -> Iterator[None]:
 
 
 def _absolute(uri: str) -> str:
-    """Make the path of an SQLite URI absolute: `mlflow run` hands down a relative one."""
-    if uri.startswith(_SQLITE) and not uri.startswith(_SQLITE + "/"):
+    """Make the path of an SQLite URI absolute and free of links, so that equal stores have equal URIs."""
+    if uri.startswith(_SQLITE) and "?" not in uri:
         return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).resolve())
     return uri
 

@@ -1,0 +1,184 @@
+"""The other end of `mlflow run`: stages through DVC, and the run that MLflow made handed to the right one."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from sensorium.config import Config
+from sensorium.errors import ConfigError, PipelineError, TrackingError
+from sensorium.files import read_json
+from sensorium.paths import PARAMS_FILE, Paths
+from sensorium.repro.deathsig import die_with_parent
+from sensorium.tracking.journal import journals
+from sensorium.tracking.recorder import ADOPT_VARIABLE, Past, record_past
+from sensorium.tracking.store import Store, waiting_lock
+
+RUN_VARIABLE = "MLFLOW_RUN_ID"
+_TAKEN_OUT = (RUN_VARIABLE, "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+"""Variables of `mlflow run` that the first stage that comes along would take for its own."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A stage, and the stages that it needs."""
+
+    stage: str
+    upstream: tuple[str, ...]
+
+
+def install(paths: Paths) -> None:
+    """Prepare `mlflow run`: the environment it uses, and the embedded store it writes to."""
+    from sensorium.tracking.environment import install as install_environment
+
+    store = Store.of(paths)
+    if store.embedded:
+        store.client()
+    Console().print(f"mlflow run . uses {install_environment(paths)}.", soft_wrap=True)
+
+
+def run(paths: Paths, stages: Sequence[str]) -> None:
+    """Bring stages and all that they need up to date; all stages when none is named.
+
+    Raises:
+        ConfigError: dvc.yaml has no such stage.
+        PipelineError: a stage failed; its own message is printed above.
+    """
+    _check_stages(paths.root, stages)
+    _repro(paths.root, list(stages), _environment({}))
+
+
+def _check_stages(root: Path, stages: Sequence[str]) -> None:
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    with Repo(str(root), _wait_for_lock=True) as repo:
+        for stage in stages:
+            try:
+                repo.stage.collect(stage)
+            except DvcException as fault:
+                known = sorted({known.addressing.partition("@")[0] for known in repo.index.stages})
+                raise ConfigError(
+                    f"stage {stage!r}: not in dvc.yaml.", f"Choose one of: {', '.join(known)}."
+                ) from fault
+
+
+def run_outputs(paths: Paths, outputs: Sequence[Path]) -> None:
+    """Bring the stages that make some outputs, and all that they need, up to date.
+
+    Raises:
+        ConfigError: no stage of dvc.yaml makes one of them.
+        PipelineError: a stage failed.
+    """
+    run(paths, [find_target(paths, output).stage for output in outputs])
+
+
+def train(config: Config, paths: Paths, experiment: str, fold: int) -> None:
+    """Train a fold in the run that `mlflow run` made, after the stages that it needs.
+
+    Where DVC finds the fold up to date, or takes it from its cache, nothing is trained; the run then
+    receives what the training of that fold had recorded.
+
+    Raises:
+        ConfigError: the pipeline does not train that fold.
+        PipelineError: a stage failed.
+    """
+    target = find_target(paths, paths.fold(experiment, fold))
+    run_id = os.environ.get(RUN_VARIABLE)
+    with waiting_lock(paths.state / "project.lock"):  # parallel calls share what is upstream
+        if target.upstream:
+            _repro(paths.root, list(target.upstream), _environment({}))
+    adopt = {} if run_id is None else {f"{experiment}/fold_{fold}": run_id}
+    _repro(paths.root, ["--single-item", target.stage], _environment(adopt))
+    if run_id is not None and not _trained_here(paths, experiment, fold, run_id):
+        _record(config, paths, experiment, fold, run_id)
+
+
+def find_target(paths: Paths, output: Path) -> Target:
+    """The stage that makes an output.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from dvc.repo import Repo
+
+    with Repo(str(paths.root), _wait_for_lock=True) as repo:
+        for stage in repo.index.stages:
+            if any(Path(out.fs_path) == output for out in stage.outs):
+                needs = sorted({need.addressing for need in repo.index.graph.successors(stage)})
+                return Target(stage.addressing, tuple(needs))
+    raise ConfigError(
+        f"{output.relative_to(paths.root)}: no stage of dvc.yaml makes it.",
+        f"Choose what the pipeline makes, or add it: folds under folds.train in {PARAMS_FILE}, the rest in dvc.yaml.",
+    )
+
+
+def _environment(adopt: Mapping[str, str]) -> dict[str, str]:
+    """Variables for DVC: without the run of `mlflow run`, which only the stage that was asked for gets."""
+    kept = {name: value for name, value in os.environ.items() if name not in _TAKEN_OUT}
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
+    return {**kept, "PATH": programs, **({ADOPT_VARIABLE: json.dumps(adopt)} if adopt else {})}
+
+
+def _repro(root: Path, arguments: list[str], environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *arguments]
+    done = subprocess.run(  # noqa: S603 - arguments are names of stages that exist
+        command,
+        cwd=root,
+        env=environment,
+        check=False,
+        preexec_fn=die_with_parent,
+    )
+    if done.returncode != 0:
+        raise PipelineError(
+            f"dvc repro {' '.join(arguments)}: failed with exit code {done.returncode}.",
+            "The reason stands above; what was finished before it is kept.",
+        )
+
+
+def _trained_here(paths: Paths, experiment: str, fold: int, run_id: str) -> bool:
+    """Whether the training went into the run, or waits on disk to be delivered to it."""
+    waiting = any(
+        (header := journal.contents().header).get("adopt") == run_id and header["experiment"] == experiment
+        for journal in journals(Store.of(paths).state)
+    )
+    return waiting or _linked_run(paths, experiment, fold) == run_id
+
+
+def _linked_run(paths: Paths, experiment: str, fold: int) -> str | None:
+    """Run that the fold's link names; None where the server has not told its id yet."""
+    link = read_json(paths.run_link(experiment, fold), TrackingError, "Type `dvc checkout`.")
+    return str(link["run_id"]) if link["run_id"] else None
+
+
+def _record(config: Config, paths: Paths, experiment: str, fold: int, run_id: str) -> None:
+    """Log the published training of a fold into a run."""
+    from sensorium.model.checkpoint import CONFIG, HISTORY, read_info
+    from sensorium.training.fingerprint import fingerprint
+
+    folder = paths.fold(experiment, fold)
+    info = read_info(folder)
+    recipe = config.experiment(experiment).training
+    steps = recipe.samples_per_epoch // recipe.batch_size
+    with (folder / HISTORY).open(encoding="utf-8", newline="") as stream:
+        epochs = [measured(row, steps) for row in csv.DictReader(stream)]
+    past = Past(run_id, fingerprint(info.provenance), _linked_run(paths, experiment, fold), epochs)
+    record_past(config, paths, experiment, fold, past, [folder / CONFIG, folder / HISTORY])
+    Console().print(f"{experiment} fold {fold} is up to date; its training is recorded in the run {run_id}.")
+
+
+def measured(row: Mapping[str, str], steps: int) -> tuple[dict[str, float], int]:
+    """An epoch of history.csv as the metrics that the training recorded, and its step.
+
+    Args:
+        row: column names to numbers as text.
+        steps: optimizer steps an epoch.
+    """
+    values = {name.replace("val_", "val/", 1): float(text) for name, text in row.items() if name.startswith("val_")}
+    return {"train/epoch_loss": float(row["train_loss"]), **values}, (int(row["epoch"]) + 1) * steps

@@ -1,0 +1,242 @@
+"""`mlflow run` hands its run to the stage that was asked for, and DVC does the rest."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from sensorium.cli.app import app
+from sensorium.errors import ConfigError, PipelineError
+from sensorium.stages import project as stage
+from sensorium.tracking.environment import environment_folder
+
+ROOT = Path(__file__).parents[2]
+
+
+def tiny_tree():
+    """Settings of the tiny dataset that all tests share; this folder's own conftest hides their module."""
+    spec = importlib.util.spec_from_file_location("shared_conftest", ROOT / "tests" / "conftest.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.tiny_tree()
+
+
+_PIPELINE = """
+stages:
+  store:
+    cmd: env | sort > data/store
+    outs:
+    - data/store
+  train_teacher:
+    foreach: {fold_0: 0, fold_1: 1}
+    do:
+      cmd: mkdir -p data/experiments/true_batch_001 && env | sort > data/experiments/true_batch_001/${key}
+      deps:
+      - data/store
+      outs:
+      - data/experiments/true_batch_001/${key}
+  broken:
+    cmd: "false"
+    outs:
+    - data/broken
+"""
+
+
+@pytest.fixture
+def pipeline(bare_project, monkeypatch):
+    """A project whose stages write the environment that they see."""
+    root = bare_project.paths.root
+    (root / "dvc.yaml").write_text(_PIPELINE)
+    (root / "data").mkdir()
+    (root / ".dvc").mkdir()
+    (root / ".dvc" / "config").write_text("[core]\n    no_scm = True\n    analytics = False\n")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    return bare_project
+
+
+def environment(path):
+    return dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
+
+
+def train(project, fold):
+    stage.train(project.config, project.paths, "true_batch_001", fold)
+
+
+def test_only_the_stage_that_was_asked_for_gets_the_run(pipeline, monkeypatch):
+    monkeypatch.setenv("MLFLOW_RUN_ID", "the-run")
+    monkeypatch.setattr(stage, "_trained_here", lambda *arguments: True)
+    train(pipeline, 1)
+    upstream = environment(pipeline.paths.stores)
+    assert not {"MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "SENSORIUM_RUN"} & upstream.keys()
+    asked = environment(pipeline.paths.fold("true_batch_001", 1))
+    assert json.loads(asked["SENSORIUM_RUN"]) == {"true_batch_001/fold_1": "the-run"}
+    assert "MLFLOW_RUN_ID" not in asked
+    assert not pipeline.paths.fold("true_batch_001", 0).exists()
+
+
+def test_a_fold_that_the_pipeline_does_not_train_is_refused(pipeline):
+    with pytest.raises(ConfigError, match=r"fold_2: no stage of dvc\.yaml makes it") as told:
+        train(pipeline, 2)
+    assert "folds.train" in told.value.remedy
+
+
+def test_an_unknown_stage_is_refused_before_anything_runs(pipeline):
+    with pytest.raises(ConfigError, match="stage 'stroe'") as told:
+        stage.run(pipeline.paths, ["stroe"])
+    assert "store" in told.value.remedy
+    assert not pipeline.paths.stores.exists()
+
+
+def test_a_failed_stage_is_told(pipeline):
+    with pytest.raises(PipelineError, match=r"dvc repro broken: failed"):
+        stage.run(pipeline.paths, ["broken"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["train", "-e", "true_batch_001", "-f", "x"], "fold 'x'"),
+        (["train", "-e", "true_batch_001", "-f", "9"], "fold '9'"),
+        (["train", "-e", "true_batch_001", "-f", "0,1"], "one fold is one MLflow run"),
+        (["train", "-e", "nonsense", "-f", "0"], "experiment 'nonsense'"),
+        (["predict", "-e", "true_batch_001", "-s", "tomorrow"], "split 'tomorrow'"),
+        (["ensemble", "-s", "folds"], "the registered pair predicts test splits"),
+        (["submission", "-t", "third"], "track 'third'"),
+        (["ingest", "-m", "mickey"], "mouse 'mickey'"),
+    ],
+)
+def test_bad_values_are_refused(bare_project, arguments, problem):
+    result = CliRunner().invoke(app, ["project", *arguments])
+    assert isinstance(result.exception, ConfigError)
+    assert problem in result.exception.problem
+
+
+def test_every_entry_point_calls_a_verb_with_its_options():
+    """What MLproject types is parsed by the command line: unknown options end with code 2."""
+    entry_points = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
+    for name, entry in entry_points.items():
+        command = entry["command"].format(**dict.fromkeys(entry.get("parameters", {}), "x"))
+        verb = [part for part in command.split()[1:] if not part.startswith("--") and part != "x"]
+        helped = CliRunner().invoke(app, [*verb[:2], "--help"], env={"COLUMNS": "200"})
+        if helped.exit_code != 0:  # the second word was an argument
+            helped = CliRunner().invoke(app, [verb[0], "--help"], env={"COLUMNS": "200"})
+        assert helped.exit_code == 0, name
+        for option in (part for part in command.split() if part.startswith("--")):
+            assert option in helped.output, (name, option)
+        for key, parameter in entry.get("parameters", {}).items():
+            assert set(parameter) == {"type", "default"}, (name, key)
+
+
+def test_the_environment_is_that_of_the_project_in_the_working_folder(project, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ENV_ROOT", str(tmp_path / "envs"))
+    for name in ("python_env.yaml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    stage.install(project.paths)
+    folder = environment_folder(tmp_path)
+    assert folder.parent == tmp_path / "envs"
+
+    def activate(cwd):
+        script = f"source {folder}/bin/activate && command -v python"
+        return subprocess.run(["bash", "-c", script], cwd=cwd, capture_output=True, text=True, check=False)
+
+    assert Path(activate(tmp_path).stdout.strip()).parent == Path(sys.executable).parent
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    refused = activate(elsewhere)
+    assert refused.returncode != 0
+    assert "make install" in refused.stderr
+
+
+def test_an_environment_that_pyenv_made_is_left_alone(project, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ENV_ROOT", str(tmp_path / "envs"))
+    for name in ("python_env.yaml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    script = environment_folder(tmp_path) / "bin" / "activate"
+    script.parent.mkdir(parents=True)
+    script.write_text("# virtualenv\n")
+    stage.install(project.paths)
+    assert script.read_text() == "# virtualenv\n"
+
+
+# -- the real thing ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A copy of the project with the tiny dataset, installed for `mlflow run`."""
+    root = tmp_path_factory.mktemp("clone")
+    for name in ("dvc.yaml", ".dvcignore", "MLproject", "python_env.yaml", "requirements.lock"):
+        shutil.copy(ROOT / name, root)
+    shutil.copytree(ROOT / "sensorium", root / "sensorium", ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "params.yaml").write_text(yaml.safe_dump(tiny_tree(), sort_keys=False))
+    assert call(root, "dvc", "init", "--no-scm", "--quiet").returncode == 0
+    assert call(root, "sensorium", "project", "install").returncode == 0
+    assert (root / "mlflow.db").exists()  # made before any parallel runs
+    return root
+
+
+def call(root, *command):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "SENSORIUM_"))}
+    own = {"MLFLOW_ENV_ROOT": str(root / "envs"), "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    program = Path(sys.executable).parent / command[0]
+    path = (
+        f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}" if command[0] != "mlflow" else "/usr/bin:/bin"
+    )
+    return subprocess.run(
+        [program, *command[1:]],
+        cwd=root,
+        env=kept | own | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
+def runs_of(root):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    return client.search_runs([e.experiment_id for e in client.search_experiments()])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_mlflow_run_bare_trains_in_the_run_that_it_makes(clone):
+    done = call(clone, "mlflow", "run", ".", "-e", "train", "-P", "fold=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (child,) = [run for run in runs_of(clone) if run.data.tags.get("sensorium.role") != "experiment"]
+    assert child.data.tags["mlflow.source.type"] == "PROJECT"
+    assert child.data.tags["sensorium.fold"] == "1"
+    assert child.data.params["fold"] == "1"
+    assert "training.learning_rate" in child.data.params
+    assert child.info.status == "FINISHED"
+    live = set(child.data.metrics)
+    assert {"val/correlation", "train/loss"} <= live
+    assert call(clone, "dvc", "status", "train_teacher@fold_1").stdout.strip() == "Data and pipelines are up to date."
+
+    # again: nothing is left to train, the new run tells of the same training
+    done = call(clone, "mlflow", "run", ".", "-e", "train", "-P", "fold=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (again,) = [run for run in runs_of(clone) if run.data.tags.get("sensorium.role") == "record"]
+    assert again.data.tags["sensorium.recorded_from"] == child.info.run_id
+    validation = {key: value for key, value in again.data.metrics.items() if key.startswith("val/")}
+    assert validation == {key: value for key, value in child.data.metrics.items() if key.startswith("val/")}
+    assert set(again.data.metrics) <= live
+    assert call(clone, "dvc", "status", "train_teacher@fold_1").stdout.strip() == "Data and pipelines are up to date."
+
+
+@pytest.mark.slow
+def test_mlflow_run_tells_bad_values(clone):
+    done = call(clone, "mlflow", "run", ".", "-e", "train", "-P", "fold=17")
+    assert done.returncode != 0
+    assert "fold '17': out of range" in done.stderr
+    assert "Traceback" not in done.stderr

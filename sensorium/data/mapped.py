@@ -5,12 +5,15 @@ memory, and a window is a view of it. Only the pages that a window covers are re
 request, and no more than once for all processes.
 """
 
+import contextlib
 import json
 import math
 import mmap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
@@ -19,8 +22,19 @@ from sensorium.errors import DataError
 
 REBUILD = "Remove the store and run `dvc repro ingest`, or fetch it again with `dvc checkout --force`."
 
-_ADVISED_BYTES = 2**14
-"""Smallest stretch that is worth a call to announce it, bytes."""
+_SMALL_BYTES = 2**14
+"""Stretch that is not worth a call to announce it, bytes."""
+
+_ADVISED_BYTES = 2**17
+"""Longest stretch announced at once, bytes: Linux's default read-ahead, beyond which it may ignore the rest."""
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as fault:  # ValueError: an empty file cannot be mapped
+        raise DataError(f"{path}: the chunk cannot be read ({fault}).", REBUILD) from fault
 
 
 class MappedArray:
@@ -63,16 +77,9 @@ class MappedArray:
     def _map(self, chunk: int) -> tuple[mmap.mmap, npt.NDArray[Any]]:
         if chunk not in self._maps:
             path = self.chunk_file(chunk)
-            try:
-                with path.open("rb") as stream:
-                    mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError) as fault:
-                raise DataError(f"{path}: the chunk cannot be read ({fault}).", REBUILD) from fault
-            if len(mapped) != self._chunk_bytes + CRC_BYTES:
-                raise DataError(
-                    f"{path}: {len(mapped)} bytes, expected {self._chunk_bytes + CRC_BYTES}: the chunk is damaged.",
-                    REBUILD,
-                )
+            with _readable(path), path.open("rb") as stream:
+                mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            self._check_size(path, len(mapped))
             mapped.madvise(mmap.MADV_RANDOM)
             values = np.frombuffer(mapped, self.dtype, math.prod(self._chunk)).reshape(self._chunk)
             self._maps[chunk] = (mapped, values)
@@ -89,20 +96,36 @@ class MappedArray:
         first = (position * self.shape[1] + start) * self._row_bytes
         last = first + (stop - start) * self._row_bytes
         first -= first % mmap.PAGESIZE
-        if last - first > _ADVISED_BYTES:
-            mapped.madvise(mmap.MADV_WILLNEED, first, last - first)
+        if last - first > _SMALL_BYTES:
+            for piece in range(first, last, _ADVISED_BYTES):
+                mapped.madvise(mmap.MADV_WILLNEED, piece, min(_ADVISED_BYTES, last - piece))
         view: npt.NDArray[Any] = values[position, start:stop]
         return view
 
     def read(self) -> npt.NDArray[Any]:
-        """The whole array, copied.
+        """The whole array, read in sequence and compared with its checksums.
 
         Raises:
-            DataError: a chunk file is missing or has another size.
+            DataError: a chunk file is missing or damaged.
         """
         chunks = -(-self.shape[0] // self._chunk[0])
-        parts = [self._map(chunk)[1] for chunk in range(chunks)]
-        return np.concatenate(parts)[: self.shape[0]]
+        return np.concatenate([self._read(chunk) for chunk in range(chunks)])[: self.shape[0]]
+
+    def _read(self, chunk: int) -> npt.NDArray[Any]:
+        path = self.chunk_file(chunk)
+        with _readable(path):
+            content = path.read_bytes()
+        self._check_size(path, len(content))
+        values, stored = content[:-CRC_BYTES], content[-CRC_BYTES:]
+        if google_crc32c.value(values) != int.from_bytes(stored, "little"):
+            raise DataError(f"{path}: its values do not match the checksum: the chunk is damaged.", REBUILD)
+        return np.frombuffer(values, self.dtype).reshape(self._chunk)
+
+    def _check_size(self, path: Path, size: int) -> None:
+        if size != self._chunk_bytes + CRC_BYTES:
+            raise DataError(
+                f"{path}: {size} bytes, expected {self._chunk_bytes + CRC_BYTES}: the chunk is damaged.", REBUILD
+            )
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:

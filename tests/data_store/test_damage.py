@@ -64,6 +64,15 @@ def test_a_flipped_bit_is_found_and_its_chunk_named(path, name):
     assert "dvc checkout" in fault.value.remedy
 
 
+def test_damaged_small_arrays_are_found_when_they_are_read(path):
+    chunk = path / "lengths" / "c.0"
+    content = bytearray(chunk.read_bytes())
+    content[0] ^= 1
+    chunk.write_bytes(content)
+    with pytest.raises(DataError, match=r"lengths/c\.0: its values do not match the checksum: the chunk is damaged"):
+        MouseStore.open(path).video(0)
+
+
 def test_a_truncated_chunk_is_named_when_it_is_read(path):
     chunk = path / "responses" / "c.0.0.0"
     chunk.write_bytes(chunk.read_bytes()[:-9])

@@ -359,7 +359,7 @@ def parse(tree: Any, source: str) -> Config:
         lines = [_explain(dict(fault)) for fault in faults.errors()]
         raise ConfigError(
             "\n".join(f"{source}: {line}" for line in lines),
-            "Correct the keys named above; conf/preset/ holds working examples, sensorium/config.py documents each key.",
+            "Correct the keys named above; conf/preset/ has working examples, sensorium/config.py explains each key.",
         ) from faults
 
 
@@ -372,7 +372,9 @@ def load(path: Path) -> Config:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: the file does not exist.", "Run the command inside a clone of the project.") from None
+        raise ConfigError(
+            f"{path}: the file does not exist.", "Run the command inside a clone of the project."
+        ) from None
     except yaml.YAMLError as fault:
         raise ConfigError(f"{path}: not valid YAML: {fault}", "Correct the line named above.") from fault
     return parse(tree, path.name)

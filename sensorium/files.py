@@ -58,7 +58,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         yield partial
         _sync(partial)
-        os.replace(partial, path)
+        partial.replace(path)
         _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
@@ -85,8 +85,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield partial
         sync_tree(partial)
         if path.exists():
-            os.rename(path, retired)
-        os.rename(partial, path)
+            path.rename(retired)
+        partial.rename(path)
         _sync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -11,7 +11,9 @@ from sensorium.errors import ConfigError
 from sensorium.mice import SPLITS
 from sensorium.paths import PARAMS_FILE, Paths, find_root
 
-Experiment = Annotated[str, typer.Option("-e", "--experiment", help="Experiment of params.yaml, such as true_batch_001.")]
+Experiment = Annotated[
+    str, typer.Option("-e", "--experiment", help="Experiment of params.yaml, such as true_batch_001.")
+]
 Experiments = Annotated[
     str, typer.Option("-e", "--experiments", help="Experiments, joined by commas: distillation_001,true_batch_001.")
 ]

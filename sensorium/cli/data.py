@@ -70,14 +70,22 @@ def verify(
     mouse: Mouse = None,
     quick: Annotated[bool, typer.Option("--quick", help="Check files, shapes and meta files; read no values.")] = False,
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all findings as JSON.")] = None,
+    stores: Annotated[
+        bool, typer.Option("--stores", help="Check the checksums of the stores, not the raw mice.")
+    ] = False,
 ) -> None:
     """Check raw mice against every rule of the format; all findings at once.
 
     The exit code is 1 when a finding is an error; warnings leave it at 0.
     """
+    ctx = context()
+    if stores:
+        from sensorium.stages import verify_stores
+
+        verify_stores.run(ctx.paths, ctx.mice(mouse))
+        return
     from sensorium.stages import verify as stage
 
-    ctx = context()
     stage.run(ctx.config, ctx.paths, ctx.mice(mouse), quick, json)
 
 

@@ -8,6 +8,8 @@ import zarr
 
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError
+from sensorium.paths import Paths
+from sensorium.stages import verify_stores
 
 
 @pytest.fixture
@@ -62,6 +64,20 @@ def test_a_flipped_bit_is_found_and_its_chunk_named(path, name):
         MouseStore.open(path).verify()
     assert str(path / name) in fault.value.problem
     assert "dvc checkout" in fault.value.remedy
+
+
+def test_the_stage_names_each_damaged_store(built, stores, tmp_path, capsys):
+    paths = Paths(tmp_path)
+    shutil.copytree(built.stores, paths.stores)
+    first, second = (paths.store(store.name) for store in stores[:2])
+    (first / "videos" / "c.0.0.0.0").unlink()
+    shutil.rmtree(second)
+    with pytest.raises(DataError) as fault:
+        verify_stores.run(paths, [store.name for store in stores])
+    assert f"{first}/videos/c.0.0.0.0: the chunk does not exist" in fault.value.problem
+    assert f"{second}: the store does not exist" in fault.value.problem
+    assert capsys.readouterr().out.splitlines()[2] == f"{stores[2].name}: sound"
+    verify_stores.run(paths, [stores[2].name])
 
 
 def test_damaged_small_arrays_are_found_when_they_are_read(path):

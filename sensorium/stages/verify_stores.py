@@ -1,0 +1,28 @@
+"""`sensorium verify --stores`: compare every chunk of the stores with its checksum."""
+
+from rich.console import Console
+
+from sensorium.data.mapped import REBUILD
+from sensorium.data.store import MouseStore
+from sensorium.errors import DataError
+from sensorium.paths import Paths
+
+
+def run(paths: Paths, mice: list[str]) -> None:
+    """Read the stores whole and name what is damaged, the first chunk of each mouse.
+
+    Raises:
+        DataError: a store is missing, or a chunk of it is missing or damaged.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    problems = []
+    for mouse in mice:
+        try:
+            MouseStore.open(paths.store(mouse)).verify()
+        except DataError as fault:
+            problems.append(fault.problem)
+            console.print(f"{mouse}: [red]damaged[/]")
+        else:
+            console.print(f"{mouse}: [green]sound[/]")
+    if problems:
+        raise DataError("\n".join(problems), REBUILD)

@@ -1,5 +1,6 @@
 """The `sensorium` command: its groups of verbs and the one place where errors become exit codes."""
 
+import os
 import sys
 
 import typer
@@ -48,6 +49,9 @@ def _options(
 def main() -> None:
     """Run the command line; a user's mistake prints one message, no traceback."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    # OpenMP reads this when torch is loaded. Threads that wait asleep leave the core to whoever shares the
+    # machine; threads that spin, the default, made a training on two busy cores several times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except SensoriumError as fault:

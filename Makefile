@@ -17,6 +17,7 @@ help: ## list these targets
 
 demo: install ## run the whole pipeline on the embedded dataset and print the scores
 	dvc repro
+	@sensorium sync
 	@sensorium results
 
 install: $(VENV)/.runtime ## create .venv with the locked dependencies

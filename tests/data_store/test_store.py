@@ -2,6 +2,9 @@
 
 import pickle
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,3 +152,14 @@ def test_recompressed_stores_are_read_through_zarr(stores, tmp_path):
 def test_unknown_statistics_are_refused(stores):
     with pytest.raises(DataError, match=r"statistics/responses: no statistic 'mode'.\nKnown: mean, std"):
         stores[0].statistics("responses", "mode")
+
+
+def test_the_documented_script_reads_a_store(stores, tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    script = text.split("```python\n")[1].split("```")[0]
+    path = tmp_path / "data" / "store" / stores[0].path.name
+    path.parent.mkdir(parents=True)
+    path.symlink_to(stores[0].path)
+    result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    expected = (stores[0].name, stores[0].tiers[3], stores[0].video(3).shape, stores[0].responses(3).shape)
+    assert result.stdout.startswith(" ".join(map(str, expected)))

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from sensorium.errors import TrackingError
 from sensorium.files import atomic_folder, write_json
 from sensorium.paths import Paths
+from sensorium.registry.flavor import Interface, write_model
 from sensorium.registry.manifest import RESTORE, ModelContent
 from sensorium.registry.placing import Placer
 from sensorium.tracking.store import Store, waiting_lock
@@ -43,6 +44,8 @@ class Entry:
     """MLflow experiment that lists the model."""
     manifest: dict[str, Any]
     """Content of manifest.json."""
+    interface: Interface
+    """What a request to the model looks like."""
     content: ModelContent | None = None
     """Trained folds; a pair has none of its own."""
     tags: Mapping[str, str] | None = None
@@ -51,9 +54,15 @@ class Entry:
 class Catalog:
     """The registry of one store."""
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: Paths, store: Store | None = None) -> None:
+        """Open the registry.
+
+        Args:
+            paths: the project.
+            store: the store to use; the one in force by default.
+        """
         self._paths = paths
-        self.store = Store.of(paths)
+        self.store = store or Store.of(paths)
         self.client: MlflowClient = self.store.client()
 
     def register(self, entry: Entry) -> int:
@@ -178,10 +187,8 @@ class Catalog:
         get_artifact_repository(location, tracking_uri=self.store.uri).log_artifacts(str(folder))
 
     def _write(self, folder: Path, entry: Entry, location: str) -> None:
-        from sensorium.registry.flavor import write_model
-
         model_id = _MODEL_ID.search(location)
-        write_model(folder, entry.name, entry.manifest, location, model_id[0] if model_id else None)
+        write_model(folder, entry.name, entry.manifest, entry.interface, location, model_id[0] if model_id else None)
         data = folder / _DATA
         write_json(data / MANIFEST, entry.manifest)
         if entry.content is not None:

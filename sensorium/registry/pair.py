@@ -1,5 +1,7 @@
 """Registering the teacher and the student as one pair, and loading the pair by its pin."""
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ from sensorium.errors import TrackingError
 from sensorium.files import digest_json, read_json
 from sensorium.paths import Paths
 from sensorium.registry.catalog import Catalog, Entry
+from sensorium.registry.flavor import ENSEMBLE, Interface
 from sensorium.registry.manifest import PAIR, STUDENT, TEACHER, ModelContent, PairPin, Pin, trained_content
 from sensorium.tracking.provenance import locked_digests, run_tags
 from sensorium.tracking.store import refusals_told
@@ -21,30 +24,61 @@ def register_pair(config: Config, paths: Paths) -> PairPin:
     """
     contents = _contents(config, paths)
     scores = read_json(paths.evaluation / "metrics.json", TrackingError, "Type `dvc repro evaluate`.")
-    tags = run_tags(paths.root, config, "register")
-    digest = pair_digest(contents, scores)
+    registration = Registration(config, paths, contents, scores)
     with refusals_told():
-        catalog = Catalog(paths)
-        versions = {role: catalog.register(_entry(content, tags)) for role, content in contents.items()}
-        manifest = _pair_manifest(paths, contents, versions, scores, tags)
-        experiment = ",".join(sorted(content.experiment for content in contents.values()))
-        pair = catalog.register(Entry(PAIR, digest, experiment, manifest, tags=tags))
-    return PairPin(Pin(PAIR, pair, digest), contents, versions)
+        return registration.carry_out(Catalog(paths))
 
 
-def _entry(content: ModelContent, tags: dict[str, str]) -> Entry:
-    return Entry(content.name, content.digest, content.experiment, _manifest(content), content, tags)
+@dataclass(frozen=True)
+class Registration:
+    """What enters the registry."""
 
+    config: Config
+    paths: Paths
+    contents: dict[str, ModelContent]
+    """By role."""
+    scores: Any
+    """Content of metrics.json."""
 
-def _pair_manifest(
-    paths: Paths, contents: dict[str, ModelContent], versions: dict[str, int], scores: Any, tags: dict[str, str]
-) -> dict[str, Any]:
-    return {
-        "models": {role: {**_manifest(content), "version": versions[role]} for role, content in contents.items()},
-        "scores": scores,
-        "data": locked_digests(paths.root),
-        "code": {key: value for key, value in tags.items() if "git" in key or key.endswith("version")},
-    }
+    @cached_property
+    def tags(self) -> dict[str, str]:
+        """Tags of every version made."""
+        return run_tags(self.paths.root, self.config, "register")
+
+    def carry_out(self, catalog: Catalog) -> PairPin:
+        """Register what is not registered yet."""
+        versions = {role: catalog.register(self.model(role)) for role in self.contents}
+        pair = self.pair(versions)
+        return PairPin(Pin(PAIR, catalog.register(pair), pair.digest), self.contents, versions)
+
+    def model(self, role: str) -> Entry:
+        """Teacher or student."""
+        content = self.contents[role]
+        manifest = {**_manifest(content), "role": role, "prediction": self._prediction}
+        interface = self._interface([role])
+        return Entry(content.name, content.digest, content.experiment, manifest, interface, content, self.tags)
+
+    def pair(self, versions: dict[str, int]) -> Entry:
+        """The pair of two versions."""
+        manifest = {
+            "models": {role: {**_manifest(c), "version": versions[role]} for role, c in self.contents.items()},
+            "scores": self.scores,
+            "data": locked_digests(self.paths.root),
+            "code": {key: value for key, value in self.tags.items() if "git" in key or key.endswith("version")},
+            "prediction": self._prediction,
+        }
+        experiment = ",".join(sorted(content.experiment for content in self.contents.values()))
+        digest = pair_digest(self.contents, self.scores)
+        return Entry(PAIR, digest, experiment, manifest, self._interface([ENSEMBLE, *self.contents]), tags=self.tags)
+
+    @property
+    def _prediction(self) -> dict[str, Any]:
+        return self.config.prediction.model_dump(mode="json")
+
+    def _interface(self, models: list[str]) -> Interface:
+        model = self.config.experiment(next(iter(self.contents.values())).experiment).model
+        frames = self.config.window.width + self.config.window.step - 1  # the shortest trial that can be predicted
+        return Interface(list(self.config.dataset.mice), model.canvas, frames, models)
 
 
 def pair_digest(contents: dict[str, ModelContent], scores: Any) -> str:

@@ -5,16 +5,19 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 import yaml
-from safetensors.numpy import save_file
 
 from sensorium.config import Config, parse
+from sensorium.model import checkpoint
+from sensorium.model.checkpoint import ModelInfo
+from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.paths import Paths
 from sensorium.tracking.store import Store
 
 _ROOT = Path(__file__).parents[2]
+_SMALL = {"canvas": [8, 8], "features": [4], "strides": [2], "expansion": 2, "se_reduction": 2, "cortex_features": [8]}
 
 
 @dataclass
@@ -29,14 +32,14 @@ class Project:
         return Store.of(self.paths)
 
     def train(self, experiment, seed=0):
-        """Pretend to train: small weights that depend on the fold and the seed."""
+        """Pretend to train: first weights that depend on the fold and the seed."""
+        settings = self.config.experiment(experiment).model
+        mice = {mouse: 3 + number for number, mouse in enumerate(self.config.dataset.mice)}
         for fold in self.config.folds.train.values():
-            folder = self.paths.fold(experiment, fold)
-            folder.mkdir(parents=True, exist_ok=True)
-            generator = np.random.default_rng([seed, fold, len(experiment)])
-            save_file({"weight": generator.random(1000, dtype=np.float32)}, folder / "model.safetensors")
-            (folder / "config.json").write_text(json.dumps({"experiment": experiment, "fold": fold}))
-            (folder / "history.csv").write_text("epoch\n0\n")
+            torch.manual_seed(1000 * seed + 10 * fold + len(experiment))
+            info = ModelInfo(experiment=experiment, fold=fold, model=settings, window=self.config.window, mice=mice)
+            model = DwiseNeuro(settings, list(mice.values()))
+            checkpoint.save(self.paths.fold(experiment, fold), model, info, {"history.csv": "epoch\n0\n"})
 
     def score(self, value=0.3):
         self.paths.evaluation.mkdir(parents=True, exist_ok=True)
@@ -60,6 +63,8 @@ def bare_project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(_ROOT / "params.yaml", tmp_path / "params.yaml")
     tree = yaml.safe_load((_ROOT / "conf" / "preset" / "demo.yaml").read_text())
+    for experiment in tree["experiments"].values():
+        experiment["model"] |= _SMALL
     return Project(parse(tree, "demo.yaml"), Paths(tmp_path))
 
 

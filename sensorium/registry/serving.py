@@ -1,0 +1,179 @@
+"""The pyfunc of a registered model: one trial in, its predicted responses out.
+
+`mlflow.pyfunc.load_model("models:/sensorium-pair@champion")` and `mlflow models serve` end here. Only
+safetensors and JSON are read, and every file of a pair is verified against the pair's manifest.
+
+L frames of a trial, h w pixels, N neurons of one mouse.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from numpy.typing import NDArray
+
+from sensorium.config import PredictionConfig
+from sensorium.errors import SensoriumError, TrackingError
+from sensorium.files import read_json
+from sensorium.inference.member import Member
+from sensorium.inference.sliding import SlidingPredictor, TrialInput, shortest_trial
+from sensorium.model import checkpoint
+from sensorium.model.checkpoint import ModelInfo
+from sensorium.paths import Paths
+from sensorium.registry.catalog import MANIFEST, Catalog
+from sensorium.registry.flavor import ENSEMBLE
+from sensorium.registry.manifest import RESTORE, ModelContent
+from sensorium.tracking.store import Store
+
+_STATES = 2
+"""Numbers that behavior and pupil centre have a frame."""
+
+Teams = Mapping[str, Sequence[Path]]
+"""Verified fold folders by role."""
+
+
+class TrialPredictor:
+    """Predicts the responses of one mouse to one trial."""
+
+    def __init__(self, teams: Teams, settings: PredictionConfig) -> None:
+        """Read what the models say about themselves; weights are loaded with the first trial of a mouse.
+
+        Args:
+            teams: fold folders by role: `teacher`, `student`, or both.
+            settings: batch size and precision of the forward passes.
+        """
+        self._teams = teams
+        self._settings = settings
+        self._info: ModelInfo = checkpoint.read_info(next(iter(teams.values()))[0])
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._predictors = lru_cache(maxsize=len(self._info.mice) * len(teams))(self._load)
+
+    def predict(self, data: Mapping[str, NDArray[Any]], params: Mapping[str, Any] | None = None) -> NDArray[np.float32]:
+        """Predict a trial.
+
+        Args:
+            data: `video` (h, w, L) grey levels, `behavior` (2, L) and `pupil_center` (2, L), as in the
+                published files but without their NaN tails.
+            params: `mouse`, its name; `model`: `teacher`, `student` or, the default, `ensemble`.
+
+        Returns:
+            (N, L) responses, as published.
+
+        Raises:
+            MlflowException: the request is not of this form; a server answers it with status 400.
+        """
+        options = dict(params or {})
+        mouse, roles = self._mouse(options.get("mouse")), self._roles(options.get("model") or self._default)
+        trial = self._trial(mouse, data)
+        try:
+            parts = [self._predictors(role, mouse).predict([trial])[0] for role in roles]
+        except SensoriumError as fault:
+            raise _refusal(str(fault)) from fault
+        return np.mean(parts, axis=0, dtype=np.float32) if len(parts) > 1 else parts[0]
+
+    @property
+    def _default(self) -> str:
+        return ENSEMBLE if len(self._teams) > 1 else next(iter(self._teams))
+
+    def _mouse(self, mouse: str | None) -> str:
+        if mouse not in self._info.mice:
+            raise _refusal(f"params.mouse: {mouse!r} is unknown. Choose one of: {', '.join(self._info.mice)}.")
+        return str(mouse)
+
+    def _roles(self, model: str) -> list[str]:
+        known = dict.fromkeys([self._default, *self._teams])
+        if model not in known:
+            raise _refusal(f"params.model: {model!r} is unknown. Choose one of: {', '.join(known)}.")
+        return sorted(self._teams, key=self._experiment) if model == ENSEMBLE else [model]
+
+    def _experiment(self, role: str) -> str:
+        """The order in which `sensorium ensemble` sums up, so that the numbers are the same to the last bit."""
+        return checkpoint.read_info(self._teams[role][0]).experiment
+
+    def _trial(self, mouse: str, data: Mapping[str, NDArray[Any]]) -> TrialInput:
+        video = _array(data, "video", 3)
+        length, (height, width) = video.shape[2], self._info.model.canvas
+        if video.shape[0] > height or video.shape[1] > width:
+            raise _refusal(f"video: frames of {video.shape[:2]} pixels are larger than the canvas, {height, width}.")
+        if length < shortest_trial(self._info.window):
+            raise _refusal(f"video: {length} frames, at least {shortest_trial(self._info.window)} are needed.")
+        states = [_array(data, name, 2) for name in ("behavior", "pupil_center")]
+        for name, values in zip(("behavior", "pupil_center"), states, strict=True):
+            if values.shape != (_STATES, length):
+                raise _refusal(f"{name}: shape {values.shape}, expected {(_STATES, length)} for {length} frames.")
+        frames = np.ascontiguousarray(video.transpose(2, 0, 1))
+        return TrialInput(mouse, torch.from_numpy(frames), torch.from_numpy(np.concatenate(states).T.copy()))
+
+    def _load(self, role: str, mouse: str) -> SlidingPredictor:
+        members = []
+        for folder in self._teams[role]:
+            trained = checkpoint.load(folder)
+            members.append(Member(trained.model, list(trained.info.mice).index(mouse), trained.info.window))
+        return SlidingPredictor(members, self._settings.batch_size, self._settings.precision, self._device)
+
+
+def _array(data: Mapping[str, NDArray[Any]], name: str, dimensions: int) -> NDArray[np.float32]:
+    if name not in data:
+        raise _refusal(f"{name}: missing. A trial has video (h, w, L), behavior (2, L) and pupil_center (2, L).")
+    values = np.asarray(data[name], np.float32)
+    if values.ndim != dimensions:
+        raise _refusal(f"{name}: {values.ndim} dimensions, expected {dimensions}.")
+    if not np.isfinite(values).all():
+        raise _refusal(f"{name}: holds NaN or infinity. Give the valid frames alone, without the NaN tail.")
+    return values
+
+
+def _refusal(message: str) -> MlflowException:
+    return MlflowException(message, error_code=INVALID_PARAMETER_VALUE)
+
+
+def _load_pyfunc(path: str) -> TrialPredictor:
+    """What MLflow calls to load a model.
+
+    Args:
+        path: the version's data folder.
+
+    Raises:
+        TrackingError: files are missing or damaged, or the registry lacks a model of the pair.
+    """
+    folder = Path(path)
+    manifest = read_json(folder / MANIFEST, TrackingError, RESTORE)
+    settings = PredictionConfig.model_validate(manifest["prediction"])
+    if "models" not in manifest:
+        return TrialPredictor({manifest["role"]: _verified(folder, _content(manifest))}, settings)
+    catalog = _catalog()
+    teams = {}
+    for role, entry in manifest["models"].items():
+        content = _content(entry)
+        version = catalog.resolve(content.name, entry["version"], content.digest)
+        teams[role] = [catalog.folder(version, content) / fold for fold in content.folds]
+    return TrialPredictor(teams, settings)
+
+
+def _content(entry: Mapping[str, Any]) -> ModelContent:
+    return ModelContent(entry["name"], entry["experiment"], dict(entry["files"]))
+
+
+def _verified(folder: Path, content: ModelContent) -> list[Path]:
+    faults = content.faults(folder)
+    if faults:
+        raise TrackingError(f"{content.name} in {folder}: {'; '.join(faults)}.", RESTORE)
+    return [folder / fold for fold in content.folds]
+
+
+def _catalog() -> Catalog:
+    """The registry that MLflow itself uses; what has to be fetched is kept in a folder of the user's."""
+    import mlflow
+
+    uri = mlflow.get_registry_uri()
+    database = Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir()) / f"sensorium-{os.getuid()}"
+    root = database.parent if database is not None else cache
+    return Catalog(Paths(root), Store(uri, root))

@@ -1,0 +1,142 @@
+"""What MLflow serves is what the project predicts."""
+
+import json
+from types import SimpleNamespace
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import scoring_server
+
+from sensorium.inference.member import load_member
+from sensorium.inference.sliding import SlidingPredictor, TrialInput
+from sensorium.stages import register
+
+FRAMES = 40
+
+
+def post(model, body):
+    """Status and JSON with which MLflow's scoring server answers a request."""
+    try:
+        reply = scoring_server.invocations(
+            json.dumps(body), "application/json", model, model.metadata.get_input_schema()
+        )
+    except MlflowException as fault:
+        return fault.get_http_status_code(), json.loads(fault.serialize_as_json())
+    return reply.status, json.loads(reply.response)
+
+
+@pytest.fixture
+def served(trained, monkeypatch):
+    register.run(trained.config, trained.paths)
+    uri = trained.store.uri
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return trained
+
+
+def load(name="sensorium-pair", version=1):
+    return mlflow.pyfunc.load_model(f"models:/{name}/{version}")
+
+
+@pytest.fixture
+def trial():
+    random = np.random.default_rng(0)
+    return {
+        "video": random.integers(0, 256, (7, 8, FRAMES)).astype(float),
+        "behavior": random.random((2, FRAMES)),
+        "pupil_center": random.random((2, FRAMES)),
+    }
+
+
+def expected(project, experiment, mouse, trial):
+    """The experiment's mean over folds, by the code that `sensorium predict` runs."""
+    index = list(project.config.dataset.mice).index(mouse)
+    store = SimpleNamespace(name=mouse, neurons=3 + index, unit_ids=np.arange(3 + index, dtype=np.uint32))
+    folders = [project.paths.fold(experiment, fold) for fold in range(3)]
+    settings = project.config.prediction
+    members = [load_member(folder, store) for folder in folders]
+    predictor = SlidingPredictor(members, settings.batch_size, settings.precision, torch.device("cpu"))
+    states = np.concatenate([trial["behavior"], trial["pupil_center"]]).T.astype(np.float32)
+    video = torch.from_numpy(trial["video"].transpose(2, 0, 1).astype(np.float32))
+    return predictor.predict([TrialInput(mouse, video, torch.from_numpy(states.copy()))])[0]
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_the_pair_predicts_as_its_models_do(served, trial, number):
+    mouse = list(served.config.dataset.mice)[number]
+    student, teacher = (expected(served, name, mouse, trial) for name in ("distillation_001", "true_batch_001"))
+    pair = load()
+    assert np.array_equal(pair.predict(trial, params={"mouse": mouse, "model": "student"}), student)
+    assert np.array_equal(pair.predict(trial, params={"mouse": mouse, "model": "teacher"}), teacher)
+    mean = np.mean([student, teacher], axis=0, dtype=np.float32)
+    assert np.array_equal(pair.predict(trial, params={"mouse": mouse}), mean)
+    assert mean.shape == (3 + number, FRAMES)
+
+
+def test_each_model_serves_alone(served, trial):
+    mouse = next(iter(served.config.dataset.mice))
+    model = load("sensorium-student")
+    assert np.array_equal(
+        model.predict(trial, params={"mouse": mouse}), expected(served, "distillation_001", mouse, trial)
+    )
+    with pytest.raises(MlflowException, match="Choose one of: student"):
+        model.predict(trial, params={"mouse": mouse, "model": "teacher"})
+
+
+def test_the_input_example_is_answered(served):
+    model = load()
+    data = model.input_example
+    (path,) = (served.paths.root / "mlartifacts").glob("*,*/**/serving_input_example.json")
+    request = json.loads(path.read_text())
+    assert request["params"] == {"mouse": next(iter(served.config.dataset.mice)), "model": "ensemble"}
+    status, _ = post(model, request)
+    assert status == 200
+    assert set(data) == {"video", "behavior", "pupil_center"}
+
+
+def test_it_answers_over_http(served, trial):
+    mouse = next(iter(served.config.dataset.mice))
+    model = load()
+    request = {"inputs": {name: values.tolist() for name, values in trial.items()}, "params": {"mouse": mouse}}
+    status, reply = post(model, request)
+    assert status == 200
+    answered = np.asarray(reply["predictions"], np.float32)
+    assert np.array_equal(answered, model.predict(trial, params={"mouse": mouse}))
+
+
+@pytest.mark.parametrize(
+    ("change", "params", "problem"),
+    [
+        ({}, {}, "params.mouse: '' is unknown"),
+        ({}, {"mouse": "mickey"}, "Choose one of: dynamic29515"),
+        ({}, {"model": "oracle"}, "Choose one of: ensemble, student, teacher"),
+        ({"video": np.zeros((9, 8, FRAMES))}, {}, "larger than the canvas"),
+        ({"video": np.zeros((8, 8, 5))}, {}, "5 frames, at least 32 are needed"),
+        ({"video": np.full((8, 8, FRAMES), np.nan)}, {}, "holds NaN or infinity"),
+        ({"behavior": np.zeros((2, 7))}, {}, "shape (2, 7), expected (2, 40)"),
+        ({"pupil_center": np.zeros((3, FRAMES))}, {}, "shape (3, 40), expected (2, 40)"),
+        ({"behavior": None}, {}, "behavior"),
+        ({"video": np.zeros((8, FRAMES))}, {}, "video"),
+    ],
+)
+def test_bad_requests_get_clear_errors(served, trial, change, params, problem):
+    mouse = {"mouse": next(iter(served.config.dataset.mice))} if "params.mouse" not in problem else {}
+    request = {name: values for name, values in (trial | change).items() if values is not None}
+    body = {"inputs": {name: values.tolist() for name, values in request.items()}, "params": mouse | params}
+    status, reply = post(load(), body)
+    assert status == 400
+    assert problem in reply["message"]
+
+
+def test_a_damaged_pair_does_not_load(served):
+    (path,) = (served.paths.root / "mlartifacts" / "true_batch_001").rglob("fold_1/model.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+    for name in ("sensorium-pair", "sensorium-teacher"):
+        with pytest.raises(Exception, match=r"fold_1/model\.safetensors is damaged"):
+            load(name)
+    assert load("sensorium-student")

@@ -38,6 +38,7 @@ class ResumeFolder:
         """Remove what a killed process left unfinished; only for the holder of the fold's lock."""
         for partial in [*self.path.glob(f".*{PARTIAL_SUFFIX}"), self.path / _UNNAMED]:
             partial.unlink(missing_ok=True)
+        shutil.rmtree(self._retired, ignore_errors=True)
 
     def save(self, epoch: int, step: int, state: State) -> None:
         """Write a state and remove those that are too old.
@@ -107,8 +108,17 @@ class ResumeFolder:
         return state
 
     def remove(self) -> None:
-        """Remove everything: the training is published."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove everything: the training is published.
+
+        All at once, since a state without the best weights it speaks of could never be finished.
+        """
+        if self.path.exists():
+            self.path.rename(self._retired)
+            shutil.rmtree(self._retired)
+
+    @property
+    def _retired(self) -> Path:
+        return self.path.with_name(f".{self.path.name}{PARTIAL_SUFFIX}")
 
     def _best(self, epoch: int) -> Path:
         return self.path / f"best-{epoch:06d}.safetensors"

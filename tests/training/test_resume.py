@@ -1,29 +1,55 @@
 """A training that is killed and started again ends with the same bytes as one that never was."""
 
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
 import time
+from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
 
 import pytest
+import training_runs
 from training_runs import change_params, digests, finish, leftovers, start, states
 
+from sensorium.errors import TrainingError
+from sensorium.files import exclusive_lock
+
+RUNS = Path(training_runs.__file__)
+LONG = {"experiments.true_batch_001.training.samples_per_epoch": 180, "runtime.checkpoint_steps": 5}
 TRIALS = {"experiments.true_batch_001.training.cosine_epochs": 3, "runtime.checkpoint_steps": 2}
 
 
-@pytest.fixture
-def reference(project: Path, tmp_path: Path) -> dict[str, str]:
+def train_whole(ingested: Path, root: Path, changes: dict[str, int]) -> dict[str, str]:
     """Output of the uninterrupted training."""
+    shutil.copytree(ingested, root)
+    change_params(root, changes)
+    return finish(root)
+
+
+@pytest.fixture(scope="module")
+def short_training(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return train_whole(ingested, tmp_path_factory.mktemp("short") / "project", TRIALS)
+
+
+@pytest.fixture(scope="module")
+def long_training(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return train_whole(ingested, tmp_path_factory.mktemp("long") / "project", LONG)
+
+
+@pytest.fixture
+def reference(project: Path, short_training: dict[str, str]) -> dict[str, str]:
+    """Output of the training that `project` is now set to."""
     change_params(project, TRIALS)
-    whole = tmp_path / "whole"
-    shutil.copytree(project, whole)
-    return finish(whole)
+    return short_training
 
 
 def kill_until_done(root: Path, moments: random.Random, longest: float) -> int:
     """Kill by the clock or at a file operation, start again, and so on; returns the number of kills."""
     for kills in range(1000):
-        event = moments.randint(1, 25) if moments.random() < 0.5 else None
+        event = moments.randint(1, 60) if moments.random() < 0.5 else None
         process = start(root, kill_event=event)
         process.join(None if event else moments.uniform(0.0, longest))
         process.kill()
@@ -53,3 +79,81 @@ def test_three_kills_change_no_bit(project: Path, reference: dict[str, str]) -> 
 @pytest.mark.timeout(1800)
 def test_twenty_kills_change_no_bit(project: Path, reference: dict[str, str]) -> None:
     run_kill_test(project, reference, 20)
+
+
+def leave_states(project: Path) -> None:
+    """Train until two states lie there, then die."""
+    process = start(project, kill_event=12)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(states(project)) == 2
+
+
+def test_other_settings_never_go_on_with_a_state(project: Path, tmp_path: Path) -> None:
+    change_params(project, TRIALS)
+    leave_states(project)
+    change_params(project, {"experiments.true_batch_001.training.learning_rate": 0.001})
+    clean = Path(shutil.copytree(project, tmp_path / "clean", ignore=shutil.ignore_patterns(".sensorium")))
+    before = states(project)
+    assert finish(project) == finish(clean)
+    assert states(project) == before
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_damaged_states_are_passed_over(project: Path, reference: dict[str, str], damaged: int) -> None:
+    leave_states(project)
+    for path in states(project)[-damaged:]:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert finish(project) == reference
+    spoken = (project / "stderr.txt").read_text(encoding="utf-8")
+    assert spoken.count("is damaged and was removed") == damaged
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_saves_first(project: Path, long_training: dict[str, str], number: int, code: int) -> None:
+    change_params(project, LONG)
+    process = start(project)
+    wait_for_state(project, process)
+    before = states(project)
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == code
+    spoken = (project / "stderr.txt").read_text(encoding="utf-8")
+    assert f"stopped by {signal.Signals(number).name}" in spoken
+    assert "its state is saved" in spoken
+    assert states(project)[-1] not in before
+    assert finish(project) == long_training
+
+
+def wait_for_state(root: Path, process: Process) -> None:
+    while not states(root):
+        assert process.is_alive(), (root / "stderr.txt").read_text(encoding="utf-8")
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("shell_stays", [True, False])
+def test_a_stage_ends_with_dvc(project: Path, shell_stays: bool) -> None:
+    """Kill what stands for `dvc repro`, whose shell may replace itself by the command or wait for it."""
+    change_params(project, {"experiments.true_batch_001.training.samples_per_epoch": 60000})
+    command = f"{sys.executable} {RUNS} {project}" + ("; true" if shell_stays else "")
+    parent = subprocess.Popen(
+        [sys.executable, "-c", "import subprocess, sys; subprocess.run(['/bin/sh', '-c', sys.argv[1]])", command],
+        env={**os.environ, "DVC_STAGE": "train_teacher@fold_0"},
+        start_new_session=True,
+    )
+    while not states(project):
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    lock = project / ".sensorium" / "locks" / "train-true_batch_001-fold_0.lock"
+    for _ in range(200):
+        try:
+            with exclusive_lock(lock, TrainingError("still at work")):
+                break
+        except TrainingError:
+            time.sleep(0.1)
+    else:
+        raise AssertionError("the trainer outlives its parent")
+    spoken = (project / "stderr.txt").read_text(encoding="utf-8")
+    assert "stopped by SIGTERM" in spoken

@@ -7,9 +7,12 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    from sensorium.training.recorder import NullRecorder
 
 EXPERIMENT = "true_batch_001"
 STUDENT = "distillation_001"
@@ -31,19 +34,27 @@ def change_params(root: Path, changes: Mapping[str, Any]) -> None:
     path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
 
 
+def no_recorder(*_: object) -> "NullRecorder":
+    """What stands in for MLflow."""
+    from sensorium.training.recorder import NullRecorder
+
+    return NullRecorder()
+
+
 def train_here(root: Path, experiment: str = EXPERIMENT, fold: int = 0) -> None:
     """Run the stage in this process, without MLflow."""
     from sensorium.config import load
     from sensorium.paths import Paths
     from sensorium.stages import train
-    from sensorium.training.recorder import NullRecorder
+    from sensorium.training import fingerprint
 
-    train.tracking.start_training_run = lambda *_: NullRecorder()
+    fingerprint._CODE = ()  # so that editing the code while the tests run does not start trainings anew
+    train.tracking.start_training_run = no_recorder
     train.run(load(root / "params.yaml"), Paths(root), experiment, fold)
 
 
 def kill_at_file_event(number: int) -> None:
-    """Make this process kill itself just before its n-th flush, rename or replacement of a file."""
+    """Make this process kill itself just before its n-th flush, rename, replacement or removal of a file."""
     seen = 0
 
     def wrap(function):
@@ -56,7 +67,7 @@ def kill_at_file_event(number: int) -> None:
 
         return counted
 
-    for name in ("fsync", "rename", "replace"):
+    for name in ("fsync", "rename", "replace", "unlink", "rmdir"):
         setattr(os, name, wrap(getattr(os, name)))
 
 
@@ -69,7 +80,7 @@ def _child(root: Path, experiment: str, fold: int, kill_event: int | None) -> No
     try:
         train_here(root, experiment, fold)
     except SensoriumError as fault:
-        print(f"Error: {fault}", file=sys.stderr)
+        sys.stderr.write(f"Error: {fault}\n")
         sys.exit(fault.exit_code)
 
 
@@ -104,3 +115,7 @@ def states(root: Path) -> list[Path]:
 def leftovers(root: Path) -> list[Path]:
     """Everything half-written."""
     return list(root.rglob("*.partial"))
+
+
+if __name__ == "__main__":
+    _child(Path(sys.argv[1]), EXPERIMENT, 0, None)

@@ -20,7 +20,10 @@ def repro(
     ] = None,
     jobs: Annotated[int | None, typer.Option("-j", "--jobs", help="Stages at once. Default: one a GPU, or 1.")] = None,
     gpus: Annotated[str | None, typer.Option(help="GPUs to lease, one a stage, joined by commas: 0,1,2,3.")] = None,
-    executor: Annotated[str, typer.Option(help="Where the commands run: local.")] = "local",
+    executor: Annotated[str, typer.Option(help="Where the commands run: local, slurm or ray.")] = "local",
+    gpus_per_stage: Annotated[
+        int, typer.Option(min=0, help="GPUs that each stage asks the cluster of --executor for.")
+    ] = 0,
     keep_going: Annotated[
         bool, typer.Option("-k", "--keep-going", help="Skip only what depends on a failed stage.")
     ] = False,
@@ -35,7 +38,9 @@ def repro(
     from sensorium.paths import Paths, find_root
     from sensorium.stages import repro as stage
 
-    options = stage.Options(tuple(targets or ()), jobs, gpus, executor, keep_going, retries, push, remote)
+    options = stage.Options(
+        tuple(targets or ()), jobs, gpus, gpus_per_stage, executor, keep_going, retries, push, remote
+    )
     stage.run(Paths(find_root()), options)
 
 

@@ -33,13 +33,14 @@ class Handle(Protocol):
 class Executor(Protocol):
     """A place to run commands."""
 
-    def submit(self, command: str, environment: Mapping[str, str], folder: Path) -> Handle:
-        """Start a shell command; its output goes to this process's own.
+    def submit(self, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> Handle:
+        """Start a shell command.
 
         Args:
-            command: one line for the shell.
+            command: what `$SHELL -c` takes.
             environment: all of the command's environment.
-            folder: its working folder.
+            folder: its working folder, at the same path wherever the command runs.
+            log: file that its output is appended to.
         """
         ...
 
@@ -64,19 +65,27 @@ class LocalHandle:
 class LocalExecutor:
     """Run on this machine."""
 
-    def submit(self, command: str, environment: Mapping[str, str], folder: Path) -> LocalHandle:
+    def submit(self, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> LocalHandle:
         """See `Executor`; the command is killed when this process dies without having ended it."""
         parent = os.getpid()
-        shell = environment.get("SHELL") or "/bin/sh"
-        process = subprocess.Popen(  # noqa: S603 - the commands of dvc.yaml are what is to be run
-            [shell, *_WITHOUT_PROFILE.get(Path(shell).name, []), "-c", command],
-            env=dict(environment),
-            cwd=folder,
-            process_group=0,
-            preexec_fn=lambda: die_with_parent(signal.SIGKILL, parent),
-        )
+        with log.open("ab") as output:
+            process = subprocess.Popen(  # noqa: S603 - the commands of dvc.yaml are what is to be run
+                shell_call(command, environment),
+                env=dict(environment),
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                process_group=0,
+                preexec_fn=lambda: die_with_parent(signal.SIGKILL, parent),
+            )
         return LocalHandle(process)
 
 
+def shell_call(command: str, environment: Mapping[str, str]) -> list[str]:
+    """The call of the user's shell that runs a command, without start-up files, as DVC itself makes it."""
+    shell = environment.get("SHELL") or "/bin/sh"
+    return [shell, *_WITHOUT_PROFILE.get(Path(shell).name, []), "-c", command]
+
+
 _WITHOUT_PROFILE = {"bash": ["--noprofile", "--norc"], "zsh": ["--no-rcs"], "fish": ["--no-config"]}
-"""Options that keep a user's start-up files out of a stage, as DVC itself gives them."""

@@ -24,7 +24,7 @@ from dvc.repo import Repo, lock_repo
 from sensorium.repro.claims import claim
 from sensorium.repro.deathsig import die_with_parent
 from sensorium.repro.record import record
-from sensorium.repro.shell import CLAIMS, PARENT
+from sensorium.repro.shell import CLAIMS, LOG, PARENT
 
 CHANGED, FAILED, UNCHANGED = 0, 1, 3
 """Exit codes: the stage was run and recorded, it failed, it had nothing to do."""
@@ -167,7 +167,7 @@ def _enter(lifeline: Connection, order: Order) -> None:
     os.setsid()
     os.environ.clear()
     os.environ.update(order.environment)
-    os.environ |= {PARENT: str(os.getpid()), CLAIMS: str(order.claims)}
+    os.environ |= {PARENT: str(os.getpid()), CLAIMS: str(order.claims), LOG: str(order.log)}
     os.chdir(order.root)
     sys.argv = ["sensorium", "repro", *order.names]
     descriptor = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

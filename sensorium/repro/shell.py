@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from sensorium.repro.backends import make_executor
 from sensorium.repro.claims import claim
 from sensorium.repro.deathsig import die_with_parent
-from sensorium.repro.executors import GRACE, Executor, Handle, LocalExecutor
+from sensorium.repro.executors import GRACE, Handle
 
 USER_SHELL = "SENSORIUM_USER_SHELL"
 """Environment variable: the shell that runs the commands, SHELL as it was before."""
@@ -24,21 +25,19 @@ USER_SHELL = "SENSORIUM_USER_SHELL"
 EXECUTOR = "SENSORIUM_EXECUTOR"
 """Environment variable: name of the executor."""
 
+GPUS = "SENSORIUM_GPUS_PER_STAGE"
+"""Environment variable: GPUs that a cluster's executor asks for."""
+
 PARENT = "SENSORIUM_STAGE_PID"
 """Environment variable: id of the process that runs DVC for the stage, this process's parent."""
 
 CLAIMS = "SENSORIUM_CLAIMS"
 """Environment variable: the file on which processes of a run show that they live."""
 
-EXECUTORS = ("local",)
+LOG = "SENSORIUM_LOG"
+"""Environment variable: the stage's log."""
 
 _TICK = 0.02
-
-
-def make_executor(name: str) -> Executor:
-    """The executor of a name from `EXECUTORS`."""
-    assert name in EXECUTORS, name
-    return LocalExecutor()
 
 
 def wait(handle: Handle, told: Sequence[float], grace: float = GRACE) -> int:
@@ -70,20 +69,25 @@ def main(arguments: Sequence[str]) -> int:
         Exit code of the command.
     """
     told: list[float] = []
+    _listen(told)
+    environment = dict(os.environ)
+    die_with_parent(signal.SIGTERM, int(environment.pop(PARENT)))
+    assert len(arguments) == 2, arguments
+    assert arguments[0] == "-c", arguments
+    executor = make_executor(environment.pop(EXECUTOR), int(environment.pop(GPUS)))
+    environment["SHELL"] = environment.pop(USER_SHELL)
+    with claim(Path(environment[CLAIMS])):
+        handle = executor.submit(arguments[1], environment, Path.cwd(), Path(environment[LOG]))
+        _listen(told)  # again: a cluster's library may have taken the signals
+        return wait(handle, told)
 
+
+def _listen(told: list[float]) -> None:
     def note(_signal: int, _frame: FrameType | None) -> None:
         told.append(time.monotonic())
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, note)
-    environment = dict(os.environ)
-    die_with_parent(signal.SIGTERM, int(environment.pop(PARENT)))
-    assert len(arguments) == 2, arguments
-    assert arguments[0] == "-c", arguments
-    executor = make_executor(environment.pop(EXECUTOR))
-    environment["SHELL"] = environment.pop(USER_SHELL)
-    with claim(Path(environment.pop(CLAIMS))):
-        return wait(executor.submit(arguments[1], environment, Path.cwd()), told)
 
 
 if __name__ == "__main__":

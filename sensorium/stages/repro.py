@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sensorium.errors import ConfigError, PipelineError
 from sensorium.files import exclusive_lock, read_json, write_json
 from sensorium.paths import Paths
+from sensorium.repro import backends, graph, record, shell
 from sensorium.repro import gpus as devices
-from sensorium.repro import graph, record, shell
 from sensorium.repro.children import install_shell
 from sensorium.repro.claims import wait_for_release
 from sensorium.repro.coordinator import Folder, Run
@@ -31,7 +31,12 @@ class Options:
     gpus: str | None = None
     """GPUs to lease, joined by commas."""
 
+    gpus_per_stage: int = 0
+    """GPUs that each stage asks a cluster for."""
+
     executor: str = "local"
+    """Name of an entry of `backends.EXECUTORS`."""
+
     keep_going: bool = False
     retries: int = 1
     push: bool = False
@@ -47,8 +52,9 @@ def run(paths: Paths, options: Options) -> None:
         KeyboardInterrupt: told to end; everything that was started has ended.
     """
     began = time.monotonic()
-    gpus = [] if options.gpus is None else devices.parse(options.gpus)
+    gpus = _gpus(options)
     jobs = _jobs(options, gpus)
+    backends.check(options.executor, options.gpus_per_stage)
     folder = Folder(paths.state / "repro")
     busy = PipelineError(
         "Another `sensorium repro` is at work in this project.", f"Wait for it, or end it: fuser {folder.lock}"
@@ -59,7 +65,7 @@ def run(paths: Paths, options: Options) -> None:
         plan = graph.read(paths.root, options.targets)
         _keep_orders(folder, plan)
         scheduler = Scheduler(plan.upstream, jobs, gpus, options.retries, options.keep_going)
-        environment = _environment(folder, options.executor)
+        environment = _environment(folder, options)
         view = make_view()
         run = Run(paths.root, plan, scheduler, view, folder, environment, options.push, options.remote)
         try:
@@ -69,6 +75,19 @@ def run(paths: Paths, options: Options) -> None:
                 folder.journal.unlink(missing_ok=True)
         total, ran = len(plan.upstream), scheduler.count(State.DONE)
         view.say(f"{total} stages: {ran} ran, {total - ran} unchanged; {clock(time.monotonic() - began)}")
+
+
+def _gpus(options: Options) -> list[str]:
+    if options.executor == "local" and options.gpus_per_stage:
+        raise ConfigError("--gpus-per-stage: on this machine GPUs are leased by id.", "For example: --gpus 0,1")
+    if options.gpus is None:
+        return []
+    if options.executor != "local":
+        raise ConfigError(
+            f"--gpus {options.gpus}: --executor {options.executor} leases the cluster's GPUs itself.",
+            "Use --gpus-per-stage 1.",
+        )
+    return devices.parse(options.gpus)
 
 
 def _jobs(options: Options, gpus: Sequence[str]) -> int:
@@ -81,10 +100,6 @@ def _jobs(options: Options, gpus: Sequence[str]) -> int:
         )
     if options.retries < 0:
         raise ConfigError(f"--retries {options.retries}: must be 0 or more.", "For example: --retries 1")
-    if options.executor not in shell.EXECUTORS:
-        raise ConfigError(
-            f"--executor {options.executor!r}: does not exist.", f"Choose one of: {', '.join(shell.EXECUTORS)}."
-        )
     return jobs
 
 
@@ -97,10 +112,11 @@ def _keep_orders(folder: Folder, plan: graph.Plan) -> None:
     write_json(folder.journal, plan.locks)
 
 
-def _environment(folder: Folder, executor: str) -> Mapping[str, str]:
+def _environment(folder: Folder, options: Options) -> Mapping[str, str]:
     return {
         **os.environ,
         "SHELL": str(install_shell(folder.path)),
         shell.USER_SHELL: os.environ.get("SHELL") or "/bin/sh",
-        shell.EXECUTOR: executor,
+        shell.EXECUTOR: options.executor,
+        shell.GPUS: str(options.gpus_per_stage),
     }

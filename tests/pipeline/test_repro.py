@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import MICE, NEW_MOUSE, ROOT, tiny_tree
+from tiny import MICE, NEW_MOUSE, ROOT, tiny_tree
 
 from sensorium.mice import SUBMISSION_NAMES, TEST_TIERS, TRACKS
 

@@ -55,7 +55,8 @@ def test_the_graph_follows_the_preset(stages, request):
         assert {name for name in stages if name.startswith(f"{verb}@")} == {f"{verb}@{key}" for key in keys}
 
 
-def test_competition_lists_ten_mice_and_fourteen_trainings(tmp_path):
+def test_competition_lists_ten_mice_and_fourteen_trainings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(compose(Paths(ROOT), "competition"), sort_keys=False))
     with Repo.init(tmp_path, no_scm=True) as repo:

@@ -1,5 +1,7 @@
 """Verbs around MLflow: the model registry and the runs."""
 
+from typing import Annotated
+
 import typer
 
 from sensorium.cli.options import context
@@ -8,6 +10,8 @@ from sensorium.cli.options import context
 def add_commands(app: typer.Typer) -> None:
     """Register the verbs of this group."""
     app.command(rich_help_panel="Registry")(register)
+    app.command(rich_help_panel="Registry")(promote)
+    app.command(rich_help_panel="Registry")(rollback)
     app.command(rich_help_panel="Registry")(sync)
     group = typer.Typer(no_args_is_help=True, help="Look after the model registry.")
     group.command()(restore)
@@ -20,6 +24,31 @@ def register() -> None:
 
     ctx = context()
     stage.run(ctx.config, ctx.paths)
+
+
+def promote(
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Version of sensorium-pair; the pinned one by default.")
+    ] = None,
+    margin: Annotated[
+        float, typer.Option(min=0, help="How much worse than the champion it may be, with 95% confidence.")
+    ] = 0.0,
+    new_data: Annotated[bool, typer.Option("--new-data", help="The data changed for good: do not compare.")] = False,
+) -> None:
+    """Make a registered pair the champion, if it scores better out of fold than the present one.
+
+    The champion is what `models:/sensorium-pair@champion` serves.
+    """
+    from sensorium.stages import promote as stage
+
+    stage.run(context().paths, version, margin, new_data)
+
+
+def rollback() -> None:
+    """Make the pair before the present champion the champion again."""
+    from sensorium.stages import promote as stage
+
+    stage.run_rollback(context().paths)
 
 
 def sync() -> None:

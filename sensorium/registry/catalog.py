@@ -4,6 +4,7 @@ A version holds an MLmodel file for `mlflow.pyfunc`, a manifest, and for teacher
 trained folds: safetensors and JSON, nothing pickled.
 """
 
+import json
 import re
 import shutil
 import tempfile
@@ -117,6 +118,26 @@ class Catalog:
         if faults:
             raise TrackingError(f"{version.name} version {version.version} in {folder}: {'; '.join(faults)}.", RESTORE)
         return folder
+
+    def manifest(self, version: "ModelVersion") -> dict[str, Any]:
+        """Content of a version's manifest.json.
+
+        Raises:
+            TrackingError: it is missing or damaged.
+        """
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        name = f"{version.name} version {version.version}"
+        uri = f"{version.source}/{(_DATA / MANIFEST).as_posix()}"
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                local = download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=self.store.uri)
+                tree = json.loads(Path(local).read_text(encoding="utf-8"))
+        except (MlflowException, OSError, ValueError) as fault:
+            raise TrackingError(f"{name}: its manifest cannot be read ({fault}).", RESTORE) from fault
+        assert isinstance(tree, dict), "written by this class"
+        return tree
 
     def _download(self, version: "ModelVersion", content: ModelContent) -> Path:
         """Copy of a remote version, kept by digest; a damaged copy is fetched anew."""

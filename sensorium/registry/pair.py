@@ -1,5 +1,6 @@
 """Registering the teacher and the student as one pair, and loading the pair by its pin."""
 
+import csv
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,10 @@ from sensorium.registry.manifest import PAIR, STUDENT, TEACHER, ModelContent, Pa
 from sensorium.tracking.provenance import locked_digests, run_tags
 from sensorium.tracking.store import refusals_told
 
+EVALUATE = "Type `dvc repro evaluate`."
+_ALL, SINGLE_TRIAL = "all", "single_trial_correlation"
+"""Words of scores.csv: a pool over a column, and the competition's score."""
+
 
 def register_pair(config: Config, paths: Paths) -> PairPin:
     """Register the trained teacher, student and their pair; equal content keeps its versions.
@@ -23,8 +28,8 @@ def register_pair(config: Config, paths: Paths) -> PairPin:
         TrackingError: folds or scores are missing, or teacher and student are one experiment.
     """
     contents = _contents(config, paths)
-    scores = read_json(paths.evaluation / "metrics.json", TrackingError, "Type `dvc repro evaluate`.")
-    registration = Registration(config, paths, contents, scores)
+    scores = read_json(paths.evaluation / "metrics.json", TrackingError, EVALUATE)
+    registration = Registration(config, paths, contents, scores, paired_scores(paths.evaluation / "scores.csv"))
     with refusals_told():
         return registration.carry_out(Catalog(paths))
 
@@ -39,6 +44,8 @@ class Registration:
     """By role."""
     scores: Any
     """Content of metrics.json."""
+    paired: dict[str, dict[str, float]]
+    """The ensemble's score by mouse and fold."""
 
     @cached_property
     def tags(self) -> dict[str, str]:
@@ -63,12 +70,14 @@ class Registration:
         manifest = {
             "models": {role: {**_manifest(c), "version": versions[role]} for role, c in self.contents.items()},
             "scores": self.scores,
+            "paired": self.paired,
+            "evaluation": self.config.evaluation.model_dump(mode="json"),
             "data": locked_digests(self.paths.root),
             "code": {key: value for key, value in self.tags.items() if "git" in key or key.endswith("version")},
             "prediction": self._prediction,
         }
         experiment = ",".join(sorted(content.experiment for content in self.contents.values()))
-        digest = pair_digest(self.contents, self.scores)
+        digest = pair_digest(self.contents, [self.scores, self.paired], self._prediction)
         return Entry(PAIR, digest, experiment, manifest, self._interface([ENSEMBLE, *self.contents]), tags=self.tags)
 
     @property
@@ -81,9 +90,30 @@ class Registration:
         return Interface(list(self.config.dataset.mice), model.canvas, frames, models)
 
 
-def pair_digest(contents: dict[str, ModelContent], scores: Any) -> str:
-    """Identity of a pair: what its models hold, and how they scored."""
-    return digest_json({"models": {role: content.digest for role, content in contents.items()}, "scores": scores})
+def paired_scores(path: Path) -> dict[str, dict[str, float]]:
+    """The ensemble's single-trial correlation by mouse and fold, from scores.csv.
+
+    Raises:
+        TrackingError: the file is missing or lacks a column.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = [row for row in csv.DictReader(stream) if row["source"] == ENSEMBLE and row["tier"] == _ALL]
+        scores: dict[str, dict[str, float]] = {}
+        for row in rows:
+            if _ALL not in (row["mouse"], row["fold"]):
+                scores.setdefault(row["mouse"], {})[row["fold"]] = float(row[SINGLE_TRIAL])
+    except FileNotFoundError:
+        raise TrackingError(f"{path}: the file does not exist.", EVALUATE) from None
+    except (KeyError, ValueError) as fault:
+        raise TrackingError(f"{path}: not a table of scores ({fault}).", EVALUATE) from fault
+    return scores
+
+
+def pair_digest(contents: dict[str, ModelContent], scores: list[Any], prediction: Any) -> str:
+    """Identity of a pair: what its models hold, how they scored, and how it predicts."""
+    models = {role: content.digest for role, content in contents.items()}
+    return digest_json({"models": models, "scores": scores, "prediction": prediction})
 
 
 def _contents(config: Config, paths: Paths) -> dict[str, ModelContent]:

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -41,9 +42,18 @@ class Project:
             model = DwiseNeuro(settings, list(mice.values()))
             checkpoint.save(self.paths.fold(experiment, fold), model, info, {"history.csv": "epoch\n0\n"})
 
-    def score(self, value=0.3):
+    def score(self, value=0.3, spread=0.01):
+        """Pretend to evaluate: scores around a value, by mouse and fold."""
         self.paths.evaluation.mkdir(parents=True, exist_ok=True)
-        (self.paths.evaluation / "metrics.json").write_text(json.dumps({"ensemble": value}))
+        (self.paths.evaluation / "metrics.json").write_text(json.dumps({"single_trial_correlation": value}))
+        rows = ["source,mouse,fold,tier,single_trial_correlation", f"ensemble,all,all,all,{value}"]
+        for number, mouse in enumerate([*self.config.dataset.mice, "all"]):
+            for fold in (*self.config.folds.train.values(), "all"):
+                noise = spread * np.sin(7 * number + (3 * fold if fold != "all" else 1))
+                rows.append(f"ensemble,{mouse},{fold},all,{value + noise}")
+                rows.append(f"ensemble,{mouse},{fold},train,{value - 1}")
+                rows.append(f"teacher,{mouse},{fold},all,{value - 2}")
+        (self.paths.evaluation / "scores.csv").write_text("\n".join(rows) + "\n")
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,8 @@ def _audit(
     console: Console, store: Store, settings: RemoteSettings, items: list[objects.Wanted], cache: Path | None
 ) -> None:
     """Read every object of this project; `cache` is where intact copies for a repair are."""
-    with Progress(TextColumn("{task.completed} objects  {task.description}"), console=console, transient=True) as bar:
+    columns = TextColumn("{task.completed} objects  {task.description}")
+    with Progress(columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("")
         result = objects.audit(store, items, lambda item: bar.update(task, advance=1, description=item.path))
     if result.damaged and cache is not None and isinstance(store, WritableStore):

@@ -1,0 +1,174 @@
+"""Runs on a real Ray cluster on this machine: a head without work of its own, and two nodes."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from toy_project import alive, diamond, meet, wait_until
+
+from sensorium.errors import ConfigError, PipelineError
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+PATIENT = {"RAY_agent_register_timeout_ms": "120000", "RAY_raylet_start_wait_time_s": "120"}
+"""Ray's own limits are short for a machine that is busy with other tests."""
+
+
+class Cluster:
+    """Processes of one Ray cluster on the loopback."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.address = f"127.0.0.1:{port}"
+        head = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}"]
+        self._start(*head, "--disable-usage-stats")
+        self.nodes = [self.add_node(), self.add_node()]
+
+    def add_node(self):
+        before = self._raylets()
+        self._start(f"--address={self.address}", "--num-cpus=2")
+        (node,) = self._raylets() - before
+        return node
+
+    def _start(self, *options):
+        program = Path(sys.executable).with_name("ray")
+        call = [program, "start", "--node-ip-address=127.0.0.1", *options]
+        done = subprocess.run(call, capture_output=True, text=True, timeout=240, env={**os.environ, **PATIENT})
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def _raylets(self):
+        return {process.pid for process in self._members() if process.name() == "raylet"}
+
+    def _members(self):
+        """This cluster's processes, known by its folder: other clusters are left alone."""
+        found = psutil.process_iter(["cmdline"])
+        return [process for process in found if any(str(self.folder) in word for word in process.info["cmdline"] or ())]
+
+    def kill(self, node):
+        """Kill a node as a power cut would, and start another in its place."""
+        os.kill(node, signal.SIGKILL)
+        self.nodes[self.nodes.index(node)] = self.add_node()
+
+    def stop(self):
+        for process in self._members():
+            process.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    started = Cluster(Path("/tmp", f"ray-{os.getpid()}"))  # short, for the names of the sockets in it
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def on_ray(cluster, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    return cluster
+
+
+def node_of(pid):
+    return next(parent.pid for parent in psutil.Process(pid).parents() if parent.name() == "raylet")
+
+
+def hang_once(command):
+    return f"if [ ! -e started ]; then {command}; fi"
+
+
+def hanging(toy):
+    wait_until(toy.path("started").exists, "the stage to start")
+    wait_until(lambda: toy.path("pid").read_text().strip(), "its process id")
+    return int(toy.path("pid").read_text())
+
+
+HANG = hang_once("echo $$ > pid; touch started; sleep 600 & wait")
+SAVE = hang_once("trap 'echo yes > saved; exit 1' TERM; echo $$ > pid; touch started; sleep 600 & wait")
+
+
+def test_a_run_on_two_nodes_equals_a_serial_one(on_ray, project):
+    toy = project(diamond(left=meet("left", "right"), right=meet("right", "left")))
+    serial = toy.twin()
+    serial.path("left.here").touch()
+    serial.path("right.here").touch()
+    serial.serial()
+    toy.run(jobs=2, executor="ray", retries=0)
+    assert toy.lock() == serial.lock()
+    assert toy.clean()
+
+
+def test_a_stage_on_a_dead_node_is_run_again_elsewhere(on_ray, project, processes):
+    toy = project(diamond(left=HANG))
+    run = toy.start("-j", "2", "--executor", "ray")
+    processes.append(run)
+    pid = hanging(toy)
+    node = node_of(pid)
+    assert node in on_ray.nodes
+    on_ray.kill(node)
+    output, _ = run.communicate()
+    assert run.returncode == 0, output
+    assert "attempt 2 of 2 follows" in output
+    assert not alive(pid)
+    serial = toy.twin()
+    serial.path("started").touch()
+    serial.serial()
+    assert toy.lock() == serial.lock()
+
+
+def test_ctrl_c_lets_a_command_on_the_cluster_save_its_state(on_ray, project, processes):
+    toy = project(diamond(left=SAVE))
+    run = toy.start("-j", "2", "--executor", "ray")
+    processes.append(run)
+    pid = hanging(toy)
+    run.send_signal(signal.SIGINT)
+    output, _ = run.communicate()
+    assert run.returncode == 130, output
+    assert not alive(pid)
+    assert toy.path("saved").exists()
+
+
+def test_a_killed_run_leaves_nothing_on_the_cluster(on_ray, project, processes):
+    toy = project(diamond(left=HANG))
+    run = toy.start("-j", "2", "--executor", "ray")
+    processes.append(run)
+    pid = hanging(toy)
+    run.kill()
+    wait_until(lambda: not alive(pid), "the command to end")
+    toy.run(jobs=2, executor="ray")
+    assert toy.clean()
+
+
+def test_a_failing_command_is_a_failed_stage(on_ray, project):
+    toy = project(diamond(first="echo no lens >&2; exit 7"))
+    with pytest.raises(PipelineError, match="1 of 4 stages failed, 3 were not run: first"):
+        toy.run(executor="ray", retries=0)
+    assert "no lens" in toy.log("first")
+    assert "exited with 7" in toy.log("first")
+
+
+def test_more_gpus_than_the_cluster_has_are_refused(on_ray, project):
+    with pytest.raises(ConfigError, match="the Ray cluster has 0 GPUs"):
+        project(diamond()).run(executor="ray", gpus_per_stage=1)
+
+
+def test_a_dead_head_is_named_and_nothing_is_lost(on_ray, project, monkeypatch):
+    toy = project(diamond())
+    toy.run("left", executor="ray")
+    before = toy.lock()
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(PipelineError, match="Ray: no") as fault:
+        toy.run(executor="ray")
+    assert "RAY_ADDRESS" in fault.value.remedy
+    assert toy.lock() == before
+    monkeypatch.setenv("RAY_ADDRESS", on_ray.address)
+    toy.run(executor="ray")
+    assert toy.clean()

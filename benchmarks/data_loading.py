@@ -28,10 +28,10 @@ import torch
 from sensorium.config import CutMixConfig, WindowConfig
 from sensorium.data.dataset import TrainingData
 from sensorium.data.folds import Folds, TrialFold
-from sensorium.data.ingest import ingest
 from sensorium.data.inputs import assemble
-from sensorium.data.raw import MODALITIES, STATISTICS, RawMouse
 from sensorium.data.store import MouseStore
+from sensorium.recordings.ingest import ingest
+from sensorium.recordings.raw import MODALITIES, STATISTICS, RawMouse
 
 sys.path.insert(0, str(Path(__file__).parent))
 from published_loading import CANVAS, PublishedLoading, hash_video

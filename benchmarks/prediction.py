@@ -24,14 +24,14 @@ import torch
 import yaml
 
 from sensorium.config import ModelConfig, SyntheticConfig, WindowConfig, parse
-from sensorium.data.ingest import ingest
 from sensorium.data.inputs import frame_offset
-from sensorium.data.raw import RawMouse
 from sensorium.data.store import MouseStore
-from sensorium.data.synthetic.mouse import Recipe, write_mouse
 from sensorium.inference.member import Member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput
 from sensorium.model.dwiseneuro import DwiseNeuro
+from sensorium.recordings.ingest import ingest
+from sensorium.recordings.raw import RawMouse
+from sensorium.recordings.synthetic.mouse import Recipe, write_mouse
 
 sys.path.insert(0, str(Path(__file__).parent))
 from plain_form import PlainDwiseNeuro, match

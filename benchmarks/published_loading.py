@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import default_collate
 
 from sensorium.data.cutmix import cut_box
-from sensorium.data.phash import video_hash
+from sensorium.recordings.phash import video_hash
 
 CANVAS = (64, 64)
 FRAMES = 2 * np.arange(16)

@@ -2,7 +2,7 @@
 
     python benchmarks/transfer.py [--files 14] [--megabytes 680] [--folder FOLDER]
 
-Everything happens on one disk, in FOLDER, and is removed afterwards; it needs five times the size of the files.
+Everything happens on one disk, in FOLDER, and is removed afterwards; it needs three times the size of the files.
 Each step ends when its bytes are on the disk (`sync`).
 """
 
@@ -79,6 +79,8 @@ def main():
         measure("dvc add (digest, and a copy into the cache)", size, lambda: run("dvc add -q weights", maker), rows)
         measure("dvc push", size, lambda: run("dvc push -q", maker), rows)
         shutil.copytree(maker, user, ignore=shutil.ignore_patterns("weights", "cache", "tmp"))
+        shutil.rmtree(weights)
+        shutil.rmtree(maker / ".dvc" / "cache")
         measure("dvc fetch, digests verified", size, lambda: run("dvc fetch -q", user), rows)
         measure("dvc checkout (a copy out of the cache)", size, lambda: run("dvc checkout -q", user), rows)
 

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from sensorium.config import Config, parse
-from sensorium.data.synthetic.mouse import Recipe, write_mouse
+from sensorium.recordings.synthetic.mouse import Recipe, write_mouse
 
 ROOT = Path(__file__).parents[1]
 

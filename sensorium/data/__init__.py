@@ -1,1 +1,1 @@
-"""Recordings: the raw format, simulation, download, the Zarr store, folds, and batches for the model."""
+"""The store of recordings, folds, and batches for the model."""

@@ -1,7 +1,7 @@
 """Which trials show the same video, though not byte by byte.
 
 Two trials show the same video when they differ by one grey level at most on more than 85 % of the frames
-(arXiv:2305.19654). Here the rule is applied to thumbnails of every tenth frame (`sensorium.data.phash`):
+(arXiv:2305.19654). Here the rule is applied to thumbnails of every tenth frame (`sensorium.recordings.phash`):
 they differ by one grey level at most wherever the frames do, so that no video has to be read again.
 M trials, S thumbnails of a trial, K blocks of a thumbnail.
 """

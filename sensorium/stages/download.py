@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from sensorium.config import Config
-from sensorium.data.download.mouse import Order, Outcome, Phase, provide, require_space
-from sensorium.data.download.sources import zip_url
-from sensorium.data.download.transfer import Policy, probe_size
 from sensorium.errors import SensoriumError, TransferError
 from sensorium.paths import Paths
+from sensorium.recordings.download.mouse import Order, Outcome, Phase, provide, require_space
+from sensorium.recordings.download.sources import zip_url
+from sensorium.recordings.download.transfer import Policy, probe_size
 
 _DEFAULT_POLICY = Policy()
 _PARALLEL = 3

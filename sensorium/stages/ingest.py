@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sensorium.config import Config
-from sensorium.data.ingest import ingest, steps
-from sensorium.data.raw import RawMouse
 from sensorium.errors import DataError
 from sensorium.files import PARTIAL_SUFFIX, atomic_folder, exclusive_lock
 from sensorium.paths import Paths
+from sensorium.recordings.ingest import ingest, steps
+from sensorium.recordings.raw import RawMouse
 
 TRUTH = ".truth"
 """Folder beside the raw mice with the noiseless rates of simulated ones."""

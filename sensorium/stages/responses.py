@@ -5,10 +5,10 @@ from pathlib import Path
 from rich.console import Console
 
 from sensorium.config import Config
-from sensorium.data.download.released import fill_in, from_folder, from_hub
-from sensorium.data.raw import RawMouse
 from sensorium.errors import ConfigError
 from sensorium.paths import Paths
+from sensorium.recordings.download.released import fill_in, from_folder, from_hub
+from sensorium.recordings.raw import RawMouse
 
 
 def run(config: Config, paths: Paths, mice: list[str], folder: Path | None) -> None:

@@ -4,10 +4,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sensorium.config import Config
-from sensorium.data.synthetic import mouse as synthetic
 from sensorium.errors import ConfigError, DataError
 from sensorium.files import exclusive_lock
 from sensorium.paths import PARAMS_FILE, Paths
+from sensorium.recordings.synthetic import mouse as synthetic
 
 
 def run(config: Config, paths: Paths, mouse: str) -> None:

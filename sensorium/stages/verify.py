@@ -10,10 +10,10 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from sensorium.config import Config
-from sensorium.data.verify import Finding, Report, verify_mouse
 from sensorium.errors import DataError
 from sensorium.files import write_json
 from sensorium.paths import Paths
+from sensorium.recordings.verify import Finding, Report, verify_mouse
 
 _EXAMPLES = 5
 """Findings of one rule that the table shows; the JSON file holds all."""

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.config import EvaluationConfig
-from sensorium.data.raw import RawMouse, read_array
 from sensorium.metrics import StreamingCorrelation, response_precision
 from sensorium.mice import SUBMISSION_NAMES
+from sensorium.recordings.raw import RawMouse, read_array
 from sensorium.submission.reader import FoundRow, open_table, read_rows, tier_of
 from sensorium.submission.writer import SUFFIX
 

@@ -17,15 +17,15 @@ import pytest
 import yaml
 from http_faults import Server
 
-from sensorium.data.download import archive as archive_module
-from sensorium.data.download import mouse as mouse_module
-from sensorium.data.download.mouse import require_space
-from sensorium.data.download.sources import MIRROR_VARIABLE, zip_url
-from sensorium.data.download.transfer import Policy
-from sensorium.data.raw import RawMouse
 from sensorium.errors import ConfigError, DataError, SensoriumError, TransferError
 from sensorium.files import exclusive_lock
 from sensorium.paths import Paths
+from sensorium.recordings.download import archive as archive_module
+from sensorium.recordings.download import mouse as mouse_module
+from sensorium.recordings.download.mouse import require_space
+from sensorium.recordings.download.sources import MIRROR_VARIABLE, zip_url
+from sensorium.recordings.download.transfer import Policy
+from sensorium.recordings.raw import RawMouse
 from sensorium.stages import download
 
 PATIENT = Policy(attempts=3, connect_timeout=2, stall_timeout=0.3, first_pause=0, longest_pause=0.01)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sensorium.data.raw import MODALITIES, RawMouse
 from sensorium.errors import DataError
+from sensorium.recordings.raw import MODALITIES, RawMouse
 
 
 @pytest.fixture

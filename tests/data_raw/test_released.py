@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sensorium.data.download.manifest import MANIFEST, check_manifest, read_manifest, write_manifest
-from sensorium.data.download.released import HUB, fill_in, from_folder, from_hub
-from sensorium.data.raw import RawMouse
 from sensorium.errors import ConfigError, DataError, TransferError
 from sensorium.files import sha256
 from sensorium.mice import TEST_TIERS
 from sensorium.paths import Paths
+from sensorium.recordings.download.manifest import MANIFEST, check_manifest, read_manifest, write_manifest
+from sensorium.recordings.download.released import HUB, fill_in, from_folder, from_hub
+from sensorium.recordings.raw import RawMouse
 from sensorium.stages import responses
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "released_v3.zip"

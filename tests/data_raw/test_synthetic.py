@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from sensorium.config import Config
-from sensorium.data.raw import MODALITIES, STATISTICS, RawMouse
-from sensorium.data.synthetic import mouse as synthetic
-from sensorium.data.synthetic.movies import natural, present
-from sensorium.data.synthetic.patterns import KINDS, parametric
-from sensorium.data.synthetic.statistics import summarise
 from sensorium.errors import ConfigError, DataError
 from sensorium.files import exclusive_lock
 from sensorium.mice import TEST_TIERS, labelled_tiers
 from sensorium.paths import Paths
+from sensorium.recordings.raw import MODALITIES, STATISTICS, RawMouse
+from sensorium.recordings.synthetic import mouse as synthetic
+from sensorium.recordings.synthetic.movies import natural, present
+from sensorium.recordings.synthetic.patterns import KINDS, parametric
+from sensorium.recordings.synthetic.statistics import summarise
 from sensorium.seeding import generator
 from sensorium.stages import synthesize
 

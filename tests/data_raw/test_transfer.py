@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from http_faults import Server
 
-from sensorium.data.download import transfer as module
-from sensorium.data.download.transfer import Policy, Transfer, probe_size
 from sensorium.errors import TransferError
+from sensorium.recordings.download import transfer as module
+from sensorium.recordings.download.transfer import Policy, Transfer, probe_size
 from sensorium.seeding import generator
 
 BODY = generator(0, "download").bytes(1_000_000)

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from sensorium.cli import main
-from sensorium.data.raw import MODALITIES, RawMouse
-from sensorium.data.verify import verify_mouse
 from sensorium.errors import DataError
 from sensorium.paths import Paths
+from sensorium.recordings.raw import MODALITIES, RawMouse
+from sensorium.recordings.verify import verify_mouse
 from sensorium.stages import verify
 
 

@@ -8,12 +8,12 @@ from sensorium.config import CutMixConfig, WindowConfig
 from sensorium.data.batch import Batch
 from sensorium.data.dataset import TrainingData, ValidationData
 from sensorium.data.folds import Folds, TrialFold
-from sensorium.data.ingest import ingest
 from sensorium.data.inputs import assemble
 from sensorium.data.plan import TrialPool, plan_epoch
-from sensorium.data.raw import RawMouse
 from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, DataError
+from sensorium.recordings.ingest import ingest
+from sensorium.recordings.raw import RawMouse
 
 NEW_MOUSE = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20"
 WINDOW = WindowConfig(frames=8, step=2)

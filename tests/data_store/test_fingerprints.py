@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sensorium.data.phash import frame_hash, hashed_frames, thumbnails, video_hash
 from sensorium.data.similarity import connect, near_pairs, same_value_pairs
+from sensorium.recordings.phash import frame_hash, hashed_frames, thumbnails, video_hash
 
 
 def test_hashes_and_folds_are_the_published_ones(parity):

@@ -8,11 +8,11 @@ import pytest
 
 from sensorium.config import Config
 from sensorium.data.folds import UNLABELLED, Folds, write_folds
-from sensorium.data.phash import video_hash
-from sensorium.data.raw import RawMouse
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError
 from sensorium.paths import Paths
+from sensorium.recordings.phash import video_hash
+from sensorium.recordings.raw import RawMouse
 from sensorium.stages import folds as stage
 from sensorium.stages import ingest
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sensorium.data.raw import RawMouse
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError
 from sensorium.files import exclusive_lock
 from sensorium.paths import Paths
+from sensorium.recordings.raw import RawMouse
 from sensorium.stages import ingest
 
 NEW_MOUSE = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20"
@@ -172,8 +172,8 @@ def test_a_second_writer_is_refused(tiny_config, tmp_path):
 _KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from sensorium.data import ingest as module
-    from sensorium.data.raw import RawMouse
+    from sensorium.recordings import ingest as module
+    from sensorium.recordings.raw import RawMouse
     from sensorium.files import atomic_folder
 
     calls = 0

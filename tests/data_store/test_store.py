@@ -11,10 +11,10 @@ import pytest
 import zarr
 
 from sensorium.data import layout
-from sensorium.data.ingest import ingest
-from sensorium.data.raw import MODALITIES, STATISTICS, RawMouse
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError
+from sensorium.recordings.ingest import ingest
+from sensorium.recordings.raw import MODALITIES, STATISTICS, RawMouse
 
 NEW_MOUSE = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20"
 OLD_MOUSE = "dynamic29156-11-10-Video-8744edeac3b4d1ce16b680916b5267ce"

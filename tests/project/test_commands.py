@@ -21,7 +21,7 @@ PRESETS = sorted(file.stem for file in (ROOT / "conf" / "preset").glob("*.yaml")
 
 def parse(line):
     """Parse a `sensorium` command line as the program would, without running the verb."""
-    program, verb, *arguments = shlex.split(line)
+    program, verb, *arguments = shlex.split(line, comments=True)
     assert program == "sensorium", line
     group = typer.main.get_command(app)
     command = group.get_command(group.make_context("sensorium", ["--help"], resilient_parsing=True), verb)
@@ -87,7 +87,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def test_every_documented_command_parses(document):
     text = document.read_text(encoding="utf-8")
     blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, flags=re.DOTALL)
-    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
     for line in lines:
         if line.startswith("sensorium ") and "<" not in line:
             parse(line)

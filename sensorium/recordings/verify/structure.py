@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from sensorium.data.raw import (
+from sensorium.mice import TIERS, MouseSet
+from sensorium.recordings.raw import (
     MODALITIES,
     STATISTICS,
     open_array,
@@ -20,8 +21,7 @@ from sensorium.data.raw import (
     read_tiers,
     read_unit_ids,
 )
-from sensorium.data.verify.report import Report
-from sensorium.mice import TIERS, MouseSet
+from sensorium.recordings.verify.report import Report
 
 _UNSIGNED = "u"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sensorium.data.raw import MODALITIES, STATISTICS
+from sensorium.recordings.raw import MODALITIES, STATISTICS
 
 Float64Array = npt.NDArray[np.float64]
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sensorium.data.raw import MODALITIES, STATISTICS, read_array
-from sensorium.data.verify.report import Level, Report
-from sensorium.data.verify.structure import Structure
 from sensorium.errors import DataError
 from sensorium.mice import labelled_tiers
+from sensorium.recordings.raw import MODALITIES, STATISTICS, read_array
+from sensorium.recordings.verify.report import Level, Report
+from sensorium.recordings.verify.structure import Structure
 
 Float64Array = npt.NDArray[np.float64]
 

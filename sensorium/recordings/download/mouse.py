@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sensorium.data.download.archive import Archive, DamagedArchiveError, FileEntry, inspect, unpack
-from sensorium.data.download.manifest import Manifest, check_manifest, read_manifest, write_manifest
-from sensorium.data.download.transfer import Policy, Transfer
 from sensorium.errors import TransferError
 from sensorium.files import PARTIAL_SUFFIX, atomic_folder, exclusive_lock, sha256
+from sensorium.recordings.download.archive import Archive, DamagedArchiveError, FileEntry, inspect, unpack
+from sensorium.recordings.download.manifest import Manifest, check_manifest, read_manifest, write_manifest
+from sensorium.recordings.download.transfer import Policy, Transfer
 
 Phase = Literal["checking", "downloading", "unpacking"]
 Progress = Callable[[Phase, int, int | None], None]

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sensorium.data.phash import thumbnails
-from sensorium.data.raw import RawMouse
 from sensorium.data.similarity import SHARE, TOLERANCE, near_pairs
-from sensorium.data.verify.report import Report
-from sensorium.data.verify.structure import Structure, check_structure
-from sensorium.data.verify.values import check_statistics, check_trial
 from sensorium.mice import MouseSet
+from sensorium.recordings.phash import thumbnails
+from sensorium.recordings.raw import RawMouse
+from sensorium.recordings.verify.report import Report
+from sensorium.recordings.verify.structure import Structure, check_structure
+from sensorium.recordings.verify.values import check_statistics, check_trial
 
 Thumbnails = npt.NDArray[np.uint8]
 

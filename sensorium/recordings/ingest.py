@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sensorium.data import phash
 from sensorium.data.layout import THUMBNAIL_STEP
-from sensorium.data.raw import BEHAVIOR_CHANNELS, MODALITIES, RESTORE, STATISTICS, RawMouse, read_array
 from sensorium.data.writer import StoreWriter
 from sensorium.errors import DataError
 from sensorium.files import sha256
 from sensorium.mice import FRAMES_PER_SECOND, TIERS, MouseSet, labelled_tiers
+from sensorium.recordings import phash
+from sensorium.recordings.raw import BEHAVIOR_CHANNELS, MODALITIES, RESTORE, STATISTICS, RawMouse, read_array
 
 _ROWS = 64
 """Neurons looked at at once when searching for a response."""

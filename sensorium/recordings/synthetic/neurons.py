@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from sensorium.data.synthetic.behavior import Behavior
-from sensorium.data.synthetic.movies import Movie
+from sensorium.recordings.synthetic.behavior import Behavior
+from sensorium.recordings.synthetic.movies import Movie
 
 _Float32 = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]

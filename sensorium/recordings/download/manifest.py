@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypedDict
 
-from sensorium.data.download.archive import FileEntry
 from sensorium.errors import DataError
 from sensorium.files import read_json, sha256, write_json
+from sensorium.recordings.download.archive import FileEntry
 
 MANIFEST = Path("meta", "manifest.json")
 """Place of the manifest inside a mouse's folder."""

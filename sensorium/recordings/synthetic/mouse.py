@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sensorium.config import SyntheticConfig
-from sensorium.data.raw import MODALITIES
-from sensorium.data.synthetic import behavior, movies, neurons, patterns
-from sensorium.data.synthetic.statistics import write_statistics
 from sensorium.errors import DataError
 from sensorium.files import PARTIAL_SUFFIX, atomic_folder, digest_json, read_json, write_json
 from sensorium.mice import TEST_TIERS, TIERS, MouseSet, labelled_tiers
+from sensorium.recordings.raw import MODALITIES
+from sensorium.recordings.synthetic import behavior, movies, neurons, patterns
+from sensorium.recordings.synthetic.statistics import write_statistics
 from sensorium.seeding import generator
 
 TRUTH_FOLDER = ".truth"

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from sensorium.data.synthetic.movies import Movie, to_grey
 from sensorium.mice import FRAMES_PER_SECOND
+from sensorium.recordings.synthetic.movies import Movie, to_grey
 
 _Field = npt.NDArray[np.float64]
 _GREY, _CONTRAST = 127.0, 110.0

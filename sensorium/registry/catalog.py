@@ -18,7 +18,7 @@ from sensorium.errors import TrackingError
 from sensorium.files import atomic_folder, write_json
 from sensorium.paths import Paths
 from sensorium.registry.flavor import Interface, write_model
-from sensorium.registry.manifest import RESTORE, ModelContent
+from sensorium.registry.manifest import RESTORE, ModelContent, PairPin
 from sensorium.registry.placing import Placer
 from sensorium.tracking.store import Store, waiting_lock
 
@@ -31,7 +31,7 @@ DIGEST = "sensorium.digest"
 _DATA = Path("data", "model")
 """Where the folds and the manifest lie inside a version."""
 MANIFEST = "manifest.json"
-_MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
+MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
 """Id of MLflow's logged model, in the location of its files."""
 
 
@@ -105,6 +105,13 @@ class Catalog:
         if found is None:
             raise TrackingError(f"{name} version {version}: not in the model registry at {self.store.label}.", RESTORE)
         return found
+
+    def pinned(self, pin: PairPin, role: str | None) -> "ModelVersion":
+        """Version of a pin's teacher or student, or of the pair itself when the role is None."""
+        if role is None:
+            return self.resolve(pin.pair.name, pin.pair.version, pin.pair.digest)
+        content = pin.models[role]
+        return self.resolve(content.name, pin.versions[role], content.digest)
 
     def folder(self, version: "ModelVersion", content: ModelContent) -> Path:
         """Local folder with the version's folds, verified file by file.
@@ -208,7 +215,7 @@ class Catalog:
         get_artifact_repository(location, tracking_uri=self.store.uri).log_artifacts(str(folder))
 
     def _write(self, folder: Path, entry: Entry, location: str) -> None:
-        model_id = _MODEL_ID.search(location)
+        model_id = MODEL_ID.search(location)
         write_model(folder, entry.name, entry.manifest, entry.interface, location, model_id[0] if model_id else None)
         data = folder / _DATA
         write_json(data / MANIFEST, entry.manifest)

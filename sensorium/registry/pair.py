@@ -13,6 +13,7 @@ from sensorium.paths import Paths
 from sensorium.registry.catalog import Catalog, Entry
 from sensorium.registry.flavor import ENSEMBLE, Interface
 from sensorium.registry.manifest import PAIR, STUDENT, TEACHER, ModelContent, PairPin, Pin, trained_content
+from sensorium.registry.results import tell
 from sensorium.tracking.provenance import locked_digests, run_tags
 from sensorium.tracking.store import refusals_told
 
@@ -31,7 +32,10 @@ def register_pair(config: Config, paths: Paths) -> PairPin:
     scores = read_json(paths.evaluation / "metrics.json", TrackingError, EVALUATE)
     registration = Registration(config, paths, contents, scores, paired_scores(paths.evaluation / "scores.csv"))
     with refusals_told():
-        return registration.carry_out(Catalog(paths))
+        catalog = Catalog(paths)
+        pin = registration.carry_out(catalog)
+        tell(catalog, paths, pin, scores, registration.tags)
+    return pin
 
 
 @dataclass(frozen=True)
@@ -152,10 +156,9 @@ def load_pair(pin: Path, paths: Paths) -> dict[str, list[Path]]:
     folders = {}
     with refusals_told():
         catalog = Catalog(paths)
-        catalog.resolve(pinned.pair.name, pinned.pair.version, pinned.pair.digest)
+        catalog.pinned(pinned, None)
         for role, content in pinned.models.items():
-            version = catalog.resolve(content.name, pinned.versions[role], content.digest)
-            folder = catalog.folder(version, content)
+            folder = catalog.folder(catalog.pinned(pinned, role), content)
             folders[content.experiment] = [folder / fold for fold in content.folds]
     return folders
 

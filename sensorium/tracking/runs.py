@@ -27,7 +27,8 @@ VALIDATION, SCORE = "val/", "val/correlation"
 """Prefix of validation metrics, and the one that decides; `val/correlation/<mouse>` is a mouse's."""
 WARMUP = "training.warmup_epochs"
 """Param: epochs that are never the best one."""
-_PARENT = "mlflow.parentRunId"
+PARENT = "mlflow.parentRunId"
+"""MLflow's tag of a child."""
 _ENOUGH = 2
 """Values without which there is no deviation."""
 _CONFIDENCE = 0.95
@@ -105,7 +106,7 @@ def attach(client: "MlflowClient", store: Store, header: Mapping[str, Any]) -> t
         experiment = store.experiment_id(client, header["experiment"])
         tags = dict(header["tags"])
         if tags[ROLE] != RECORD:
-            tags[_PARENT] = _parent(client, experiment, header)
+            tags[PARENT] = _parent(client, experiment, header)
         run = _own_run(client, experiment, header)
         if run is None:
             run = client.create_run(experiment, start_time=header["time"], run_name=header["name"], tags=tags)
@@ -152,7 +153,7 @@ def _is_same(run: "Run", header: Mapping[str, Any]) -> bool:
 
 
 def _children(client: "MlflowClient", parent: str, fold: str | None = None) -> list["Run"]:
-    tags = {_PARENT: parent, ROLE: "fold"} | ({} if fold is None else {FOLD: fold})
+    tags = {PARENT: parent, ROLE: "fold"} | ({} if fold is None else {FOLD: fold})
     experiments = [e.experiment_id for e in client.search_experiments()]  # an adopted run may lie in any of them
     return search(client, experiments, tags)
 
@@ -165,7 +166,7 @@ def summarise(client: "MlflowClient", run_id: str) -> None:
     mice; and once all folds are there, the mean curve of every metric.
     """
     run = client.get_run(run_id)
-    parent = run.data.tags.get(_PARENT)
+    parent = run.data.tags.get(PARENT)
     if parent is None or not is_alive(client, parent):
         return
     folds = [child for child in _children(client, parent) if child.info.status == FINISHED]

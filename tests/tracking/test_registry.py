@@ -208,3 +208,30 @@ def test_restore_tells_whether_the_pin_holds(registered):
     restored, same = restore_pair(registered.config, registered.paths)
     assert same
     assert restored.pair.version == 1
+
+
+def runs(project, experiment):
+    client = project.store.client()
+    found = client.get_experiment_by_name(experiment)
+    return client.search_runs([found.experiment_id])
+
+
+def test_scores_stand_on_runs_versions_and_the_parent(trained):
+    client = trained.store.client()
+    experiment = trained.store.experiment_id(client, "true_batch_001")
+    parent = client.create_run(experiment, tags={"sensorium.role": "experiment"}).info.run_id
+    for _ in range(2):  # the second time nothing is new
+        register.run(trained.config, trained.paths)
+    (evaluation,) = [run for run in runs(trained, "true_batch_001") if run.info.run_name == "evaluation"]
+    assert evaluation.data.tags["mlflow.parentRunId"] == parent
+    mouse = next(iter(trained.config.dataset.mice))
+    assert evaluation.data.metrics["oof/single_trial_correlation"] == pytest.approx(0.28)
+    assert evaluation.data.metrics[f"oof/single_trial_correlation/{mouse}"] == pytest.approx(0.28)
+    assert client.get_run(parent).data.metrics["oof/single_trial_correlation"] == pytest.approx(0.28)
+    assert len(client.get_metric_history(parent, "oof/single_trial_correlation")) == 1
+    (ensemble,) = runs(trained, "distillation_001,true_batch_001")
+    assert ensemble.data.metrics["oof/published_variant"] == pytest.approx(0.3)
+    card = client.get_model_version(PAIR, "1").description
+    assert "| single trial correlation | 0.2800 | 0.2900 | 0.3000 |" in card
+    model = client.get_logged_model(client.get_model_version(PAIR, "1").source.split("/")[-2])
+    assert {metric.key for metric in model.metrics} >= {"oof/single_trial_correlation"}

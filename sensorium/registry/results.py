@@ -1,0 +1,140 @@
+"""The out-of-fold scores in MLflow: a run an experiment and one for the ensemble, and a card a version.
+
+Scores are known only when all folds are predicted, so they are told when the pair is registered. They
+stand on the experiments' parent runs as well, where the run table compares experiments at a glance.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sensorium.files import digest_json
+from sensorium.paths import Paths
+from sensorium.registry.catalog import Catalog
+from sensorium.registry.flavor import ENSEMBLE
+from sensorium.registry.manifest import PAIR, PairPin
+from sensorium.tracking.journal import FINISHED, now
+from sensorium.tracking.runs import EXPERIMENT, PARENT, ROLE, is_alive, known_steps, log_metrics, search
+from sensorium.tracking.store import waiting_lock
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+PREFIX = "oof"
+"""Before the names of out-of-fold metrics: out of fold, by all trials of all mice."""
+_SCORES = "sensorium.scores"
+"""Tag: digest of what an evaluation run tells."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of the comparison."""
+
+    source: str
+    """`teacher`, `student` or `ensemble`."""
+    experiment: str
+    """MLflow experiment."""
+    metrics: dict[str, float]
+    version: "ModelVersion"
+
+
+def tell(catalog: Catalog, paths: Paths, pin: PairPin, scores: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    """Record the scores of a registered pair; what is recorded already stays as it is.
+
+    Args:
+        catalog: the registry, and its tracking store.
+        paths: where the tables of the evaluation lie.
+        pin: the registered pair.
+        scores: content of metrics.json.
+        tags: tags of a new run.
+    """
+    results = [
+        Result(role, content.experiment, metrics_of(scores, role), catalog.pinned(pin, role))
+        for role, content in pin.models.items()
+    ]
+    experiments = ",".join(sorted(content.experiment for content in pin.models.values()))
+    results.append(Result(ENSEMBLE, experiments, metrics_of(scores, ENSEMBLE), catalog.pinned(pin, None)))
+    with waiting_lock(catalog.store.state / "runs.lock"):
+        for result in results:
+            _tell_run(catalog, paths, result, tags)
+    card = model_card(pin, scores)
+    for result in results:
+        if result.version.description != card:
+            catalog.client.update_model_version(result.version.name, result.version.version, card)
+
+
+def metrics_of(scores: Mapping[str, Any], source: str) -> dict[str, float]:
+    """Metrics of one source, over all mice and a mouse, from the tree of metrics.json."""
+    found: dict[str, float] = {}
+    for prefix, tree in [("", scores), *((f"/{mouse}", tree) for mouse, tree in scores.get("mice", {}).items())]:
+        for metric, by_source in tree.items():
+            if isinstance(by_source, Mapping) and isinstance(by_source.get(source), float):
+                found[f"{PREFIX}/{metric}{prefix}"] = by_source[source]
+    return found
+
+
+def _tell_run(catalog: Catalog, paths: Paths, result: Result, tags: Mapping[str, str]) -> None:
+    client, digest = catalog.client, digest_json([result.metrics, result.version.tags.get("sensorium.digest")])
+    experiment = catalog.store.experiment_id(client, result.experiment)
+    parent = _newest_parent(catalog, experiment)
+    if not search(client, [experiment], {_SCORES: digest}):
+        own = {**tags, _SCORES: digest, ROLE: "evaluation", EXPERIMENT: result.experiment}
+        own |= {} if parent is None else {PARENT: parent}
+        run_id = str(client.create_run(experiment, run_name="evaluation", tags=own).info.run_id)
+        model_id = model_id_of(result.version)
+        for key, value in result.metrics.items():
+            client.log_metric(run_id, key, value, model_id=model_id)
+        for name in ("metrics.json", "scores.csv"):
+            client.log_artifact(run_id, str(paths.evaluation / name))
+        client.set_terminated(run_id, FINISHED)
+    if parent is not None:
+        known = known_steps(client, parent, result.metrics)
+        log_metrics(client, parent, [(key, v, now(), 0) for key, v in result.metrics.items() if not known[key]])
+
+
+def _newest_parent(catalog: Catalog, experiment: str) -> str | None:
+    parents = search(catalog.client, [experiment], {ROLE: "experiment"})
+    return str(parents[-1].info.run_id) if parents and is_alive(catalog.client, parents[-1].info.run_id) else None
+
+
+def model_id_of(version: "ModelVersion") -> str | None:
+    """Id of MLflow's logged model behind a version."""
+    from sensorium.registry.catalog import MODEL_ID
+
+    found = MODEL_ID.search(version.source)
+    return found[0] if found else None
+
+
+def model_card(pin: PairPin, scores: Mapping[str, Any]) -> str:
+    """What a reader of the registry page should know, in Markdown."""
+    sources = [*pin.models, ENSEMBLE]
+    metrics = [name for name, value in scores.items() if name != "mice" and isinstance(value, Mapping)]
+    rows = ["| out of fold | " + " | ".join(sources) + " |", "|---|" + "---|" * len(sources)]
+    for metric in metrics:
+        cells = [_cell(scores[metric].get(source)) for source in sources]
+        rows.append(f"| {metric.replace('_', ' ')} | {' | '.join(cells)} |")
+    for mouse, tree in scores.get("mice", {}).items():
+        cells = [_cell(tree.get("single_trial_correlation", {}).get(source)) for source in sources]
+        rows.append(f"| {mouse.split('-Video-')[0]} | {' | '.join(cells)} |")
+    versions = [
+        f"{c.name} {pin.versions[role]} ({c.experiment}, {len(c.folds)} folds)" for role, c in pin.models.items()
+    ]
+    return "\n".join(
+        [
+            "Predicts the responses of mouse visual cortex (V1) neurons to video, from the video, running and pupil.",
+            "",
+            f"Pair: {PAIR} {pin.pair.version} = {' + '.join(versions)}.",
+            "",
+            *rows,
+            "",
+            "Trained on the mice named above and of use for their recorded neurons alone. Responses are in the",
+            "units of the published recordings, at 30 Hz; behaviour and pupil position are needed as inputs.",
+            "",
+            f"Load it by `mlflow.pyfunc.load_model('models:/{PAIR}@champion')` and type",
+            "`.predict({'video': ..., 'behavior': ..., 'pupil_center': ...}, params={'mouse': ...})`.",
+        ]
+    )
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -81,6 +81,11 @@ class Paths:
         return self.root / "reports" / "evaluation"
 
     @property
+    def report(self) -> Path:
+        """One page of results: index.html and its figures."""
+        return self.root / "reports" / "report"
+
+    @property
     def pair_pin(self) -> Path:
         """The registered pair: names, versions and digests that the ensemble stage uses."""
         return self.root / "data" / "registry" / "pair.json"

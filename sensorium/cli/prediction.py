@@ -27,6 +27,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command(rich_help_panel=panel)(ensemble)
     app.command(rich_help_panel=panel)(submission)
     app.command(rich_help_panel=panel)(score)
+    app.command(rich_help_panel=panel)(report)
     app.command(rich_help_panel=panel)(results)
 
 
@@ -101,6 +102,14 @@ def score(
 
     ctx = context()
     stage.run(ctx.config.evaluation, file, data or ctx.config.raw_folder(ctx.paths.root))
+
+
+def report() -> None:
+    """Draw the results: one HTML page and its figures."""
+    from sensorium.stages import report as stage
+
+    ctx = context()
+    stage.run(ctx.config, ctx.paths)
 
 
 def results() -> None:

@@ -18,21 +18,12 @@ TEACHER, STUDENT = "true_batch_001", "distillation_001"
 
 
 @pytest.fixture
-def evaluated(tiny_config, project, make_predictions):
+def evaluated(tiny_config, project, make_predictions, pretend_training):
     make_predictions(TEACHER, "folds", noise=3.0, seed=1)
     make_predictions(STUDENT, "folds", noise=2.0, seed=2)
-    _pretend_training(tiny_config, project)
+    pretend_training()
     evaluate.run(tiny_config, project)
     return pd.read_csv(project.evaluation / "scores.csv")
-
-
-def _pretend_training(config, project):
-    for experiment in (TEACHER, STUDENT):
-        for fold in config.folds.train.values():
-            folder = project.fold(experiment, fold)
-            folder.mkdir(parents=True)
-            rows = "".join(f"{epoch},{0.1 * epoch + 0.01 * fold}\n" for epoch in range(3))
-            (folder / "history.csv").write_text(f"epoch,val_correlation\n{rows}")
 
 
 def _row(scores, **keys):
@@ -178,9 +169,9 @@ def test_memory_does_not_grow_with_trials(stores, table, tiny_config):
 
 
 @pytest.fixture
-def damaged(tiny_config, project, make_predictions):
+def damaged(tiny_config, project, make_predictions, pretend_training):
     """Evaluates after a change to one prediction; returns the message."""
-    _pretend_training(tiny_config, project)
+    pretend_training()
     make_predictions(TEACHER, "folds", seed=1)
     folder = make_predictions(STUDENT, "folds", seed=2) / NEW_MOUSE
     path = min(folder.glob("*.npy"))

@@ -1,0 +1,173 @@
+"""The figures of the report; each function draws one.
+
+Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which colour-blind readers tell
+apart and a grey printer keeps apart.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from sensorium.report.material import SCORE, Material, bootstrap
+
+COLORS: Mapping[str, str] = {
+    "teacher": "#0072B2",
+    "student": "#D55E00",
+    "ensemble": "#009E73",
+    "ceiling": "#7F7F7F",
+    "measured": "#BBBBBB",
+}
+
+STYLE: dict[Any, Any] = {
+    "figure.dpi": 144,
+    "figure.constrained_layout.use": True,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+}
+
+_WIDTH = 7.6
+"""Inches; the page shows figures at this width on paper."""
+
+_BINS = np.linspace(-0.1, 1.0, 56)
+
+Draw = Callable[[Material, int], Figure]
+
+
+def short(mouse: str) -> str:
+    """A mouse's name without the part that all of a set share."""
+    return mouse.split("-Video-")[0].removeprefix("dynamic")
+
+
+def _figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(_WIDTH, height))
+    axes = figure.subplots(rows, columns, squeeze=False, sharex="col")
+    return figure, list(axes.flat)
+
+
+def scores_by_mouse(material: Material, seed: int) -> Figure:
+    """A point a mouse and source, with the bootstrap interval over neurons."""
+    mice, sources = material.mice, material.sources
+    figure, (axes,) = _figure(1.1 + 0.42 * len(mice))
+    for row, mouse in enumerate(mice):
+        for column, source in enumerate(sources):
+            values = material.correlations(mouse, source)
+            low, high = bootstrap(values, seed, row, column)
+            y = row + (column - (len(sources) - 1) / 2) * 0.17
+            label = source if row == 0 else None
+            axes.plot([low, high], [y, y], color=COLORS[source], linewidth=2.2, solid_capstyle="butt")
+            axes.plot(values.mean(), y, "o", color=COLORS[source], markersize=5, label=label)
+    axes.set_yticks(range(len(mice)), [short(mouse) for mouse in mice])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("single-trial correlation, out of fold")
+    figure.legend(loc="outside upper left", ncols=len(sources))
+    return figure
+
+
+def distribution(material: Material, _seed: int) -> Figure:
+    """Share of the neurons over correlation, an outline a source."""
+    figure, (axes,) = _figure(2.7)
+    for source in material.sources:
+        values = material.neurons.loc[material.neurons["source"] == source, SCORE].to_numpy()
+        counts, _ = np.histogram(values.clip(_BINS[0], _BINS[-1]), _BINS)
+        axes.stairs(counts / len(values), _BINS, color=COLORS[source], linewidth=1.6, label=source)
+        axes.axvline(values.mean(), color=COLORS[source], linewidth=0.9, linestyle=":")
+    axes.set_xlabel("single-trial correlation of a neuron")
+    axes.set_ylabel("share of the neurons")
+    axes.legend()
+    return figure
+
+
+def example_traces(material: Material, _seed: int) -> Figure:
+    """Measured and predicted responses of three neurons."""
+    figure, panels = _figure(1.6 * len(material.traces) + 0.4, rows=len(material.traces))
+    for axes, trace in zip(panels, material.traces, strict=True):
+        axes.fill_between(trace.seconds, trace.measured, color=COLORS["measured"], linewidth=0, label="measured")
+        if trace.noiseless is not None:
+            axes.plot(trace.seconds, trace.noiseless, color="#333333", linewidth=0.9, linestyle="--", label="noiseless")
+        axes.plot(trace.seconds, trace.predicted, color=COLORS["ensemble"], linewidth=1.5, label="predicted")
+        axes.set_title(f"{trace.label} neuron, unit {trace.unit}: r = {trace.correlation:.2f} over all trials")
+        axes.set_ylabel("response")
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0)
+    panels[-1].set_xlabel("time in the trial, s")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
+    return figure
+
+
+def learning_curves(material: Material, _seed: int) -> Figure:
+    """Training loss and validation correlation by epoch, a line a fold."""
+    figure, panels = _figure(2.7, columns=2)
+    columns = {"train_loss": "training loss", "val_correlation": "validation correlation"}
+    colors = (COLORS["teacher"], COLORS["student"], COLORS["ensemble"])
+    for axes, (column, title) in zip(panels, columns.items(), strict=True):
+        for color, (experiment, folds) in zip(colors, material.histories.items(), strict=False):
+            for number, history in enumerate(folds.values()):
+                label = experiment if number == 0 else None
+                axes.plot(history["epoch"], history[column], color=color, linewidth=1.1, alpha=0.8, label=label)
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[1].legend()
+    return figure
+
+
+def folds(material: Material, _seed: int) -> Figure:
+    """Labelled trials by fold and mouse, and the score of each fold."""
+    figure, panels = _figure(3.1, columns=2)
+    counts = material.folds["trials_by_fold"]
+    bottom = np.zeros(material.folds["folds"])
+    shades = mpl.colormaps["Blues"](np.linspace(0.3, 0.9, len(counts)))
+    for shade, (mouse, trials) in zip(shades, counts.items(), strict=True):
+        panels[0].bar(range(len(trials)), trials, bottom=bottom, color=shade, label=short(mouse))
+        bottom += trials
+    panels[0].set_title("labelled trials")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=5, fontsize=7)
+    scored = material.scores.query("mouse == 'all' and tier == 'all' and fold != 'all'")
+    for source in material.sources:
+        rows = scored[scored["source"] == source].sort_values("fold")
+        panels[1].plot(rows["fold"].astype(int), rows[SCORE], "o-", color=COLORS[source], linewidth=1, label=source)
+    panels[1].set_title("single-trial correlation")
+    panels[1].legend()
+    for axes in panels:
+        axes.set_xlabel("fold")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+FIGURES: Mapping[str, Draw] = {
+    "scores": scores_by_mouse,
+    "neurons": distribution,
+    "traces": example_traces,
+    "training": learning_curves,
+    "folds": folds,
+}
+"""What draws each figure, by file stem."""
+
+
+def draw_all(material: Material, seed: int) -> Iterator[tuple[str, Figure]]:
+    """Draw every figure.
+
+    Yields:
+        File stem and figure.
+    """
+    with mpl.rc_context(STYLE):
+        for name, draw in FIGURES.items():
+            yield name, draw(material, seed)

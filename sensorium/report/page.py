@@ -1,0 +1,106 @@
+"""The report as one self-contained HTML file: figures within, no script, nothing fetched."""
+
+import base64
+from collections.abc import Iterator, Mapping
+from html import escape
+from pathlib import Path
+
+from sensorium.mice import FRAMES_PER_SECOND
+from sensorium.report.figures import short
+from sensorium.report.material import SCORE, Material
+
+_CAPTIONS: Mapping[str, tuple[str, str]] = {
+    "scores": (
+        "Scores by mouse",
+        (
+            "Each trial is predicted by the fold that did not learn from it. Points are means over neurons, bars "
+            "the 95 % bootstrap interval over neurons. The ceiling is the correlation of the noiseless rate itself "
+            "with the noisy responses, where it is known."
+        ),
+    ),
+    "neurons": ("Distribution over neurons", "All mice together; dotted lines are the means."),
+    "traces": (
+        "True and predicted responses",
+        (
+            "{trace_title}. Neurons are those at the 95th, 50th and 5th percentile of correlation. Frames before "
+            "{first_second:.1f} s are not scored."
+        ),
+    ),
+    "training": ("Learning curves", "A line a fold."),
+    "folds": (
+        "Folds",
+        "Trials of one video share a fold. {leak} pairs of near-identical trials lie in different folds.",
+    ),
+}
+
+_STYLE = """
+:root { color-scheme: light; }
+body { max-width: 52rem; margin: 2.5rem auto; padding: 0 1.2rem; color: #222; background: #fff;
+       font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; }
+h2 { font-size: 1.2rem; margin: 2.6rem 0 .4rem; padding-top: .6rem; border-top: 1px solid #ddd; }
+p.lead { color: #555; margin-top: 0; }
+figure { margin: .6rem 0 0; } img { width: 100%; height: auto; }
+figcaption { color: #555; font-size: .92rem; }
+table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid #e6e6e6; text-align: right; }
+th:first-child, td:first-child { text-align: left; } tr.total td { font-weight: 600; border-top: 2px solid #999; }
+td.wide { text-align: left; word-break: break-word;
+          font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .82rem; }
+@media print { body { max-width: none; margin: 0; font-size: 10.5pt; } h2, figure, tr { break-inside: avoid; }
+               h2 { break-after: avoid; } }
+"""
+
+
+def write_page(path: Path, material: Material, figures: Mapping[str, Path]) -> None:
+    """Write the page.
+
+    Args:
+        path: where to write.
+        material: numbers and facts.
+        figures: PNG file by name.
+    """
+    path.write_text("\n".join(_lines(material, figures)) + "\n", encoding="utf-8")
+
+
+def _lines(material: Material, figures: Mapping[str, Path]) -> Iterator[str]:
+    yield "<!doctype html>"
+    yield '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    yield f"<title>Sensorium: results</title><style>{_STYLE}</style></head><body>"
+    yield "<h1>How well is mouse visual cortex predicted?</h1>"
+    yield f'<p class="lead">{escape(_lead(material))}</p>'
+    yield from _score_table(material)
+    words = {
+        "trace_title": material.trace_title,
+        "first_second": material.first_frame / FRAMES_PER_SECOND,
+        "leak": material.folds["near_identical_pairs_in_different_folds"][material.folds["grouping"]],
+    }
+    for name, (title, caption) in _CAPTIONS.items():
+        image = base64.b64encode(figures[name].read_bytes()).decode("ascii")
+        yield f"<h2>{escape(title)}</h2>"
+        yield f'<figure><img alt="{escape(title)}" src="data:image/png;base64,{image}">'
+        yield f"<figcaption>{escape(caption.format(**words))}</figcaption></figure>"
+    yield "<h2>What made these results</h2><table>"
+    for name, value in material.facts:
+        yield f'<tr><td>{escape(name)}</td><td class="wide">{escape(value)}</td></tr>'
+    yield "</table></body></html>"
+
+
+def _lead(material: Material) -> str:
+    scores = material.pooled().loc["all"]
+    best = max((source for source in material.sources if source != "ceiling"), key=lambda source: scores[source])
+    sentence = f"The {best} reaches a single-trial correlation of {scores[best]:.3f}"
+    ceiling = scores.get("ceiling")
+    return f"{sentence}, where the noise allows {ceiling:.3f}." if ceiling is not None else f"{sentence}."
+
+
+def _score_table(material: Material) -> Iterator[str]:
+    table, sources = material.pooled(), material.sources
+    heads = "".join(f"<th>{escape(source)}</th>" for source in sources)
+    yield f"<table><tr><th>mouse</th>{heads}</tr>"
+    for mouse in [*material.mice, "all"]:
+        scores = table.loc[mouse].to_dict()
+        cells = "".join(f"<td>{scores[source]:.3f}</td>" for source in sources)
+        name = "all neurons" if mouse == "all" else short(mouse)
+        yield f"<tr{' class=total' if mouse == 'all' else ''}><td>{escape(name)}</td>{cells}</tr>"
+    yield f"</table><p>{escape(SCORE.replace('_', ' ').capitalize())}, responses normalised, pooled over neurons.</p>"

@@ -1,0 +1,100 @@
+"""Draw the report: one HTML page and the figures it holds."""
+
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from sensorium import __version__, files
+from sensorium.config import Config
+from sensorium.data.folds import REPORT, Folds
+from sensorium.data.store import MouseStore
+from sensorium.errors import DataError, PredictionError
+from sensorium.inference.predictions import Predictions
+from sensorium.inference.trained import trained_folds
+from sensorium.mice import FOLDS_SPLIT
+from sensorium.paths import Paths
+from sensorium.report.figures import draw_all, short
+from sensorium.report.material import SCORE, Material, Trace, traces, trial_to_show
+from sensorium.report.page import write_page
+
+_REMEDY = "Type `dvc repro` first, or `sensorium evaluate`."
+
+
+def run(config: Config, paths: Paths) -> None:
+    """Write reports/report/: index.html and a PNG a figure.
+
+    Args:
+        config: all settings.
+        paths: the project.
+
+    Raises:
+        PredictionError: nothing is evaluated yet, or predictions are missing.
+        CheckpointError: a fold is not trained.
+    """
+    material = _gather(config, paths)
+    with files.atomic_folder(paths.report) as partial:
+        figures: dict[str, Path] = {}
+        for name, figure in draw_all(material, config.seed):
+            figures[name] = partial / f"{name}.png"
+            figure.savefig(figures[name], metadata={"Software": None})
+        write_page(partial / "index.html", material, figures)
+    Console().print(f"Wrote {paths.report.relative_to(paths.root) / 'index.html'}.", highlight=False)
+
+
+def _gather(config: Config, paths: Paths) -> Material:
+    experiments = list(dict.fromkeys((config.registry.teacher, config.registry.student)))
+    members = [Predictions.open(paths.predictions(name, FOLDS_SPLIT)) for name in experiments]
+    try:
+        scores = pd.read_csv(paths.evaluation / "scores.csv")
+        neurons = pd.read_parquet(paths.evaluation / "neurons.parquet")
+    except FileNotFoundError as fault:
+        raise PredictionError(f"{fault.filename}: the file does not exist.", _REMEDY) from None
+    store = MouseStore.open(paths.store(next(iter(config.dataset.mice))))
+    trial = trial_to_show(store, Folds.load(paths.folds).of(store.name))
+    return Material(
+        scores,
+        neurons,
+        files.read_json(paths.folds / REPORT, DataError, "Run `dvc repro folds`."),
+        {name: _histories(config, paths, name) for name in experiments},
+        _traces(store, trial, members, neurons),
+        f"Mouse {short(store.name)}, trial {trial} ({store.tiers[trial]}), mean of {' and '.join(experiments)}",
+        config.evaluation.first_frame,
+        _facts(config, members),
+    )
+
+
+def _histories(config: Config, paths: Paths, experiment: str) -> dict[int, pd.DataFrame]:
+    folders = trained_folds(config, paths, experiment)
+    return {fold: pd.read_csv(folder / "history.csv") for fold, folder in folders.items()}
+
+
+def _traces(store: MouseStore, trial: int, members: list[Predictions], neurons: pd.DataFrame) -> list[Trace]:
+    source = "ensemble" if len(members) > 1 else "teacher"
+    own = neurons[(neurons["mouse"] == store.name) & (neurons["source"] == source)]
+    return traces(store, trial, members, own[SCORE].to_numpy())
+
+
+def _facts(config: Config, members: list[Predictions]) -> list[tuple[str, str]]:
+    """Data, weights, settings and code: digests, so that equal inputs give an equal page."""
+    recordings: dict[str, str] = {}
+    weights: dict[str, set[str]] = {}
+    for member in members:
+        for part in member.provenance["assignments"]:
+            recordings[part["mouse"]] = part["recordings"]
+            for experiment, digests in part["weights"].items():
+                weights.setdefault(experiment, set()).update(digests)
+    first, window = config.evaluation.first_frame, config.window
+    settings = {
+        "seed": str(config.seed),
+        "evaluation": f"frames {first} to {first + config.evaluation.frames - 1}",
+        "prediction": f"{config.prediction.precision}, windows of {window.frames} frames at step {window.step}",
+        "all settings": files.digest_json(config.model_dump(mode="json", exclude={"runtime", "synthetic"})),
+        "code": f"sensorium {__version__}",
+    }
+    return [
+        *((f"recordings of {short(mouse)}", digest) for mouse, digest in recordings.items()),
+        *((f"weights of {name}", ", ".join(sorted(digests))) for name, digests in weights.items()),
+        *settings.items(),
+        ("runs", "`make ui` shows the MLflow run of every fold; data/runs/ holds the links"),
+    ]

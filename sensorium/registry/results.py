@@ -4,11 +4,13 @@ Scores are known only when all folds are predicted, so they are told when the pa
 stand on the experiments' parent runs as well, where the run table compares experiments at a glance.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sensorium.files import digest_json
+from sensorium.errors import TrackingError
+from sensorium.files import digest_json, read_json
 from sensorium.paths import Paths
 from sensorium.registry.catalog import Catalog
 from sensorium.registry.flavor import ENSEMBLE
@@ -76,7 +78,7 @@ def metrics_of(scores: Mapping[str, Any], source: str) -> dict[str, float]:
 def _tell_run(catalog: Catalog, paths: Paths, result: Result, tags: Mapping[str, str]) -> None:
     client, digest = catalog.client, digest_json([result.metrics, result.version.tags.get("sensorium.digest")])
     experiment = catalog.store.experiment_id(client, result.experiment)
-    parent = _newest_parent(catalog, experiment)
+    parent = _parent(catalog, paths, result.experiment)
     if not search(client, [experiment], {_SCORES: digest}):
         own = {**tags, _SCORES: digest, ROLE: "evaluation", EXPERIMENT: result.experiment}
         own |= {} if parent is None else {PARENT: parent}
@@ -92,9 +94,14 @@ def _tell_run(catalog: Catalog, paths: Paths, result: Result, tags: Mapping[str,
         log_metrics(client, parent, [(key, v, now(), 0) for key, v in result.metrics.items() if not known[key]])
 
 
-def _newest_parent(catalog: Catalog, experiment: str) -> str | None:
-    parents = search(catalog.client, [experiment], {ROLE: "experiment"})
-    return str(parents[-1].info.run_id) if parents and is_alive(catalog.client, parents[-1].info.run_id) else None
+def _parent(catalog: Catalog, paths: Paths, experiment: str) -> str | None:
+    """The parent run of most of the folds on disk, by the links to their runs; None where they tell nothing."""
+    found: Counter[str] = Counter()
+    for link in sorted(paths.run_link(experiment, 0).parent.glob("fold_*.json")):
+        run_id = read_json(link, TrackingError, "Type `dvc checkout`.").get("run_id")
+        if run_id and is_alive(catalog.client, run_id):
+            found.update(filter(None, [catalog.client.get_run(run_id).data.tags.get(PARENT)]))
+    return next((parent for parent, _ in found.most_common() if is_alive(catalog.client, parent)), None)
 
 
 def model_id_of(version: "ModelVersion") -> str | None:

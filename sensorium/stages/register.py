@@ -5,6 +5,8 @@ from rich.console import Console
 from sensorium.config import Config
 from sensorium.paths import Paths
 from sensorium.registry import register_pair
+from sensorium.tracking.courier import deliver_leftovers
+from sensorium.tracking.store import Store
 
 
 def run(config: Config, paths: Paths) -> None:
@@ -13,6 +15,7 @@ def run(config: Config, paths: Paths) -> None:
     Raises:
         TrackingError: folds or scores are missing, or the store cannot be reached.
     """
+    deliver_leftovers(Store.of(paths))  # the scores join the runs of the trainings; what cannot arrive stays on disk
     pin = register_pair(config, paths)
     pin.write(paths.pair_pin)
     names = ", ".join(f"{content.name} {pin.versions[role]}" for role, content in pin.models.items())

@@ -45,8 +45,11 @@ class Courier:
         self._known: dict[str, set[int]] = {}
         self._delivery = journal.delivery
 
-    def deliver(self) -> None:
+    def deliver(self, deadline: float = math.inf) -> None:
         """Send every event that the store does not have.
+
+        Args:
+            deadline: time of `time.monotonic` after which nothing more is begun.
 
         Raises:
             Exception: whatever MLflow raises; the journal then notes what arrived before it.
@@ -56,6 +59,8 @@ class Courier:
                 self._send(group)
                 self._delivery.position = group[-1][1]
                 self._journal.note(self._delivery)
+                if time.monotonic() > deadline:
+                    return
         except BaseException:
             self._known = {}  # what was under way may have arrived
             raise
@@ -169,22 +174,25 @@ def follow(journal: Journal, store: Store, ended: "Ended") -> None:
     """
     courier, pause, deadline = Courier(journal, store), 0.0, math.inf
     leftovers = True
-    while time.monotonic() < deadline:
-        if ended.wait(pause or _POLL_SECONDS):
+    while True:
+        over = ended.wait(pause or _POLL_SECONDS)
+        if over:
             deadline = min(deadline, time.monotonic() + patience())
             close_if_killed(journal)
         try:
-            courier.deliver()
-        except Exception as fault:
+            courier.deliver(deadline)
+        except Exception as fault:  # whatever the server does, the training goes on
             _log.warning("%s: %s", journal.folder.name, fault)
             pause = min(max(2 * pause, _POLL_SECONDS), _LONGEST_PAUSE_SECONDS)
-            continue
-        pause = 0.0
-        if journal.contents().status is not None:
+        else:
+            pause = 0.0
+            if journal.contents().status is not None and not journal.pending:
+                return
+            if leftovers and not over:
+                deliver_leftovers(store)
+                leftovers = False
+        if time.monotonic() > deadline:
             return
-        if leftovers:
-            deliver_leftovers(store)
-            leftovers = False
 
 
 def deliver_leftovers(store: Store) -> dict[str, str | None]:

@@ -26,7 +26,8 @@ _log = logging.getLogger(__name__)
 ADOPT_VARIABLE = "SENSORIUM_RUN"
 """JSON object: MLflow run id by fold, such as {"true_batch_001/fold_1": "..."}; `mlflow run` made the run."""
 
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 45.0
+"""What the courier may take beyond its patience: to start on a busy machine, or to wait for one answer."""
 
 
 class TrainingRun:

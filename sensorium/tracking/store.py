@@ -26,8 +26,12 @@ PATIENCE_VARIABLE = "SENSORIUM_TRACKING_PATIENCE"
 _PATIENCE_SECONDS = 15.0
 _SQLITE = "sqlite:///"
 
-_CLIENT_SETTINGS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-"""Client settings unless the user sets others: MLflow's own would hold a stage for minutes."""
+_CLIENT_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""Client settings unless the user sets others: MLflow's own would hold a stage for minutes, and draw bars."""
 
 
 @contextmanager

@@ -25,16 +25,17 @@ def mlflow_server(folder, backend):
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
         try:
-            wait_until(lambda: _answers(port), 120)
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), 120)
             yield port
         finally:
             os.killpg(process.pid, 15)
             process.wait(30)
 
 
-def _answers(port):
+def answers(url):
+    """Whether a server says that it is well."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as reply:
+        with urllib.request.urlopen(url, timeout=2) as reply:
             return reply.status == 200
     except OSError:
         return False
@@ -78,13 +79,13 @@ class Proxy:
                 requests = threading.Thread(target=self._requests, args=(client, server), daemon=True)
                 requests.start()
                 with contextlib.suppress(OSError):
-                    self._answers(client, server)
+                    self._reply(client, server)
                 for end in (client, server):
                     with contextlib.suppress(OSError):
                         end.shutdown(socket.SHUT_RDWR)
                 requests.join()  # it uses both sockets
 
-    def _answers(self, client, server):
+    def _reply(self, client, server):
         while data := server.recv(1 << 16):
             if self.mode == "deaf":
                 self.lost += 1

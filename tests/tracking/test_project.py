@@ -1,15 +1,20 @@
 """`mlflow run` hands its run to the stage that was asked for, and DVC does the rest."""
 
+import contextlib
 import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from flaky_server import answers, free_port, wait_until
 from typer.testing import CliRunner
 
 from sensorium.cli.app import app
@@ -240,3 +245,67 @@ def test_mlflow_run_tells_bad_values(clone):
     assert done.returncode != 0
     assert "fold '17': out of range" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_what_is_served_is_what_was_predicted(clone):
+    """The pair answers over HTTP with the bits of `sensorium ensemble`, the student with its own."""
+    done = call(clone, "dvc", "repro", "ensemble@live_test_main", "predict@distillation_001-live_test_main")
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = call(clone, "sensorium", "promote")
+    assert done.returncode == 0, done.stdout + done.stderr
+    mouse = NEW_MOUSE
+    predictions = clone / "data" / "predictions"
+    pair, student = (predictions / name / "live_test_main" / mouse for name in (PAIR_FOLDER, "distillation_001"))
+    trial = min(path.stem for path in pair.glob("*.npy"))
+    raw = clone / "data" / "sensorium_all_2023" / mouse / "data"
+    inputs = {name: valid(np.load(raw / folder / f"{trial}.npy")) for name, folder in MODALITIES.items()}
+    with serving(clone, "models:/sensorium-pair@champion") as port:
+        for model, folder in (("ensemble", pair), ("student", student)):
+            status, reply = ask(port, {"inputs": inputs, "params": {"mouse": mouse, "model": model}})
+            assert status == 200, reply
+            assert np.array_equal(np.asarray(reply["predictions"], np.float32), np.load(folder / f"{trial}.npy"))
+        status, reply = ask(port, {"inputs": inputs, "params": {"mouse": "mickey"}})
+        assert status == 400
+        assert "params.mouse: 'mickey' is unknown" in reply["message"]
+
+
+NEW_MOUSE = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20"
+PAIR_FOLDER = "distillation_001,true_batch_001"
+MODALITIES = {"video": "videos", "behavior": "behavior", "pupil_center": "pupil_center"}
+
+
+def valid(array):
+    """The frames before the NaN tail, as JSON takes them."""
+    return array[..., np.isfinite(array).reshape(-1, array.shape[-1]).all(axis=0)].astype(float).tolist()
+
+
+@contextlib.contextmanager
+def serving(root, model):
+    port = free_port()
+    program = Path(sys.executable).parent / "mlflow"
+    command = [program, "models", "serve", "-m", model, "--env-manager", "local", "-p", str(port)]
+    own = {"PYTHONPATH": str(root), "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "False"}
+    own["PATH"] = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")} | own
+    with (root / "serve.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}/ping"), 180)
+            yield port
+        finally:
+            os.killpg(process.pid, 15)
+            process.wait(30)
+
+
+def ask(port, body):
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/invocations", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=120) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code, json.load(refused)

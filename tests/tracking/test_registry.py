@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sensorium.errors import TrackingError
+from sensorium.files import write_json
 from sensorium.registry import load_pair, register_pair, restore_pair
 from sensorium.registry.manifest import PAIR, STUDENT, TEACHER
 from sensorium.stages import register, restore
@@ -220,6 +221,9 @@ def test_scores_stand_on_runs_versions_and_the_parent(trained):
     client = trained.store.client()
     experiment = trained.store.experiment_id(client, "true_batch_001")
     parent = client.create_run(experiment, tags={"sensorium.role": "experiment"}).info.run_id
+    fold = client.create_run(experiment, tags={"mlflow.parentRunId": parent}).info.run_id
+    for number, run_id in enumerate([fold, None, "0" * 32]):  # told, waiting on disk, lost
+        write_json(trained.paths.run_link("true_batch_001", number), {"run_id": run_id, "journal": None})
     for _ in range(2):  # the second time nothing is new
         register.run(trained.config, trained.paths)
     (evaluation,) = [run for run in runs(trained, "true_batch_001") if run.info.run_name == "evaluation"]

@@ -104,7 +104,7 @@ def launch(fabric: Fabric, function: Callable[..., Result], *arguments: Any) -> 
         return result
     with TemporaryDirectory(prefix="sensorium-") as folder, _forward_termination():
         try:
-            result = fabric.launch(partial(_report_faults, function, Path(folder)), *arguments)
+            result = fabric.launch(partial(_report_faults, function, Path(folder), arguments))
         except ProcessException as fault:
             _raise_reported(Path(folder))
             raise TrainingError(
@@ -113,7 +113,7 @@ def launch(fabric: Fabric, function: Callable[..., Result], *arguments: Any) -> 
     return result
 
 
-def _report_faults(function: Callable[..., Result], folder: Path, fabric: Fabric, *arguments: Any) -> Result:
+def _report_faults(function: Callable[..., Result], folder: Path, arguments: tuple[Any, ...], fabric: Fabric) -> Result:
     """Run in a started process: leave a user's fault as a file for the process that started it."""
     try:
         return function(fabric, *arguments)

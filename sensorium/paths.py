@@ -86,6 +86,11 @@ class Paths:
         return self.root / "reports" / "report"
 
     @property
+    def inspection(self) -> Path:
+        """Pictures of mice and trials; no stage's output."""
+        return self.root / "reports" / "inspect"
+
+    @property
     def pair_pin(self) -> Path:
         """The registered pair: names, versions and digests that the ensemble stage uses."""
         return self.root / "data" / "registry" / "pair.json"

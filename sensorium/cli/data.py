@@ -17,6 +17,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command(rich_help_panel=panel)(verify)
     app.command(rich_help_panel=panel)(ingest)
     app.command(rich_help_panel=panel)(folds)
+    app.command(rich_help_panel=panel)(inspect)
 
 
 def synthesize(mouse: Mouse = None) -> None:
@@ -104,3 +105,22 @@ def folds() -> None:
 
     ctx = context()
     stage.run(ctx.config, ctx.paths)
+
+
+def inspect(
+    mouse: Mouse = None,
+    trial: Annotated[
+        int | None, typer.Option("-t", "--trial", help="One trial of the mouse; the whole mouse by default.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="A .png or .html file; default: reports/inspect/.")
+    ] = None,
+) -> None:
+    """Look at a mouse or a trial: print its facts, and draw it.
+
+    A mouse: tiers, folds, neurons. A trial: frames, the animal's state, responses of a few neurons.
+    """
+    from sensorium.stages import inspect as stage
+
+    ctx = context()
+    stage.run(ctx.paths, ctx.mice(mouse), trial, out)

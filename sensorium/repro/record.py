@@ -5,9 +5,10 @@ order in which stages ended. Here the new text replaces the old in one rename, a
 sorted as if the stages had run one by one, so that the file's bytes do not depend on timing.
 """
 
+import io
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,18 @@ from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
 from dvc.stage import PipelineStage
 from dvc.stage.serialize import to_lockfile
 from dvc.utils import relpath
-from dvc.utils.serialize import modify_yaml
+from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
 
 from sensorium.files import atomic_file
 from sensorium.repro.graph import lock_path
 
 _SCHEMA = "2.0"
 """Version of dvc.lock's form, as DVC writes it."""
+
+_HEAD = f"schema: '{_SCHEMA}'\nstages:\n"
+
+_PLAIN_KEY = re.compile(r"  ([A-Za-z_][\w@.-]*):\n")
+"""Line that begins an entry, when its name needs no quotes."""
 
 
 def record(stage: Any, orders: Mapping[str, Sequence[str]]) -> None:
@@ -37,16 +43,57 @@ def record(stage: Any, orders: Mapping[str, Sequence[str]]) -> None:
         stage.dump(update_pipeline=False)
         return
     path = Path(lock_path(stage))
+    text = path.read_text(encoding="utf-8") if path.exists() else _HEAD
+    rank = {name: position for position, name in enumerate(orders.get(str(path), ()))}
     with atomic_file(path) as partial:
-        if path.exists():
-            shutil.copyfile(path, partial)
-        with modify_yaml(partial) as content:
-            content.setdefault("schema", _SCHEMA)
-            entries = dict(content.get("stages", {})) | to_lockfile(stage)
-            rank = {name: position for position, name in enumerate(orders.get(str(path), ()))}
-            names = sorted(entries, key=lambda name: rank.get(name, len(rank)))
-            content["stages"] = {name: entries[name] for name in names}
+        partial.write_text(insert(text, to_lockfile(stage), rank), encoding="utf-8")
     stage.repo.scm_context.track_file(relpath(path))
+
+
+def insert(text: str, entry: dict[str, Any], rank: Mapping[str, int]) -> str:
+    """Put one entry into the text of a lock file, whose other entries keep their bytes.
+
+    Reading and writing all of dvc.lock as YAML takes longer than anything else that DVC does for a stage,
+    and grows with every stage.
+
+    Args:
+        text: the file.
+        entry: stage name -> what DVC records.
+        rank: stage name -> its place; entries without one come last, as they stand.
+
+    Returns:
+        The new text, as DVC would have written it.
+    """
+    blocks = _split(text)
+    fresh = _split(dumps_yaml({"schema": _SCHEMA, "stages": entry}))
+    if blocks is None or fresh is None:  # merged by hand, or of unusual names
+        content = parse_yaml_for_update(text or _HEAD, "dvc.lock")
+        entries = dict(content.get("stages") or {}) | entry
+        content["stages"] = {name: entries[name] for name in _ranked(entries, rank)}
+        return str(dumps_yaml(content))
+    blocks |= fresh
+    return _HEAD + "".join(blocks[name] for name in _ranked(blocks, rank))
+
+
+def _split(text: str) -> dict[str, str] | None:
+    """Stage name -> its lines; None when the text is not of the plain form that DVC writes."""
+    if not text.startswith(_HEAD):
+        return None
+    blocks: dict[str, str] = {}
+    name = ""
+    for line in io.StringIO(text.removeprefix(_HEAD)):
+        if name and line.startswith("   "):
+            blocks[name] += line
+        elif (match := _PLAIN_KEY.fullmatch(line)) and match[1] not in blocks:
+            name = match[1]
+            blocks[name] = line
+        else:
+            return None
+    return blocks
+
+
+def _ranked(names: Iterable[str], rank: Mapping[str, int]) -> list[str]:
+    return sorted(names, key=lambda name: rank.get(name, len(rank)))
 
 
 def heal(root: Path) -> None:

@@ -68,6 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         Exit code of the command.
     """
+    began = time.monotonic()
     told: list[float] = []
     _listen(told)
     environment = dict(os.environ)
@@ -79,7 +80,9 @@ def main(arguments: Sequence[str]) -> int:
     with claim(Path(environment[CLAIMS])):
         handle = executor.submit(arguments[1], environment, Path.cwd(), Path(environment[LOG]))
         _listen(told)  # again: a cluster's library may have taken the signals
-        return wait(handle, told)
+        code = wait(handle, told)
+    print(f"The command took {time.monotonic() - began:.2f} s, exit code {code}.", flush=True)  # noqa: T201 - the log
+    return code
 
 
 def _listen(told: list[float]) -> None:

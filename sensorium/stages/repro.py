@@ -1,9 +1,11 @@
 """Run the DVC graph with independent stages side by side."""
 
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sensorium.errors import ConfigError, PipelineError
 from sensorium.files import exclusive_lock, read_json, write_json
@@ -16,6 +18,9 @@ from sensorium.repro.coordinator import Folder, Run
 from sensorium.repro.executors import GRACE
 from sensorium.repro.live import clock, make_view
 from sensorium.repro.scheduler import Scheduler, State
+
+_TAKEN_OUT = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+"""Variables of an MLflow run around this command, which every training would take for its own."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,11 @@ def _keep_orders(folder: Folder, plan: graph.Plan) -> None:
 
 
 def _environment(folder: Folder, options: Options) -> Mapping[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in _TAKEN_OUT}
     return {
-        **os.environ,
+        **kept,
+        # The stages' own programs, also where the environment is not activated.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
         "SHELL": str(install_shell(folder.path)),
         shell.USER_SHELL: os.environ.get("SHELL") or "/bin/sh",
         shell.EXECUTOR: options.executor,

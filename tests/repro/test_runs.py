@@ -2,6 +2,8 @@
 
 import os
 import stat
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -180,6 +182,16 @@ def test_without_a_driver_no_gpu_is_known(project, monkeypatch):
     with pytest.raises(ConfigError, match="no GPU '0'") as fault:
         project(diamond()).run(gpus="0")
     assert "none" in fault.value.remedy
+
+
+def test_stages_find_the_projects_programs_and_no_foreign_mlflow_run(project, monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "of whoever called")
+    toy = project(diamond(first="command -v sensorium > where; echo [$MLFLOW_RUN_ID] $SHELL >> where"))
+    toy.run(retries=0)
+    program, rest = toy.path("where").read_text().splitlines()
+    assert Path(program).parent == Path(sys.executable).parent
+    assert rest == f"[] {os.environ.get('SHELL') or '/bin/sh'}"
 
 
 def configure(toy, **remotes):

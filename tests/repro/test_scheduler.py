@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensorium.repro.scheduler import FINAL, Scheduler, State
@@ -99,6 +99,7 @@ def test_a_graph_that_dvc_would_refuse_is_our_own_fault(graph):
         Scheduler(graph)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 5), st.integers(0, 2), st.booleans(), st.booleans())
 def test_any_graph_ends_and_keeps_the_rules(seed, jobs, retries, keep_going, leased):
     chance = random.Random(seed)

@@ -20,7 +20,8 @@ from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, DataError
 from sensorium.files import atomic_file
 from sensorium.paths import Paths
-from sensorium.recordings.inspect import Facts, TierCount, count_tiers, draw_mouse, draw_trial, mouse_facts, trial_facts
+from sensorium.recordings.figures import draw_mouse, draw_trial
+from sensorium.recordings.inspect import Facts, TierCount, count_tiers, mouse_facts, trial_facts
 from sensorium.report.figures import STYLE
 
 ENDINGS = (".png", ".html")

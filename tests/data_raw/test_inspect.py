@@ -17,8 +17,9 @@ from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, DataError
 from sensorium.paths import Paths
+from sensorium.recordings.figures import choose_neurons, draw_trial
 from sensorium.recordings.ingest import ingest
-from sensorium.recordings.inspect import choose_neurons, count_tiers, draw_trial, mean_responses, trial_facts
+from sensorium.recordings.inspect import count_tiers, mean_responses, trial_facts
 from sensorium.recordings.raw import RawMouse
 from sensorium.stages import folds as folds_stage
 from sensorium.stages import ingest as ingest_stage

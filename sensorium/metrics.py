@@ -117,8 +117,8 @@ class StreamingCorrelation:
 
 def _reduce(target: NDArray[np.floating], prediction: NDArray[np.floating]) -> tuple[FloatArray, FloatArray]:
     """Means (2, n) and moments (3, n) of one block of neurons, each (n, T)."""
-    x = target.astype(np.float64)
-    y = prediction.astype(np.float64)
+    x = target.astype(np.float64, order="C")  # time-major input would make every pass below stride through memory
+    y = prediction.astype(np.float64, order="C")
     mean = np.stack([x.mean(1), y.mean(1)])
     x -= mean[0, :, None]
     y -= mean[1, :, None]

@@ -13,6 +13,7 @@ Three figures, all over the scored frames:
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -109,9 +110,10 @@ def score_mouse(
         load: reads the predictions of a trial, such as `OutOfFold.load`.
         config: which frames count.
     """
-    scorer = _Scorer(store, load, config)
-    for tier, trials in _videos(store, folds, groups):
-        scorer.add_video(tier, trials)
+    with ThreadPoolExecutor() as threads:
+        scorer = _Scorer(store, load, config, threads)
+        for tier, trials in _videos(store, folds, groups):
+            scorer.add_video(tier, trials)
     return scorer.scores
 
 
@@ -129,7 +131,7 @@ class _Repeats:
 
     def __init__(self) -> None:
         self.count = 0
-        self._sums: dict[str, NDArray[np.float64]] = {}
+        self._sums: dict[str, NDArray[np.floating]] = {}
 
     def add(self, series: Sources) -> None:
         """Add one repeat, (N, T) by name."""
@@ -137,7 +139,7 @@ class _Repeats:
         for name, values in series.items():
             total = self._sums.get(name)
             if total is None:
-                self._sums[name] = values.astype(np.float64)
+                self._sums[name] = values
             else:
                 frames = min(total.shape[1], values.shape[1])
                 self._sums[name] = total[:, :frames] + values[:, :frames]
@@ -151,7 +153,8 @@ class _Repeats:
 class _Scorer:
     """Adds the trials of one mouse to its cells."""
 
-    def __init__(self, store: MouseStore, load: Load, config: EvaluationConfig) -> None:
+    def __init__(self, store: MouseStore, load: Load, config: EvaluationConfig, threads: Executor) -> None:
+        self._threads = threads
         self.scores = MouseScores(store.name, store.unit_ids)
         self._store = store
         self._load = load
@@ -174,15 +177,21 @@ class _Scorer:
                 repeats.append_to(name, self.scores.cells[name, fold, tier].to_average)
 
     def _add_trial(self, fold: int, tier: str, trial: int) -> Sources:
-        """Add one trial to the cells of every source; returns the normalised series."""
-        target = self._store.responses(trial).T[:, self._frames]
+        """Add one trial to the cells of every source, a thread each; returns the normalised series."""
+        target = np.ascontiguousarray(self._store.responses(trial)[self._frames].T)
         precision = self._precision[:, : target.shape[1]]
         normalised = {_TARGET: target * precision}
-        for name, whole in self._load(self._store, trial).items():
-            prediction = whole[:, self._frames]
+
+        def add(source: tuple[str, NDArray[np.floating]]) -> None:
+            name, prediction = source[0], source[1][:, self._frames]
             normalised[name] = prediction * precision
-            cell = self.scores.cells.setdefault((name, fold, tier), Cell(self._store.neurons))
+            cell = self.scores.cells[name, fold, tier]
             cell.trials += 1
             cell.published_variant.update(target, prediction)
             cell.single_trial.update(normalised[_TARGET], normalised[name])
+
+        predictions = self._load(self._store, trial)
+        for name in predictions:  # in order, before the threads
+            self.scores.cells.setdefault((name, fold, tier), Cell(self._store.neurons))
+        list(self._threads.map(add, predictions.items()))
         return normalised

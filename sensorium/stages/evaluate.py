@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
 from rich.progress import track
 
 from sensorium import files
@@ -40,7 +41,7 @@ def run(config: Config, paths: Paths) -> None:
     folds = Folds.load(paths.folds)
     mice = [
         _score(config, paths, mouse, folds, OutOfFold(members))
-        for mouse in track(list(config.dataset.mice), description="Scoring mice")
+        for mouse in track(list(config.dataset.mice), "Scoring mice", console=Console(stderr=True), transient=True)
     ]
     curves = {role: learning_curve(_histories(config, paths, name)) for role, name in roles.items()}
     _write(mice, curves, paths.evaluation)

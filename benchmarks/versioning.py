@@ -83,7 +83,9 @@ def measure_form(work, files, megabytes):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--raw-files", type=int, default=300, help="files of one raw mouse; the competition's have some 3000")
+    parser.add_argument(
+        "--raw-files", type=int, default=300, help="files of one raw mouse; the competition's have some 3000"
+    )
     parser.add_argument("--megabytes", type=int, default=20, help="size of a mouse")
     parser.add_argument("--folder", type=Path, help="where to work; default: the folder for temporary files")
     options = parser.parse_args()

@@ -10,6 +10,11 @@ from tiny import MICE, make_config, simulate
 from sensorium.config import Config
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that writes golden figures anew."""
+    parser.addoption("--renew-golden", action="store_true", help="write tests/golden/ anew instead of comparing")
+
+
 @pytest.fixture(scope="session")
 def raw_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of three raw mice and their `.truth`; read-only by agreement, `copy_raw` gives a private one."""

@@ -11,7 +11,7 @@ from sensorium.files import digest_json, sha256
 from sensorium.paths import Paths
 
 _PACKAGE = Path(__file__).parents[1]
-_CODE = ("data", "model", "training")
+_CODE = ("data", "model", "training", "metrics.py", "seeding.py")
 _CHECKSUM_BYTES = 4
 
 
@@ -37,7 +37,7 @@ def provenance(config: Config, paths: Paths, experiment: str, fold: int, teacher
         "stores": [[mouse, store_digest(paths.store(mouse))] for mouse in config.dataset.mice],
         "folds": folder_digest(paths.folds),
         "teacher": teacher,
-        "code": {part: folder_digest(_PACKAGE / part, "*.py") for part in _CODE},
+        "code": {part: _code_digest(_PACKAGE / part) for part in _CODE},
         "torch": torch.__version__,
     }
 
@@ -45,6 +45,10 @@ def provenance(config: Config, paths: Paths, experiment: str, fold: int, teacher
 def fingerprint(provenance: dict[str, Any]) -> str:
     """Digest of a provenance, in hexadecimal."""
     return digest_json(provenance)
+
+
+def _code_digest(part: Path) -> str:
+    return folder_digest(part, "*.py") if part.is_dir() else sha256(part)
 
 
 def folder_digest(folder: Path, pattern: str = "*") -> str:

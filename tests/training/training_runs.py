@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import yaml
 
@@ -43,14 +44,17 @@ def no_recorder(*_: object) -> "NullRecorder":
 
 def train_here(root: Path, experiment: str = EXPERIMENT, fold: int = 0) -> None:
     """Run the stage in this process, without MLflow."""
+    from sensorium import tracking
     from sensorium.config import load
     from sensorium.paths import Paths
     from sensorium.stages import train
     from sensorium.training import fingerprint
 
-    fingerprint._CODE = ()  # so that editing the code while the tests run does not start trainings anew
-    train.tracking.start_training_run = no_recorder
-    train.run(load(root / "params.yaml"), Paths(root), experiment, fold)
+    with (
+        patch.object(tracking, "start_training_run", no_recorder),
+        patch.object(fingerprint, "_CODE", ()),  # editing the code while the tests run starts no training anew
+    ):
+        train.run(load(root / "params.yaml"), Paths(root), experiment, fold)
 
 
 def kill_at_file_event(number: int) -> None:

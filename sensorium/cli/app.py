@@ -1,6 +1,5 @@
 """The `sensorium` command: its groups of verbs and the one place where errors become exit codes."""
 
-import os
 import sys
 
 import typer
@@ -9,6 +8,7 @@ from rich.markup import escape
 
 from sensorium import __version__
 from sensorium.cli import data, prediction, project, registry, tools, training
+from sensorium.cli.process import prepare
 from sensorium.errors import SensoriumError
 
 _DESCRIPTION = """Predict the activity of mouse visual cortex from video.
@@ -49,9 +49,7 @@ def _options(
 def main() -> None:
     """Run the command line; a user's mistake prints one message, no traceback."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    # OpenMP reads this when torch is loaded. Threads that wait asleep leave the core to whoever shares the
-    # machine; threads that spin, the default, made a training on two busy cores several times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare()
     try:
         app()
     except SensoriumError as fault:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sensorium.cli.options import Experiment, Experiments, Split, check_split, context
+from sensorium.cli.options import Experiment, Experiments, Mouse, Split, check_split, context
 from sensorium.errors import ConfigError
 from sensorium.mice import TRACKS
 
@@ -27,6 +27,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command(rich_help_panel=panel)(ensemble)
     app.command(rich_help_panel=panel)(submission)
     app.command(rich_help_panel=panel)(score)
+    app.command(rich_help_panel=panel)(respond)
     app.command(rich_help_panel=panel)(report)
     app.command(rich_help_panel=panel)(results)
 
@@ -102,6 +103,36 @@ def score(
 
     ctx = context()
     stage.run(ctx.config.evaluation, file, data or ctx.config.raw_folder(ctx.paths.root))
+
+
+def respond(
+    video: Annotated[Path, typer.Option("--video", help="A video: .npy (frames, rows, columns), .gif or .mp4.")],
+    mouse: Mouse = None,
+    behavior: Annotated[
+        Path | None,
+        typer.Option(
+            "--behavior", help="Pupil dilation, running speed, pupil centre: .npy (4, frames). Default: means."
+        ),
+    ] = None,
+    fps: Annotated[float | None, typer.Option("--fps", min=0.1, help="Frames a second, if not the file's own.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder. Default: reports/responses/<video>.")
+    ] = None,
+) -> None:
+    """Predict a mouse's responses to your own video with the registered student."""
+    from sensorium.stages import respond as stage
+
+    ctx = context()
+    name = ctx.mice(mouse)[0]
+    stage.run(
+        ctx.config,
+        ctx.paths,
+        video,
+        name,
+        output or ctx.paths.root / "reports" / "responses" / video.stem,
+        behavior,
+        fps,
+    )
 
 
 def report() -> None:

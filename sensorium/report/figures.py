@@ -12,7 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
+from sensorium.mice import FRAMES_PER_SECOND
 from sensorium.report.material import SCORE, Material, bootstrap
 
 COLORS: Mapping[str, str] = {
@@ -45,6 +47,9 @@ _WIDTH = 7.6
 """Inches; the page shows figures at this width on paper."""
 
 _BINS = np.linspace(-0.1, 1.0, 56)
+
+_STRIP = 10
+"""Pictures in the film strip."""
 
 Draw = Callable[[Material, int], Figure]
 
@@ -149,6 +154,36 @@ def folds(material: Material, _seed: int) -> Figure:
     for axes in panels:
         axes.set_xlabel("fold")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def draw_responses(video: NDArray[np.float32], responses: NDArray[np.float32], title: str) -> Figure:
+    """A film strip of a video, and the predicted responses below it.
+
+    Args:
+        video: (L, rows, columns) grey levels.
+        responses: (N, L).
+        title: stands above.
+    """
+    seconds = len(video) / FRAMES_PER_SECOND
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(_WIDTH, 5.2))
+        strip, raster, mean = figure.subplots(3, 1, height_ratios=(1, 3, 1.2), sharex=True)
+        moments = np.linspace(0, len(video) - 1, _STRIP).round().astype(int)
+        pictures = np.concatenate(list(video[moments]), axis=1)
+        strip.imshow(pictures, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=(0, seconds, 0, 1))
+        strip.set_yticks([])
+        strip.set_title(title)
+        peaks = responses / np.maximum(responses.max(1, keepdims=True), np.finfo(np.float32).tiny)
+        order = np.argsort(peaks.argmax(1), kind="stable")
+        extent = (0, seconds, len(responses), 0)
+        raster.imshow(peaks[order], cmap="magma", aspect="auto", extent=extent, interpolation="nearest")
+        raster.set_ylabel("neuron, by time of its peak")
+        mean.plot((np.arange(len(video)) + 0.5) / FRAMES_PER_SECOND, responses.mean(0), color=COLORS["student"])
+        mean.set_ylabel("mean response")
+        mean.set_xlabel("time, s")
+        for axes in (strip, raster):
+            axes.grid(visible=False)
     return figure
 
 

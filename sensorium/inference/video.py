@@ -1,0 +1,135 @@
+"""Read a video of any size and rate, and bring it into the form of a mouse's recordings."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium.errors import PredictionError
+from sensorium.mice import FRAMES_PER_SECOND
+
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)
+"""Weights of red, green and blue in the grey level, Rec. 601."""
+
+_GIF_SECONDS = 0.1
+"""Duration of a GIF's frame that states none, as browsers show it."""
+
+_FORMATS = "an .npy file of shape (frames, rows, columns), a .gif, or an .mp4"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video as it was read."""
+
+    frames: NDArray[np.float32]
+    """(L, rows, columns) grey levels 0..255."""
+    onsets: NDArray[np.float64]
+    """(L,) time at which each frame appears, seconds."""
+    seconds: float
+    """Length of the clip."""
+
+
+def read_clip(path: Path, frames_per_second: float | None) -> Clip:
+    """Read a video in grey levels.
+
+    Args:
+        path: .npy, .gif, or a film such as .mp4.
+        frames_per_second: rate of the video; None takes the file's own, for .npy that of the recordings.
+
+    Raises:
+        PredictionError: missing, damaged, of another kind, or with values that are no grey levels.
+    """
+    if not path.is_file():
+        raise PredictionError(f"{path}: the file does not exist.", f"Give {_FORMATS}.")
+    read = {".npy": _read_array, ".gif": _read_gif}.get(path.suffix.lower(), _read_film)
+    frames, durations = read(path)
+    if not len(frames):
+        raise PredictionError(f"{path}: there is no frame in it.", f"Give {_FORMATS}.")
+    if frames_per_second is not None:
+        durations = np.full(len(frames), 1 / frames_per_second)
+    ends = np.cumsum(durations)
+    return Clip(frames, ends - durations, float(ends[-1]))
+
+
+def _read_array(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as fault:
+        raise PredictionError(f"{path}: not a readable .npy file ({fault}).", f"Give {_FORMATS}.") from fault
+    if array.ndim == 4 and array.shape[-1] == len(_GREY):
+        array = array @ _GREY
+    if array.ndim != 3 or array.dtype.kind not in "uif":
+        raise PredictionError(f"{path}: {array.dtype} of shape {array.shape}.", f"Give {_FORMATS}.")
+    frames = array.astype(np.float32)
+    if frames.size and not (frames.min() >= 0 and frames.max() <= 255):  # false for NaN as well
+        raise PredictionError(
+            f"{path}: values from {frames.min():g} to {frames.max():g}.", "Scale them to grey levels from 0 to 255."
+        )
+    return frames, np.full(len(frames), 1 / FRAMES_PER_SECOND)
+
+
+def _read_gif(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    from PIL import Image, ImageSequence, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            pairs = [
+                (np.asarray(frame.convert("L"), np.float32), frame.info.get("duration", 0) / 1000 or _GIF_SECONDS)
+                for frame in ImageSequence.Iterator(image)
+            ]
+    except (UnidentifiedImageError, OSError, EOFError, SyntaxError) as fault:
+        raise PredictionError(f"{path}: not a readable .gif ({fault}).", f"Give {_FORMATS}.") from fault
+    return np.stack([frame for frame, _ in pairs]), np.array([duration for _, duration in pairs])
+
+
+def _read_film(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    try:
+        import av
+    except ImportError:
+        raise PredictionError(
+            f"{path}: films are read with PyAV, which is not installed.",
+            "Type `pip install sensorium[video]`, or convert the film to .gif or .npy.",
+        ) from None
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            frames = [frame.to_ndarray(format="gray").astype(np.float32) for frame in container.decode(stream)]
+            rate = float(stream.average_rate or FRAMES_PER_SECOND)
+    except (av.error.FFmpegError, IndexError) as fault:
+        raise PredictionError(f"{path}: not a readable film ({fault}).", f"Give {_FORMATS}.") from fault
+    return np.array(frames, np.float32), np.full(len(frames), 1 / rate)
+
+
+def resample(clip: Clip, frame_shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Show a clip as the recordings' screen did: 30 frames a second, cut to their aspect, and their size.
+
+    Each frame is what the clip shows at that moment; nothing is blended over time. The middle of the
+    picture is kept where the aspect differs, and scaled without aliasing.
+
+    Args:
+        clip: any size and rate.
+        frame_shape: rows and columns of the recordings, pixels.
+
+    Returns:
+        (L, rows, columns) grey levels.
+    """
+    from skimage.transform import resize
+
+    moments = np.arange(max(1, round(clip.seconds * FRAMES_PER_SECOND))) / FRAMES_PER_SECOND
+    shown = np.searchsorted(clip.onsets, moments + 0.5 / FRAMES_PER_SECOND, side="right") - 1
+    scaled: dict[int, NDArray[np.float32]] = {}
+    for index in np.unique(shown).tolist():
+        picture = _crop(clip.frames[index], frame_shape)
+        same = picture.shape == frame_shape
+        scaled[index] = picture if same else resize(picture, frame_shape, anti_aliasing=True).astype(np.float32)
+    return np.stack([scaled[index] for index in shown.tolist()])
+
+
+def _crop(picture: NDArray[np.float32], frame_shape: tuple[int, int]) -> NDArray[np.float32]:
+    """The middle of a picture, in the aspect of `frame_shape`."""
+    rows, columns = picture.shape
+    scale = min(rows / frame_shape[0], columns / frame_shape[1])
+    height, width = max(1, round(frame_shape[0] * scale)), max(1, round(frame_shape[1] * scale))
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return picture[top : top + height, left : left + width]

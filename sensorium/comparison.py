@@ -1,11 +1,17 @@
-"""Is one set of scores better than another? Paired over mice and folds, with an interval.
+"""Is one model better than another? Paired differences of correlations, with intervals.
 
-Scores of one mouse, or of one fold, hang together, so neither the mice nor the folds alone are
-independent draws: both are resampled (the pigeonhole bootstrap, Owen 2007,
-https://doi.org/10.1214/07-AOAS122).
+Two questions, two bootstraps:
+
+* `compare`: would it be better on other mice and folds? Scores of one mouse, or of one fold, hang
+  together, so both are resampled (the pigeonhole bootstrap, Owen 2007, https://doi.org/10.1214/07-AOAS122).
+* `Videos`: would it be better on other videos, with these mice and folds? Frames of one video, and its
+  repeats in all mice, hang together, so videos are resampled, each with the same weight everywhere
+  (the Poisson bootstrap: the weight of a video is drawn from Poisson(1)).
+
+N neurons of one mouse, T frames of a trial.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,19 +24,16 @@ Scores = Mapping[str, Mapping[str, float]]
 
 CONFIDENCE = 0.95
 _DRAWS = 10_000
+_VIDEO_DRAWS = 1000
+_BLOCK_NEURONS = 256
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Candidate minus reference, mouse by mouse and fold by fold."""
+class Interval:
+    """A difference, candidate minus reference, and its 95% interval."""
 
-    mice: tuple[str, ...]
-    folds: tuple[str, ...]
-    differences: NDArray[np.float64]
-    """(mice, folds); NaN where one of the two has no score."""
     mean: float
     low: float
-    """Lower end of the 95% interval of the mean."""
     high: float
 
     @property
@@ -42,6 +45,16 @@ class Comparison:
 
     def __str__(self) -> str:
         return f"{self.mean:+.4f} (95% interval {self.low:+.4f} to {self.high:+.4f}): {self.verdict}"
+
+
+@dataclass(frozen=True)
+class Comparison(Interval):
+    """Candidate minus reference, mouse by mouse and fold by fold."""
+
+    mice: tuple[str, ...]
+    folds: tuple[str, ...]
+    differences: NDArray[np.float64]
+    """(mice, folds); NaN where one of the two has no score."""
 
 
 def compare(candidate: Scores, reference: Scores) -> Comparison | None:
@@ -58,7 +71,7 @@ def compare(candidate: Scores, reference: Scores) -> Comparison | None:
     draws = _bootstrap(table)
     edge = (1 - CONFIDENCE) / 2
     low, high = np.quantile(draws, [edge, 1 - edge])
-    return Comparison(mice, folds, table, float(np.nanmean(table)), float(low), float(high))
+    return Comparison(float(np.nanmean(table)), float(low), float(high), mice, folds, table)
 
 
 def _difference(candidate: Mapping[str, float], reference: Mapping[str, float], fold: str) -> float:
@@ -76,3 +89,96 @@ def _bootstrap(table: NDArray[np.float64]) -> NDArray[np.float64]:
     total = np.einsum("dm,mf,df->d", rows, np.where(known, table, 0), columns)
     means: NDArray[np.float64] = total[weight > 0] / weight[weight > 0]
     return means
+
+
+Cell = tuple[str, int]
+"""A mouse and a fold."""
+
+
+class Videos:
+    """Sums from which the correlations of two models follow, a video apart, for any weights of the videos."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[Cell, int], NDArray[np.float64]] = {}
+        self._origins: dict[str, NDArray[np.float64]] = {}
+
+    def add(
+        self,
+        cell: Cell,
+        video: int,
+        target: NDArray[np.floating],
+        candidate: NDArray[np.floating],
+        reference: NDArray[np.floating],
+    ) -> None:
+        """Add a trial.
+
+        Args:
+            cell: its mouse and fold.
+            video: group of the video that it shows; the same in all mice.
+            target: (N, T) responses.
+            candidate: (N, T) predictions of the one model.
+            reference: (N, T) predictions of the other.
+        """
+        series = np.stack([target, candidate, reference]).astype(np.float64)
+        origin = self._origins.setdefault(cell[0], series.mean(2))  # sums about it keep their digits
+        x, a, b = series - origin[..., None]
+        products = ((x, x), (a, a), (b, b), (x, a), (x, b))
+        sums = np.stack(
+            [np.full(len(x), x.shape[1], float), x.sum(1), a.sum(1), b.sum(1)]
+            + [np.einsum("nt,nt->n", left, right) for left, right in products]
+        )
+        key = (cell, video)
+        self._sums[key] = self._sums[key] + sums if key in self._sums else sums
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Mice and folds, in the order in which they came."""
+        return list(dict.fromkeys(cell for cell, _ in self._sums))
+
+    def differences(self) -> tuple[dict[Cell, Interval], Interval]:
+        """Candidate minus reference of every mouse and fold, and their mean over folds, then over mice."""
+        videos = {video: number for number, video in enumerate(sorted({video for _, video in self._sums}))}
+        drawn = generator(0, "videos").poisson(1.0, (_VIDEO_DRAWS, len(videos))).astype(np.float64)
+        weights = np.concatenate([np.ones((1, len(videos))), drawn])  # the first row: the data as they are
+        draws = {cell: self._draws(cell, weights, videos) for cell in self.cells}
+        mice = dict.fromkeys(mouse for mouse, _ in draws)
+        by_mouse = [_mean_known([draw for (mouse, _), draw in draws.items() if mouse == name]) for name in mice]
+        return {cell: _interval(draw) for cell, draw in draws.items()}, _interval(np.mean(by_mouse, axis=0))
+
+    def _draws(self, cell: Cell, weights: NDArray[np.float64], videos: Mapping[int, int]) -> NDArray[np.float64]:
+        """Mean over neurons of the difference, (1 + draws,)."""
+        own = [(videos[video], sums) for (other, video), sums in self._sums.items() if other == cell]
+        chosen = weights[:, [number for number, _ in own]]
+        stack = np.stack([sums for _, sums in own])  # (videos, sums, N)
+        total, neurons = np.zeros(len(weights)), stack.shape[2]
+        for first in range(0, neurons, _BLOCK_NEURONS):
+            block = stack[:, :, first : first + _BLOCK_NEURONS]
+            total += _difference_of_correlations(np.tensordot(chosen, block, axes=1)).sum(1)
+        mean: NDArray[np.float64] = np.where(chosen.sum(1) > 0, total / neurons, np.nan)
+        return mean
+
+
+def _mean_known(draws: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Mean over folds; a draw may leave a fold without videos, and then it has no say."""
+    known = np.isfinite(draws)
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[np.float64] = np.where(known, draws, 0).sum(0) / known.sum(0)
+    return mean
+
+
+def _difference_of_correlations(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(draws, sums, N) to (draws, N); 0 where a series is constant."""
+    count, x, a, b, xx, aa, bb, xa, xb = np.moveaxis(sums, 1, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = xx - x * x / count
+        first = (xa - x * a / count) / np.sqrt(spread * (aa - a * a / count))
+        second = (xb - x * b / count) / np.sqrt(spread * (bb - b * b / count))
+    difference: NDArray[np.float64] = np.where(np.isfinite(first), first, 0) - np.where(np.isfinite(second), second, 0)
+    return difference
+
+
+def _interval(draws: NDArray[np.float64]) -> Interval:
+    """The first draw is the estimate, the others are the bootstrap's."""
+    edge = (1 - CONFIDENCE) / 2
+    low, high = np.nanquantile(draws[1:], [edge, 1 - edge])
+    return Interval(float(draws[0]), float(low), float(high))

@@ -12,6 +12,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command(rich_help_panel="Registry")(register)
     app.command(rich_help_panel="Registry")(promote)
     app.command(rich_help_panel="Registry")(rollback)
+    app.command(rich_help_panel="Registry")(compare)
     app.command(rich_help_panel="Registry")(sync)
     group = typer.Typer(no_args_is_help=True, help="Look after the model registry.")
     group.command()(restore)
@@ -49,6 +50,22 @@ def rollback() -> None:
     from sensorium.stages import promote as stage
 
     stage.run_rollback(context().paths)
+
+
+def compare(
+    candidate: Annotated[
+        str, typer.Argument(help="Experiment (or several, joined by commas), run id, or pair version.")
+    ],
+    reference: Annotated[str, typer.Argument(help="What to compare with; for pairs also `champion`.")],
+) -> None:
+    """Tell whether one experiment, run or pair is better than another, with 95% intervals and a figure.
+
+    Examples: `sensorium compare distillation_001 true_batch_001`, `sensorium compare 3 champion`.
+    """
+    from sensorium.stages import compare as stage
+
+    ctx = context()
+    stage.run(ctx.config, ctx.paths, candidate, reference)
 
 
 def sync() -> None:

@@ -58,7 +58,7 @@ def promote(paths: Paths, version: int | None = None, margin: float = 0.0, new_d
     with refusals_told():
         catalog = Catalog(paths)
         seen = champion(catalog)
-        candidate = _pinned(catalog, paths) if version is None else _version(catalog, version)
+        candidate = _pinned(catalog, paths) if version is None else find_pair(catalog, version)
         manifest = verified_manifest(catalog, candidate)
         comparison = None
         if seen is not None:
@@ -85,7 +85,7 @@ def rollback(paths: Paths) -> Promotion:
         previous = seen.tags.get(PREVIOUS) if seen is not None else None
         if seen is None or previous is None:
             raise TrackingError(f"{PAIR}: no earlier champion to go back to.", "Type `sensorium promote` to name one.")
-        earlier = _version(catalog, int(previous))
+        earlier = find_pair(catalog, int(previous))
         verified_manifest(catalog, earlier)
         with _only_one(catalog):
             _check_unmoved(catalog, seen)
@@ -105,7 +105,12 @@ def champion(catalog: Catalog) -> "ModelVersion | None":
         raise
 
 
-def _version(catalog: Catalog, version: int) -> "ModelVersion":
+def find_pair(catalog: Catalog, version: int) -> "ModelVersion":
+    """A version of the pair.
+
+    Raises:
+        TrackingError: it is not in the registry.
+    """
     from mlflow.exceptions import MlflowException
 
     try:

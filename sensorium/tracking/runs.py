@@ -190,6 +190,23 @@ def _best_epoch(client: "MlflowClient", fold: "Run") -> dict[str, float]:
     return {key: curve[step] for key, curve in curves.items() if step in curve}
 
 
+def validation_scores(client: "MlflowClient", run_id: str) -> dict[str, dict[str, float]]:
+    """Validation correlation by mouse and fold: of an experiment's finished folds, or of one fold.
+
+    Args:
+        client: client of the store.
+        run_id: a parent run, or a child.
+    """
+    run = client.get_run(run_id)
+    children = _children(client, run_id) if run.data.tags.get(ROLE) == "experiment" else [run]
+    scores: dict[str, dict[str, float]] = {}
+    for child in children:
+        for key, value in _best_epoch(client, child).items():
+            if key.startswith(f"{SCORE}/"):
+                scores.setdefault(key.removeprefix(f"{SCORE}/"), {})[child.data.tags.get(FOLD, "?")] = value
+    return scores
+
+
 def _spread(key: str, values: list[float]) -> dict[str, float]:
     """Standard deviation and confidence interval (Student's t, which holds for few values)."""
     if len(values) < _ENOUGH:

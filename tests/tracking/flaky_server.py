@@ -17,15 +17,16 @@ def free_port():
 
 
 @contextlib.contextmanager
-def mlflow_server(folder, backend):
+def mlflow_server(folder, backend, artifacts=None):
     """Run `mlflow server` on a free port; yields the port."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", backend, "--artifacts-destination", str(folder / "artifacts")]
+    destination = artifacts or str(folder / "artifacts")
+    command += ["--backend-store-uri", backend, "--artifacts-destination", destination]
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
         try:
-            wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), 120)
+            wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), 240)
             yield port
         finally:
             os.killpg(process.pid, 15)

@@ -1,7 +1,6 @@
 """`mlflow run` hands its run to the stage that was asked for, and DVC does the rest."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import shutil
@@ -12,9 +11,11 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from flaky_server import answers, free_port, wait_until
+from tiny import tiny_tree
 from typer.testing import CliRunner
 
 from sensorium.cli.app import app
@@ -23,14 +24,6 @@ from sensorium.stages import project as stage
 from sensorium.tracking.environment import environment_folder
 
 ROOT = Path(__file__).parents[2]
-
-
-def tiny_tree():
-    """Settings of the tiny dataset that all tests share; this folder's own conftest hides their module."""
-    spec = importlib.util.spec_from_file_location("shared_conftest", ROOT / "tests" / "conftest.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.tiny_tree()
 
 
 _PIPELINE = """
@@ -309,3 +302,19 @@ def ask(port, body):
     except urllib.error.HTTPError as refused:
         with refused:
             return refused.code, json.load(refused)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_comparison_agrees_with_the_evaluation(clone):
+    done = call(clone, "dvc", "repro", "evaluate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = call(clone, "sensorium", "compare", "distillation_001", "true_batch_001")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((clone / "reports" / "comparison" / "distillation_001-true_batch_001.json").read_text())
+    scores = pd.read_csv(clone / "reports" / "evaluation" / "scores.csv").query("tier == 'all'")
+    scores = scores.set_index(["source", "mouse", "fold"])["single_trial_correlation"]
+    for cell in found["cells"]:
+        where = (cell["mouse"], str(cell["fold"]))
+        assert cell["difference"] == pytest.approx(scores["student", *where] - scores["teacher", *where], abs=3e-6)
+        assert cell["low"] <= cell["high"]

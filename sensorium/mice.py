@@ -70,3 +70,8 @@ def labelled_tiers(mouse_set: MouseSet) -> tuple[str, ...]:
     if mouse_set == "new":
         return ("train", "oracle")
     return tuple(tier for tier in TIERS if tier != "none")
+
+
+def short_name(mouse: str) -> str:
+    """The part of a mouse's name that tells it from others, for tables: animal, session and scan."""
+    return mouse.split("-Video-")[0].removeprefix("dynamic")

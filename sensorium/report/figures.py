@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from sensorium.mice import FRAMES_PER_SECOND
+from sensorium.mice import FRAMES_PER_SECOND, short_name
 from sensorium.report.material import SCORE, Material, bootstrap
 
 COLORS: Mapping[str, str] = {
@@ -54,11 +54,6 @@ _STRIP = 10
 Draw = Callable[[Material, int], Figure]
 
 
-def short(mouse: str) -> str:
-    """A mouse's name without the part that all of a set share."""
-    return mouse.split("-Video-")[0].removeprefix("dynamic")
-
-
 def _figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(_WIDTH, height))
     axes = figure.subplots(rows, columns, squeeze=False, sharex="col")
@@ -77,7 +72,7 @@ def scores_by_mouse(material: Material, seed: int) -> Figure:
             label = source if row == 0 else None
             axes.plot([low, high], [y, y], color=COLORS[source], linewidth=2.2, solid_capstyle="butt")
             axes.plot(values.mean(), y, "o", color=COLORS[source], markersize=5, label=label)
-    axes.set_yticks(range(len(mice)), [short(mouse) for mouse in mice])
+    axes.set_yticks(range(len(mice)), [short_name(mouse) for mouse in mice])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("single-trial correlation, out of fold")
@@ -141,7 +136,7 @@ def folds(material: Material, _seed: int) -> Figure:
     bottom = np.zeros(material.folds["folds"])
     shades = mpl.colormaps["Blues"](np.linspace(0.3, 0.9, len(counts)))
     for shade, (mouse, trials) in zip(shades, counts.items(), strict=True):
-        panels[0].bar(range(len(trials)), trials, bottom=bottom, color=shade, label=short(mouse))
+        panels[0].bar(range(len(trials)), trials, bottom=bottom, color=shade, label=short_name(mouse))
         bottom += trials
     panels[0].set_title("labelled trials")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=5, fontsize=7)

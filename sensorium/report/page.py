@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 
-from sensorium.mice import FRAMES_PER_SECOND
-from sensorium.report.figures import short
+from sensorium.mice import FRAMES_PER_SECOND, short_name
 from sensorium.report.material import SCORE, Material
 
 _CAPTIONS: Mapping[str, tuple[str, str]] = {
@@ -101,6 +100,6 @@ def _score_table(material: Material) -> Iterator[str]:
     for mouse in [*material.mice, "all"]:
         scores = table.loc[mouse].to_dict()
         cells = "".join(f"<td>{scores[source]:.3f}</td>" for source in sources)
-        name = "all neurons" if mouse == "all" else short(mouse)
+        name = "all neurons" if mouse == "all" else short_name(mouse)
         yield f"<tr{' class=total' if mouse == 'all' else ''}><td>{escape(name)}</td>{cells}</tr>"
     yield f"</table><p>{escape(SCORE.replace('_', ' ').capitalize())}, responses normalised, pooled over neurons.</p>"

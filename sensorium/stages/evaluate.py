@@ -25,7 +25,7 @@ HISTORY_FILE = "history.csv"
 
 
 def run(config: Config, paths: Paths) -> None:
-    """Write scores.csv, neurons.parquet, metrics.json and the data of the plots to reports/evaluation.
+    """Write scores.csv, neurons.parquet, metrics.json, overall.json and the data of the plots to reports/evaluation.
 
     Args:
         config: all settings.
@@ -70,4 +70,7 @@ def _write(mice: list[MouseScores], curves: dict[str, pd.Series], folder: Path) 
         histogram(neurons).to_csv(partial, index=False, float_format=_DIGITS)
     with files.atomic_file(folder / "plots" / "training.csv") as partial:
         pd.DataFrame(curves).to_csv(partial, index_label="epoch", float_format=_DIGITS)
-    files.write_json(folder / "metrics.json", summary(table))
+    metrics = summary(table)
+    files.write_json(folder / "metrics.json", metrics)
+    overall = {name: scores for name, scores in metrics.items() if name != "mice"}
+    files.write_json(folder / "overall.json", overall)  # what fits the width of `dvc metrics show`

@@ -10,13 +10,14 @@ from sensorium.config import Config
 from sensorium.errors import PredictionError
 from sensorium.evaluation.sources import CEILING, ENSEMBLE, STUDENT, TEACHER
 from sensorium.evaluation.tables import SINGLE_TRIAL
+from sensorium.mice import short_name
 from sensorium.paths import Paths
 
 _COLUMNS = {TEACHER: "teacher", STUDENT: "student", ENSEMBLE: "ensemble", CEILING: "noise ceiling"}
 
 _NEXT = (
     ("make ui", "look at the runs, their curves and the registered models in MLflow"),
-    ("dvc metrics show", "all figures; `dvc plots show` draws them"),
+    ("dvc metrics show", "the scores over all mice; `dvc plots show` draws them"),
     ("sensorium predict -e {student} -s live_test_main", "predict a test tier"),
     ("sensorium submission -e {pair} -t main", "write the file to hand in"),
     ("dvc exp run -S evaluation.frames=250", "change a setting and run what depends on it"),
@@ -52,7 +53,7 @@ def score_table(metrics: dict[str, Any]) -> Table:
     for heading in _COLUMNS.values():
         table.add_column(heading, justify="right")
     for mouse, scores in metrics["mice"].items():
-        table.add_row(mouse, *_cells(scores[SINGLE_TRIAL]))
+        table.add_row(short_name(mouse), *_cells(scores[SINGLE_TRIAL]))
     table.add_section()
     table.add_row("all neurons", *_cells(metrics[SINGLE_TRIAL]), style="bold")
     return table

@@ -10,6 +10,7 @@ import pytest
 from sensorium.errors import CheckpointError, PredictionError
 from sensorium.evaluation import score_mouse
 from sensorium.metrics import correlation, response_precision
+from sensorium.mice import short_name
 from sensorium.stages import evaluate, results
 
 NEW_MOUSE = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20"
@@ -141,7 +142,7 @@ def test_equal_predictions_give_equal_bytes(evaluated, tiny_config, project):
 def test_results_show_a_row_a_mouse(evaluated, tiny_config, project, capsys):
     results.run(tiny_config, project)
     shown = capsys.readouterr().out
-    assert all(mouse.split("-Video")[0] in shown for mouse in tiny_config.dataset.mice)
+    assert all(short_name(mouse) in shown for mouse in tiny_config.dataset.mice)
     assert "noise ceiling" in shown
     assert "make ui" in shown
 

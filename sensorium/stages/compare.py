@@ -20,7 +20,7 @@ from sensorium.errors import ConfigError, TrackingError
 from sensorium.files import atomic_file, write_json
 from sensorium.inference.predictions import Predictions
 from sensorium.metrics import response_precision
-from sensorium.mice import FOLDS_SPLIT
+from sensorium.mice import FOLDS_SPLIT, short_name
 from sensorium.paths import Paths
 
 _RUN = re.compile(r"[0-9a-f]{32}")
@@ -124,7 +124,7 @@ def _print(cells: dict[Cell, Interval | float], whole: Interval, candidate: str,
     headings = ("mouse", "fold", "difference", "95% interval", "verdict")
     table = Table(*headings, title=f"Correlation, {candidate} minus {reference}")
     for (mouse, fold), difference in cells.items():
-        name = mouse.split("-Video-")[0]
+        name = short_name(mouse)
         if isinstance(difference, float):
             table.add_row(name, str(fold), f"{difference:+.4f}")
         else:

@@ -12,9 +12,9 @@ from sensorium.data.store import MouseStore
 from sensorium.errors import DataError, PredictionError
 from sensorium.inference.predictions import Predictions
 from sensorium.inference.trained import trained_folds
-from sensorium.mice import FOLDS_SPLIT
+from sensorium.mice import FOLDS_SPLIT, short_name
 from sensorium.paths import Paths
-from sensorium.report.figures import draw_all, short
+from sensorium.report.figures import draw_all
 from sensorium.report.material import SCORE, Material, Trace, traces, trial_to_show
 from sensorium.report.page import write_page
 
@@ -58,7 +58,7 @@ def _gather(config: Config, paths: Paths) -> Material:
         files.read_json(paths.folds / REPORT, DataError, "Run `dvc repro folds`."),
         {name: _histories(config, paths, name) for name in experiments},
         _traces(store, trial, members, neurons),
-        f"Mouse {short(store.name)}, trial {trial} ({store.tiers[trial]}), mean of {' and '.join(experiments)}",
+        f"Mouse {short_name(store.name)}, trial {trial} ({store.tiers[trial]}), mean of {' and '.join(experiments)}",
         config.evaluation.first_frame,
         _facts(config, members),
     )
@@ -93,7 +93,7 @@ def _facts(config: Config, members: list[Predictions]) -> list[tuple[str, str]]:
         "code": f"sensorium {__version__}",
     }
     return [
-        *((f"recordings of {short(mouse)}", digest) for mouse, digest in recordings.items()),
+        *((f"recordings of {short_name(mouse)}", digest) for mouse, digest in recordings.items()),
         *((f"weights of {name}", ", ".join(sorted(digests))) for name, digests in weights.items()),
         *settings.items(),
         ("runs", "`make ui` shows the MLflow run of every fold; data/runs/ holds the links"),

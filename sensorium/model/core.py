@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from sensorium.config import ModelConfig
 from sensorium.model.layers import (
+    ChannelConv,
     GatedProjection,
+    PointConv,
     PositionEncoding,
-    VideoConv,
     VideoNorm,
     as_images,
     as_video,
@@ -62,9 +63,9 @@ class Block(nn.Module):
         width = inputs * config.expansion
         self.drop_rate = drop_rate
         self.position = PositionEncoding(inputs)
-        self.expand = VideoConv(inputs, width)
-        self.space = VideoConv(width, width, "space", kernel=config.spatial_kernel, stride=stride)
-        self.time = VideoConv(width, width, "time", kernel=config.temporal_kernel)
+        self.expand = PointConv(inputs, width)
+        self.space = ChannelConv(width, "space", kernel=config.spatial_kernel, stride=stride)
+        self.time = ChannelConv(width, "time", kernel=config.temporal_kernel)
         self.project = GatedProjection(width, outputs, config.se_reduction)
         self.shortcut = Shortcut(outputs, stride)
 
@@ -84,7 +85,7 @@ class Core(nn.Module):
         super().__init__()
         count = len(config.features)
         outputs = (*config.features[1:], config.features[-1])
-        self.stem = VideoConv(INPUT_CHANNELS, config.features[0], activation=False)
+        self.stem = PointConv(INPUT_CHANNELS, config.features[0], activation=False)
         self.blocks = nn.ModuleList(
             Block(config.features[i], outputs[i], config.strides[i], config.drop_path * i / count, config)
             for i in range(count)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sensorium.model.cortex import CortexLayer
 from sensorium.model.dwiseneuro import DwiseNeuro
-from sensorium.model.layers import GatedProjection, GroupedLinear, SequenceNorm, VideoConv, VideoNorm
+from sensorium.model.layers import ChannelConv, GatedProjection, GroupedLinear, PointConv, SequenceNorm, VideoNorm
 from sensorium.model.readout import Readout
 
 
@@ -34,9 +34,12 @@ def _absorb(layer: nn.Conv2d | nn.Linear | GroupedLinear, norm: VideoNorm | Sequ
 
 def _fold(module: nn.Module) -> None:
     match module:
-        case VideoConv(conv=conv, norm=VideoNorm() as norm):
+        case PointConv(conv=conv, norm=VideoNorm() as norm):
             _absorb(conv, norm)
-            module.norm = nn.SiLU(inplace=True) if norm.activation else nn.Identity()
+            module.norm = None
+        case ChannelConv(conv=conv, norm=VideoNorm() as norm):
+            _absorb(conv, norm)
+            module.norm = nn.SiLU(inplace=True)
         case GatedProjection(project=project, norm=VideoNorm() as norm):
             _absorb(project, norm)
             module.norm = nn.Identity()

@@ -112,6 +112,22 @@ class VideoNorm(nn.BatchNorm2d):
         )
         return activated
 
+    def note(self, mean: Tensor, var: Tensor, points: int) -> None:
+        """Take the moments of a batch, found elsewhere, into the running statistics.
+
+        Args:
+            mean: (C,).
+            var: (C,), biased.
+            points: windows times frames times pixels.
+        """
+        assert self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(var * (points / max(points - 1, 1)), self.momentum)
+
 
 class SequenceNorm(nn.BatchNorm1d):
     """Batch norm over all windows and frames of a (B, F, T) sequence."""
@@ -128,55 +144,117 @@ def as_video(images: Tensor, windows: int) -> Tensor:
     return images.permute(0, 2, 3, 1).reshape(windows, frames // windows, height, width, channels)
 
 
-class VideoConv(nn.Module):
-    """A convolution of videos along one kind of axis, batch norm, and SiLU where wanted.
+class _PointSiLU(Function):
+    """A 1x1 convolution of images, then SiLU, keeping only the input for the backward pass.
 
-    Kinds: `point` mixes channels at each pixel; `space` filters each channel over rows and columns;
-    `time` filters each channel over frames. The last two make the depth-wise separable, (2+1)-dimensional
-    filter of R(2+1)D (arXiv:1711.11248).
+    The wide video before SiLU is worked out again from the narrow one, which costs less than to keep it.
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kind: Literal["point", "space", "time"] = "point",
-        *,
-        kernel: int = 1,
-        stride: int = 1,
-        activation: bool = True,
-    ) -> None:
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(B, C, H, W), (C', C, 1, 1) and (C',), all of one type, to (B, C', H, W)."""
+        ctx.save_for_backward(x, weight, bias)
+        return functional.silu(functional.conv2d(x, weight, bias), inplace=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of the images, the weight and the bias."""
+        x, weight, bias = ctx.saved_tensors
+        y = functional.conv2d(x, weight, bias)
+        torch.ops.aten.silu_backward.grad_input(grad, y, grad_input=y)
+        # The bias is summed up apart: the convolution's own sum is several times slower on the CPU.
+        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+            y, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False]
+        )
+        total = y.sum((0, 2, 3), dtype=torch.promote_types(y.dtype, torch.float32))
+        return grad_x, grad_weight, total.to(bias.dtype)
+
+
+class PointConv(nn.Module):
+    """A 1x1x1 convolution of videos, batch norm, and SiLU where wanted.
+
+    The mean and variance of the outputs follow from the mean and covariance of the inputs, which are several
+    times narrower where the layer widens the video; so the norm is folded into the weights before they are
+    used, in training too, and no pass over the wide video is spent on it.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, activation: bool = True) -> None:
         """Make the layer.
 
         Args:
             inputs: channels coming in.
-            outputs: channels going out; equal to `inputs` for the depth-wise kinds.
-            kind: axes of the filter.
-            kernel: its length, odd.
-            stride: step over rows and columns, for `space`.
+            outputs: channels going out.
             activation: whether SiLU follows the norm.
         """
         super().__init__()
-        self.kind = kind
-        self.conv = nn.Conv2d(
-            inputs,
-            outputs,
-            kernel_size=(kernel, 1) if kind == "time" else kernel,
-            stride=stride,
-            padding=(kernel // 2, 0) if kind == "time" else kernel // 2,
-            groups=1 if kind == "point" else inputs,
-            bias=False,
-        )
-        self.norm: nn.Module = VideoNorm(outputs, activation=activation)
+        self.activation = activation
+        self.conv = nn.Conv2d(inputs, outputs, kernel_size=1, bias=False)
+        self.norm: VideoNorm | None = VideoNorm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, H, W, C) to (B, T, H', W', C')."""
-        windows, frames, height, width, channels = x.shape
-        if self.kind == "time":
-            images = x.view(windows, frames, height * width, channels).permute(0, 3, 1, 2)
-            filtered = self.conv(images).permute(0, 2, 3, 1).reshape(x.shape)
+        """(B, T, H, W, C) to (B, T, H, W, C')."""
+        weight, bias = self.conv.weight, self.conv.bias
+        if self.norm is not None:
+            mean, var = self._batch_moments(x) if self.training else (self.norm.running_mean, self.norm.running_var)
+            assert mean is not None
+            assert var is not None
+            scale = self.norm.weight * torch.rsqrt(var + self.norm.eps)
+            weight, bias = weight * scale[:, None, None, None], self.norm.bias - mean * scale
+        images = as_images(x)
+        if self.training and self.activation:
+            device = x.device.type
+            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+            assert bias is not None
+            y = _PointSiLU.apply(images.to(dtype), weight.to(dtype), bias.to(dtype))  # type: ignore[no-untyped-call]
         else:
-            filtered = as_video(self.conv(as_images(x)), windows)
+            y = functional.conv2d(images, weight, bias)
+            y = functional.silu(y, inplace=not torch.is_grad_enabled()) if self.activation else y
+        return as_video(y, len(x))
+
+    def _batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance (C',) of the convolution's outputs, noted in the norm's running statistics."""
+        assert self.norm is not None
+        with torch.autocast(x.device.type, enabled=False):
+            pixels = x.to(self.conv.weight.dtype).flatten(0, 3)  # (B·T·H·W, C)
+            centre = pixels.mean(0)
+            centred = pixels - centre
+            covariance = centred.t() @ centred / len(pixels)
+            weight = self.conv.weight.flatten(1)
+            mean, var = weight @ centre, (weight @ covariance * weight).sum(1).clamp(min=0)
+        self.norm.note(mean.detach(), var.detach(), len(pixels))
+        return mean, var
+
+
+class ChannelConv(nn.Module):
+    """A depth-wise convolution of videos over space or time, batch norm and SiLU.
+
+    One of each makes the depth-wise form of R(2+1)D's factorised filter (arXiv:1711.11248).
+    """
+
+    def __init__(self, channels: int, axis: Literal["space", "time"], *, kernel: int, stride: int = 1) -> None:
+        """Make the layer.
+
+        Args:
+            channels: each is filtered by itself.
+            axis: over rows and columns, or over frames.
+            kernel: length of the filter, odd.
+            stride: step over rows and columns.
+        """
+        super().__init__()
+        self.axis = axis
+        sizes = (kernel, kernel) if axis == "space" else (kernel, 1)
+        padding = (sizes[0] // 2, sizes[1] // 2)
+        self.conv = nn.Conv2d(channels, channels, sizes, stride, padding, groups=channels, bias=False)
+        self.norm: nn.Module = VideoNorm(channels, activation=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, H, W, C) to (B, T, H', W', C)."""
+        if self.axis == "space":
+            filtered = as_video(self.conv(as_images(x)), len(x))
+        else:
+            images = x.flatten(2, 3).permute(0, 3, 1, 2)  # (B, C, T, H·W), channels-last
+            filtered = self.conv(images).permute(0, 2, 3, 1).reshape(x.shape)
         normalised: Tensor = self.norm(filtered)
         return normalised
 

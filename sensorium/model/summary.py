@@ -14,10 +14,10 @@ from sensorium.config import ModelConfig
 from sensorium.model.core import INPUT_CHANNELS, Shortcut
 from sensorium.model.cortex import CortexLayer
 from sensorium.model.dwiseneuro import DwiseNeuro
-from sensorium.model.layers import GatedProjection, GroupedLinear, VideoConv
+from sensorium.model.layers import ChannelConv, GatedProjection, GroupedLinear, PointConv
 from sensorium.model.readout import Readout
 
-_SHOWN = (VideoConv, GatedProjection, Shortcut, CortexLayer, Readout)
+_SHOWN = (PointConv, ChannelConv, GatedProjection, Shortcut, CortexLayer, Readout)
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ demo: install ## run the whole pipeline on the embedded dataset and print the sc
 install: $(VENV)/.runtime ## create .venv with the locked dependencies
 
 test: $(VENV)/.develop lint ## linters, types and tests
-	pytest -n $(WORKERS)
+	pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.develop ## the tests that take minutes
-	pytest -n $(WORKERS) -m slow
+	pytest -n $(WORKERS) --dist loadfile -m slow
 
 lint: $(VENV)/.develop ## linters, types and import layers alone
 	ruff format --check .

@@ -15,6 +15,8 @@ from tiny import MICE, NEW_MOUSE, ROOT, tiny_tree
 
 from sensorium.mice import SUBMISSION_NAMES, TEST_TIERS, TRACKS
 
+pytestmark = pytest.mark.timeout(900)
+
 PAIR = "distillation_001,true_batch_001"
 
 
@@ -70,7 +72,6 @@ def project(tmp_path_factory):
     return made
 
 
-@pytest.mark.timeout(900)
 def test_everything_is_versioned_and_nothing_left_to_do(project):
     assert "up to date" in project.dvc("status").stdout
     assert "Running stage" not in project.repro().stdout

@@ -290,8 +290,9 @@ class GatedProjection(nn.Module):
         Returns:
             (B, C), between 0 and 1.
         """
-        # A sum and a small division: the gradient of `mean` would divide a whole video.
-        mean = x.sum((1, 2, 3)) / math.prod(x.shape[1:4])
+        # A sum and a small division: the gradient of `mean` would divide a whole video. In fp16 it would overflow.
+        total = x.sum((1, 2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+        mean = total / math.prod(x.shape[1:4])
         logits: Tensor = self.expand(functional.silu(self.reduce(mean)))
         return logits.sigmoid()
 

@@ -99,8 +99,9 @@ def test_a_fold_becomes_a_child_run_with_all_that_is_known_of_it(project, inline
     assert child.data.tags["sensorium.fingerprint"] == "f" * 64
     assert child.data.tags["sensorium.seed"] == "0"
     assert child.data.tags["dvc.data/folds"] == "0123456789abcdef0123456789abcdef.dir"
-    assert child.data.params["training.learning_rate"] == "0.006"
-    assert child.data.params["model.features"] == "[16, 16, 32, 32]"
+    settings = project.config.experiment(EXPERIMENT)
+    assert child.data.params["training.learning_rate"] == str(settings.training.learning_rate)
+    assert child.data.params["model.features"] == str(list(settings.model.features))
     assert child.data.params["extra.workers"] == "2"
     assert [item.dataset.digest for item in child.inputs.dataset_inputs] == ["0123456789abcdef0123456789abcdef.dir"]
     assert_whole(project, child, 3)

@@ -246,7 +246,7 @@ class RegistryConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """How the work is carried out; none of it changes a bit of the result on one machine and device."""
+    """How the work is carried out. On one machine, only `accelerator` and `devices` can change bits of the result."""
 
     accelerator: Literal["auto", "cpu", "cuda"]
     """Device to use; `auto` takes a GPU where there is one."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sensorium.paths import Paths
 from sensorium.tracking import runs
 from sensorium.tracking.journal import FINISHED, Delivery, Journal, journals
-from sensorium.tracking.store import Store, patience, redacted
+from sensorium.tracking.store import Store, be_brief, patience, redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -264,6 +264,7 @@ def main(folder: Path, root: Path) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Redacting("%(asctime)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    be_brief()
     journal, store = Journal(folder), Store.of(Paths(root))
     with journal.claimed("courier") as free:
         if free:

@@ -26,12 +26,11 @@ PATIENCE_VARIABLE = "SENSORIUM_TRACKING_PATIENCE"
 _PATIENCE_SECONDS = 15.0
 _SQLITE = "sqlite:///"
 
-_CLIENT_SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
-"""Client settings unless the user sets others: MLflow's own would hold a stage for minutes, and draw bars."""
+_TIMEOUT, _RETRIES = "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+_CLIENT_SETTINGS = {_TIMEOUT: "600", _RETRIES: "2", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+"""Client settings unless the user sets others: a server answers an upload only when S3 has all of the weights,
+and MLflow's own retries would hold a stage for minutes when nobody answers."""
+_BRIEF_SETTINGS = {_TIMEOUT: "10", _RETRIES: "1"}
 
 
 @contextmanager
@@ -68,6 +67,12 @@ def patience() -> float:
     if not seconds >= 0:
         raise TrackingError(f"{PATIENCE_VARIABLE}: {text!r} is no number of seconds.", "Set a number such as 15.")
     return seconds
+
+
+def be_brief() -> None:
+    """Give up soon on a server that is slow: for a process that sends small things and can try again."""
+    for name, value in _BRIEF_SETTINGS.items():
+        os.environ.setdefault(name, value)
 
 
 def redacted(text: str) -> str:

@@ -57,6 +57,14 @@ class HttpStore:
         url = f"{self._settings.url.rstrip('/')}/{key}"
         with self._explained():
             answer = self._session.get(url, stream=True, timeout=self._timeout)
+        try:
+            self._refuse(answer, url)
+        except TransferError:
+            answer.close()
+            raise
+        return answer
+
+    def _refuse(self, answer: Any, url: str) -> None:
         if answer.status_code in (401, 403):
             local = f"dvc remote modify --local {self._settings.name}"
             raise TransferError(
@@ -68,7 +76,6 @@ class HttpStore:
             raise TransferError(
                 f"remote {self._settings.name!r}: {url} answers HTTP {answer.status_code}.", "Try again later."
             )
-        return answer
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

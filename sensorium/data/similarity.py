@@ -8,8 +8,6 @@ M trials, S thumbnails of a trial, K blocks of a thumbnail.
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 TOLERANCE = 1
 """Largest difference between two frames that show the same, grey levels."""
@@ -61,6 +59,10 @@ def same_value_pairs(values: npt.NDArray[np.uint64]) -> Pairs:
 
 def connect(count: int, pairs: Pairs) -> npt.NDArray[np.int64]:
     """Group number (count,) of each item when paired items share a group, directly or through others."""
+    # Here, as only one stage of the many that read folds makes them.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     edges = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     groups: npt.NDArray[np.int64] = connected_components(edges, directed=False)[1].astype(np.int64)
     return groups

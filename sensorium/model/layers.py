@@ -370,7 +370,7 @@ class GroupedLinear(nn.Module):
 
 
 def initialise(model: nn.Module) -> None:
-    """Draw all weights from torch's global generator.
+    """Draw all weights from torch's global generator; those without memory (device meta) are left alone.
 
     Convolutions are normal with variance 2 / fan-out (He et al., arXiv:1502.01852, as EfficientNet has it),
     biases zero, norms the identity.
@@ -383,6 +383,8 @@ def initialise(model: nn.Module) -> None:
         elif isinstance(module, GroupedLinear):
             fan_out = len(module.weight) // module.groups
         else:
+            continue
+        if module.weight.is_meta:  # a draw of nothing would take a second: torch imports its compiler for it
             continue
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
         if module.bias is not None:

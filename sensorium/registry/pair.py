@@ -1,6 +1,7 @@
 """Registering the teacher and the student as one pair, and loading the pair by its pin."""
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from sensorium.registry.catalog import Catalog, Entry
 from sensorium.registry.flavor import ENSEMBLE, Interface
 from sensorium.registry.manifest import PAIR, STUDENT, TEACHER, ModelContent, PairPin, Pin, trained_content
 from sensorium.registry.results import tell
+from sensorium.tracking.links import origin, run_links
 from sensorium.tracking.provenance import locked_digests, run_tags
 from sensorium.tracking.store import refusals_told
 
@@ -58,16 +60,24 @@ class Registration:
 
     def carry_out(self, catalog: Catalog) -> PairPin:
         """Register what is not registered yet."""
-        versions = {role: catalog.register(self.model(role)) for role in self.contents}
+        links = {role: run_links(self.paths, content.experiment) for role, content in self.contents.items()}
+        origins = {role: origin(catalog.client, found) for role, found in links.items()}
+        versions = {role: catalog.register(self.model(role, origins[role])) for role in self.contents}
         pair = self.pair(versions)
         return PairPin(Pin(PAIR, catalog.register(pair), pair.digest), self.contents, versions)
 
-    def model(self, role: str) -> Entry:
-        """Teacher or student."""
+    def model(self, role: str, trained: Mapping[str, str]) -> Entry:
+        """Teacher or student.
+
+        Args:
+            role: `teacher` or `student`.
+            trained: tags that tell where its folds were trained.
+        """
         content = self.contents[role]
         manifest = {**_manifest(content), "role": role, "prediction": self._prediction}
         interface = self._interface([role])
-        return Entry(content.name, content.digest, content.experiment, manifest, interface, content, self.tags)
+        tags = {**self.tags, **trained}
+        return Entry(content.name, content.digest, content.experiment, manifest, interface, content, tags)
 
     def pair(self, versions: dict[str, int]) -> Entry:
         """The pair of two versions."""

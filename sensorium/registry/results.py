@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sensorium.errors import TrackingError
-from sensorium.files import digest_json, read_json
+from sensorium.files import digest_json
 from sensorium.paths import Paths
 from sensorium.registry.catalog import Catalog
 from sensorium.registry.flavor import ENSEMBLE
 from sensorium.registry.manifest import PAIR, PairPin
 from sensorium.tracking.journal import FINISHED, now
+from sensorium.tracking.links import RUNS, TRAINED, run_links
 from sensorium.tracking.runs import EXPERIMENT, PARENT, ROLE, is_alive, known_steps, log_metrics, search
 from sensorium.tracking.store import waiting_lock
 
@@ -81,6 +81,7 @@ def _tell_run(catalog: Catalog, paths: Paths, result: Result, tags: Mapping[str,
     parent = _parent(catalog, paths, result.experiment)
     if not search(client, [experiment], {_SCORES: digest}):
         own = {**tags, _SCORES: digest, ROLE: "evaluation", EXPERIMENT: result.experiment}
+        own |= {key: text for key, text in result.version.tags.items() if key in {RUNS, TRAINED}}
         own |= {} if parent is None else {PARENT: parent}
         run_id = str(client.create_run(experiment, run_name="evaluation", tags=own).info.run_id)
         model_id = model_id_of(result.version)
@@ -97,10 +98,9 @@ def _tell_run(catalog: Catalog, paths: Paths, result: Result, tags: Mapping[str,
 def _parent(catalog: Catalog, paths: Paths, experiment: str) -> str | None:
     """The parent run of most of the folds on disk, by the links to their runs; None where they tell nothing."""
     found: Counter[str] = Counter()
-    for link in sorted(paths.run_link(experiment, 0).parent.glob("fold_*.json")):
-        run_id = read_json(link, TrackingError, "Type `dvc checkout`.").get("run_id")
-        if run_id and is_alive(catalog.client, run_id):
-            found.update(filter(None, [catalog.client.get_run(run_id).data.tags.get(PARENT)]))
+    for link in run_links(paths, experiment).values():
+        if link.run_id and is_alive(catalog.client, link.run_id):
+            found.update(filter(None, [catalog.client.get_run(link.run_id).data.tags.get(PARENT)]))
     return next((parent for parent, _ in found.most_common() if is_alive(catalog.client, parent)), None)
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from rich.console import Console
 
 from sensorium.config import Config
-from sensorium.errors import ConfigError, PipelineError, TrackingError
-from sensorium.files import read_json
+from sensorium.errors import ConfigError, PipelineError
 from sensorium.paths import PARAMS_FILE, Paths
 from sensorium.repro.deathsig import die_with_parent
 from sensorium.tracking.journal import journals
+from sensorium.tracking.links import RunLink
 from sensorium.tracking.recorder import ADOPT_VARIABLE, Past, record_past
 from sensorium.tracking.store import Store, waiting_lock
 
@@ -153,8 +153,7 @@ def _trained_here(paths: Paths, experiment: str, fold: int, run_id: str) -> bool
 
 def _linked_run(paths: Paths, experiment: str, fold: int) -> str | None:
     """Run that the fold's link names; None where the server has not told its id yet."""
-    link = read_json(paths.run_link(experiment, fold), TrackingError, "Type `dvc checkout`.")
-    return str(link["run_id"]) if link["run_id"] else None
+    return RunLink.read(paths.run_link(experiment, fold)).run_id
 
 
 def _record(config: Config, paths: Paths, experiment: str, fold: int, run_id: str) -> None:

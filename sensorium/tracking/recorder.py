@@ -13,10 +13,11 @@ from typing import IO, Any
 
 from sensorium.config import Config
 from sensorium.errors import TrackingError
-from sensorium.files import digest_json, write_json
+from sensorium.files import digest_json
 from sensorium.paths import Paths
 from sensorium.tracking import provenance
 from sensorium.tracking.journal import FINISHED, Journal, journal_for, journal_name, journals
+from sensorium.tracking.links import RunLink
 from sensorium.tracking.runs import EXPERIMENT, FINGERPRINT, FOLD, FOLDS, GROUP, RECORD, ROLE
 from sensorium.tracking.store import Store, patience
 from sensorium.training.recorder import Status
@@ -76,7 +77,7 @@ class TrainingRun:
         self._tell("close", status=status)
         self._await_courier()
         if status == FINISHED and self._link is not None:
-            write_json(self._link, self._link_content())
+            self._link_content().write(self._link)
         if status == FINISHED and not self._journal.pending:
             self._journal.remove()
         self._held.close()
@@ -106,14 +107,10 @@ class TrainingRun:
                 self._journal.folder,
             )
 
-    def _link_content(self) -> dict[str, Any]:
+    def _link_content(self) -> RunLink:
         delivery = self._journal.delivery
-        return {
-            "tracking_uri": self._store.label,
-            "experiment_id": delivery.experiment_id,
-            "run_id": delivery.run_id,
-            "journal": self._journal.folder.name if self._journal.pending else None,
-        }
+        waiting = self._journal.folder.name if self._journal.pending else None
+        return RunLink(self._store.portable, delivery.experiment_id, delivery.run_id, waiting)
 
 
 def _start_courier(journal: Journal, store: Store) -> subprocess.Popen[bytes]:

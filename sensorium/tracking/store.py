@@ -135,6 +135,14 @@ class Store:
         return redacted(self.uri)
 
     @property
+    def portable(self) -> str:
+        """The URI as a stage's output may hold it: without a password, a file in the project relative to the root."""
+        path = Path(self.uri.removeprefix(_SQLITE))
+        if self.uri.startswith(_SQLITE) and path.is_relative_to(self.root):
+            return _SQLITE + path.relative_to(self.root).as_posix()
+        return self.label
+
+    @property
     def state(self) -> Path:
         """Folder of the journals and locks."""
         return Paths(self.root).state / "tracking"

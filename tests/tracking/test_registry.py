@@ -239,3 +239,34 @@ def test_scores_stand_on_runs_versions_and_the_parent(trained):
     assert "| single trial correlation | 0.2800 | 0.2900 | 0.3000 |" in card
     model = client.get_logged_model(client.get_model_version(PAIR, "1").source.split("/")[-2])
     assert {metric.key for metric in model.metrics} >= {"oof/single_trial_correlation"}
+
+
+def link(project, fold, **content):
+    write_json(project.paths.run_link("true_batch_001", fold), {"run_id": None, "journal": None, **content})
+
+
+def test_pulled_folds_are_registered_with_what_is_known_of_their_training(trained):
+    """Their runs are in the store of whoever trained them."""
+    link(trained, 0, tracking_uri="sqlite:///mlflow.db", run_id="a" * 32)
+    link(trained, 1, tracking_uri="http://elsewhere:5000", run_id="b" * 32)
+    link(trained, 2, source="published weights")
+    register.run(trained.config, trained.paths)
+    tags = trained.store.client().get_model_version(TEACHER, "1").tags
+    assert tags["sensorium.trained"] == "elsewhere"
+    assert tags["sensorium.runs"] == f"fold_0: {'a' * 32}, fold_1: {'b' * 32}, fold_2: published weights"
+    (evaluation,) = runs(trained, "true_batch_001")
+    assert evaluation.data.tags["sensorium.trained"] == "elsewhere"
+    assert "mlflow.parentRunId" not in evaluation.data.tags
+    restore.run(trained.config, trained.paths)
+    assert load_pair(trained.paths.pair_pin, trained.paths)
+
+
+@pytest.mark.parametrize("text", ["[]", "no JSON"])
+def test_a_damaged_link_is_told(trained, text):
+    path = trained.paths.run_link("true_batch_001", 0)
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(TrackingError, match=r"fold_0\.json") as told:
+        register.run(trained.config, trained.paths)
+    assert "dvc pull" in told.value.remedy
+    assert not trained.paths.pair_pin.exists()

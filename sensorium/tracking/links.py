@@ -1,0 +1,80 @@
+"""The link from a trained fold to its MLflow run: data/runs/<experiment>/fold_<k>.json.
+
+It is an output of its own and travels with the weights, to people who have another store or none at
+all. So it names no path of a machine, and whoever reads it asks first whether the run is at hand.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sensorium.errors import TrackingError
+from sensorium.files import read_json, write_json
+from sensorium.paths import Paths
+from sensorium.tracking.runs import is_alive
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+TRAINED, HERE, ELSEWHERE = "sensorium.trained", "here", "elsewhere"
+"""Tag of what is made of trained folds: whether the store has the runs of all their trainings."""
+RUNS = "sensorium.runs"
+"""Tag: the runs of the folds, also those that the store does not have."""
+
+
+@dataclass(frozen=True)
+class RunLink:
+    """Where a fold's training was recorded."""
+
+    tracking_uri: str | None
+    """The store as `Store.portable` names it; None where nothing was recorded."""
+    experiment_id: str | None
+    run_id: str | None
+    """None where the server had not told it yet, or nothing was recorded."""
+    journal: str | None = None
+    """Name of the journal that still waited to be delivered."""
+    source: str | None = None
+    """Where the weights come from, when they were not trained here."""
+
+    @classmethod
+    def read(cls, path: Path) -> "RunLink":
+        """Read a link.
+
+        Raises:
+            TrackingError: it is missing or damaged.
+        """
+        remedy = "Type `dvc checkout`, or `dvc pull` where it was pushed."
+        tree = read_json(path, TrackingError, remedy)
+        if not isinstance(tree, dict):
+            raise TrackingError(f"{path}: not a link to a run.", remedy)
+        return cls(*(_text(tree, key) for key in cls.__dataclass_fields__))
+
+    def write(self, path: Path) -> None:
+        """Write the link; equal links give equal bytes."""
+        tree = {"tracking_uri": self.tracking_uri, "experiment_id": self.experiment_id}
+        write_json(path, {**tree, "run_id": self.run_id, "journal": self.journal})
+
+
+def _text(tree: dict[str, Any], key: str) -> str | None:
+    return str(tree[key]) if tree.get(key) else None
+
+
+def run_links(paths: Paths, experiment: str) -> dict[int, RunLink]:
+    """The links of an experiment's folds on disk, by fold; folds without one are left out."""
+    found = {}
+    for path in paths.run_link(experiment, 0).parent.glob("fold_*.json"):
+        found[int(path.stem.removeprefix("fold_"))] = RunLink.read(path)
+    return dict(sorted(found.items()))
+
+
+def origin(client: "MlflowClient", links: dict[int, RunLink]) -> dict[str, str]:
+    """Tags that tell where folds were trained; folds that were pulled have runs in another store.
+
+    Args:
+        client: client of the store in force.
+        links: the links of the folds.
+    """
+    names = {fold: link.run_id or link.source or "unknown" for fold, link in links.items()}
+    here = bool(links) and all(link.run_id is not None and is_alive(client, link.run_id) for link in links.values())
+    told = ", ".join(f"fold_{fold}: {name}" for fold, name in names.items())
+    return {TRAINED: HERE if here else ELSEWHERE, **({RUNS: told} if told else {})}

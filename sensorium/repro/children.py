@@ -12,10 +12,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from sensorium.files import write_text
-from sensorium.repro import process, shell
+from sensorium.repro import process, shell, survivors
 from sensorium.repro.executors import GRACE
 
 _MARGIN = 5.0
@@ -76,7 +74,7 @@ class Child:
         if code is None or code in (process.CHANGED, process.UNCHANGED):
             return code
         self._bereaved = self._bereaved or time.monotonic()
-        orphans = _session(self.pid)
+        orphans = survivors.of_session(self.pid)
         if orphans and time.monotonic() - self._bereaved > GRACE + _MARGIN:
             _signal(orphans, signal.SIGKILL)
         return None if orphans else code
@@ -87,7 +85,7 @@ class Child:
 
     def kill(self) -> None:
         """Kill it and everything that it started."""
-        _signal(_session(self.pid), signal.SIGKILL)
+        _signal(survivors.of_session(self.pid), signal.SIGKILL)
 
 
 def wait_for_any(children: Iterable[Child], seconds: float) -> None:
@@ -115,16 +113,6 @@ def install_shell(folder: Path) -> Path:
     write_text(script, f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {shell.__name__} "$@"\n')
     script.chmod(0o755)
     return script
-
-
-def _session(leader: int) -> list[int]:
-    """Living processes of a session."""
-    members = []
-    for pid in psutil.pids():
-        with contextlib.suppress(ProcessLookupError, PermissionError, psutil.NoSuchProcess):
-            if os.getsid(pid) == leader and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                members.append(pid)
-    return members
 
 
 def _signal(pids: Iterable[int], number: int) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from sensorium.repro import survivors
 from sensorium.repro.deathsig import die_with_parent
 
 GRACE = 30.0
@@ -50,14 +51,23 @@ class LocalHandle:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
+        self._cancelled = False
 
     def poll(self) -> int | None:
-        """See `Handle`."""
+        """See `Handle`.
+
+        The shell that leads the group dies from SIGTERM at once, while a training under it saves its state:
+        a cancelled command has ended when all of its group has. The leader is left unreaped until then, so
+        that its id stays the group's.
+        """
+        if self._cancelled and survivors.of_group(self._process.pid):
+            return None
         code = self._process.poll()
         return code if code is None or code >= 0 else 128 - code
 
     def cancel(self, force: bool = False) -> None:
         """See `Handle`; everything that the command started in its group is meant."""
+        self._cancelled = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL if force else signal.SIGTERM)
 

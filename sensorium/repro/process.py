@@ -108,6 +108,7 @@ def run(lifeline: Connection, order: Order) -> None:
     """Bring one stage up to date and exit with one of the codes above."""
     _enter(lifeline, order)
     with claim(order.claims):
+        _leave_with(lifeline)
         sys.exit(_attempt(order))
 
 
@@ -115,6 +116,7 @@ def push(lifeline: Connection, order: Order, remote: str | None) -> None:
     """Send the cached outputs of finished stages to a remote; exits with `CHANGED` or `FAILED`."""
     _enter(lifeline, order)
     with claim(order.claims):
+        _leave_with(lifeline)
         try:
             with _open(order.root) as repo:
                 _push(repo, order.names, remote)
@@ -188,6 +190,15 @@ def _end_with(lifeline: Connection) -> None:
     fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
     if lifeline.poll():
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _leave_with(lifeline: Connection) -> None:
+    """Do nothing at all when the coordinator died before this process had its claim.
+
+    The next run does not know of this process then. From here on it does, and waits.
+    """
+    if lifeline.poll():
+        sys.exit(FAILED)
 
 
 def _end_command(_number: int, _frame: FrameType | None) -> None:

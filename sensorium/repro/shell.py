@@ -39,6 +39,9 @@ LOG = "SENSORIUM_LOG"
 
 _TICK = 0.02
 
+_TOLD = 128 + signal.SIGTERM
+"""Exit code when told to end before the command began."""
+
 
 def wait(handle: Handle, told: Sequence[float], grace: float = GRACE) -> int:
     """Wait for a command, and end it once the process was told to end.
@@ -78,6 +81,8 @@ def main(arguments: Sequence[str]) -> int:
     executor = make_executor(environment.pop(EXECUTOR), int(environment.pop(GPUS)))
     environment["SHELL"] = environment.pop(USER_SHELL)
     with claim(Path(environment[CLAIMS])):
+        if told:
+            return _TOLD
         handle = executor.submit(arguments[1], environment, Path.cwd(), Path(environment[LOG]))
         _listen(told)  # again: a cluster's library may have taken the signals
         code = wait(handle, told)

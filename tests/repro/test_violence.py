@@ -1,6 +1,7 @@
 """Runs that are interrupted or killed: nothing is left behind, nothing is lost, the next run goes on."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from dvc.lock import make_lock
 from toy_project import alive, diamond, meet, wait_until
 
 from sensorium.errors import PipelineError
+from sensorium.repro import process
 
 ENDURE = "echo $$ > pid; touch started; sleep 300 & wait"
 """A command that never ends by itself."""
@@ -88,7 +90,6 @@ def test_a_killed_run_leaves_no_process_and_the_next_goes_on(project, launch):
     assert equals_a_serial_run(toy)
 
 
-@pytest.mark.slow  # not yet reliable: the killed stage is now and then run again before it has saved
 def test_the_next_run_waits_for_what_a_killed_one_left(project, launch):
     slow = f"trap 'sleep 1; echo saved > saved; exit 1' TERM; {ENDURE}"
     toy = project(diamond(left=hang_once(slow) + "; [ -e saved ]"))
@@ -97,6 +98,22 @@ def test_the_next_run_waits_for_what_a_killed_one_left(project, launch):
     run.wait()
     toy.run(jobs=2, retries=0)
     assert toy.clean()
+
+
+def test_a_stage_that_starts_after_its_run_was_killed_does_nothing(project):
+    toy = project(diamond())
+    claims = toy.path("claims")
+    claims.touch()
+    order = process.Order(toy.root, ("first",), dict(os.environ), toy.path("log"), claims, {})
+    context = multiprocessing.get_context("fork")
+    lifeline, held = context.Pipe(duplex=False)
+    held.close()
+    child = context.Process(target=process.run, args=(lifeline, order))
+    child.start()
+    child.join()
+    assert child.exitcode == process.FAILED
+    assert not toy.path("one").exists()
+    assert not toy.recorded()
 
 
 def test_lock_entries_keep_their_order_over_a_killed_run(project, launch):

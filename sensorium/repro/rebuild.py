@@ -1,0 +1,137 @@
+"""A folder with the code of a commit and the data of given digests, beside the user's own tree.
+
+The code is a clone that shares the repository's objects; the data comes from DVC's cache, and what the
+cache lacks is fetched into it from the remote. Nothing of the user's tree is read but git's and DVC's
+own folders, and nothing but DVC's cache is written.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sensorium.errors import PipelineError
+from sensorium.files import PARTIAL_SUFFIX
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+
+def clone_commit(root: Path, commit: str, patch: bytes, folder: Path) -> Path:
+    """Check a commit out into a folder of its own.
+
+    Args:
+        root: the project's root, in a git repository.
+        commit: full name of the commit.
+        patch: changes to apply on top; may be empty.
+        folder: where the clone goes; one of the same commit and patch that stands there is used again.
+
+    Returns:
+        The project's root in the clone.
+
+    Raises:
+        PipelineError: the repository lacks the commit, or the patch does not apply.
+    """
+    inside = _git(root, "rev-parse", "--show-prefix", failed="not a git repository").decode().strip()
+    _git(root, "cat-file", "-e", f"{commit}^{{commit}}", failed=f"commit {commit} is not in this repository")
+    wanted = commit.encode() + b"\n" + patch
+    mark = folder / ".git" / "sensorium-commit"
+    if not mark.is_file() or mark.read_bytes() != wanted:
+        partial = folder.with_name(folder.name + PARTIAL_SUFFIX)
+        for old in (partial, folder):
+            shutil.rmtree(old, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _git(root, "clone", "--quiet", "--shared", "--no-checkout", str(root), str(partial), failed="cannot be cloned")
+        _git(partial, "checkout", "--quiet", "--detach", commit, failed=f"commit {commit} cannot be checked out")
+        if patch:
+            _git(partial, "apply", "--binary", "-", failed="the recorded changes do not apply", stdin=patch)
+        (partial / ".git" / "sensorium-commit").write_bytes(wanted)
+        partial.rename(folder)
+    return folder / inside
+
+
+def _git(root: Path, *arguments: str, failed: str, stdin: bytes = b"") -> bytes:
+    try:
+        done = subprocess.run(  # noqa: S603 - fixed commands
+            ["git", "-C", str(root), *arguments],  # noqa: S607 - git is looked up on PATH like every tool
+            capture_output=True,
+            input=stdin,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError) as fault:
+        said = (getattr(fault, "stderr", b"") or b"").decode(errors="replace").strip()
+        raise PipelineError(
+            f"{root}: {failed}{f' ({said})' if said else ''}.",
+            "Fetch the branch that holds the run's commit: `git fetch --all`.",
+        ) from fault
+    return done.stdout
+
+
+def place_data(root: Path, digests: Mapping[str, str], target: Path) -> None:
+    """Put DVC's objects into another folder, as files of their own.
+
+    Args:
+        root: the project whose cache and remote are used.
+        digests: DVC's md5 by path below the root; folders end in `.dir`.
+        target: root of the folder to fill; outputs that are there already are made equal.
+
+    Raises:
+        PipelineError: an object is neither in the cache nor in the remote.
+    """
+    from dvc.repo import Repo
+    from dvc_data.hashfile import load
+    from dvc_data.hashfile.checkout import checkout
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_objects.fs.local import LocalFileSystem
+
+    with Repo(str(root)) as repo:
+        _fetch(repo, digests)
+        cache = repo.cache.local
+        for path, digest in digests.items():
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            tree = load(cache, HashInfo("md5", digest))
+            checkout(str(target / path), LocalFileSystem(), tree, cache, force=True, quiet=True)
+
+
+def _fetch(repo: "Repo", digests: Mapping[str, str]) -> None:
+    """Bring what the cache lacks into it."""
+    from dvc.exceptions import DvcException
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    missing = _missing(repo, digests)
+    if not missing:
+        return
+    reason = ""
+    try:
+        repo.cloud.pull([HashInfo("md5", digests[path]) for path in missing])
+    except (DvcException, OSError) as fault:
+        reason = f" ({str(fault).splitlines()[0]})" if str(fault) else ""
+    missing = _missing(repo, digests)
+    if missing:
+        told = ", ".join(f"{path} {digests[path]}" for path in missing)
+        raise PipelineError(
+            f"DVC's cache: has no {told}, and the remote did not give it{reason}.",
+            "Bring back the data that the run read: `dvc pull` from the remote it was pushed to, or make it again "
+            "with the settings of the run's commit.",
+        )
+
+
+def _missing(repo: "Repo", digests: Mapping[str, str]) -> list[str]:
+    """Paths of which the cache does not hold every file."""
+    from dvc_data.hashfile import load
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+    from dvc_objects.errors import ObjectFormatError
+
+    cache, missing = repo.cache.local, []
+    for path, digest in digests.items():
+        try:
+            found = load(cache, HashInfo("md5", digest))
+            parts = [info for _, _, info in found] if isinstance(found, Tree) else [found.hash_info]
+        except (FileNotFoundError, ObjectFormatError):
+            missing.append(path)
+            continue
+        if any(not cache.exists(info.value) for info in parts):
+            missing.append(path)
+    return missing

@@ -236,6 +236,13 @@ class EvaluationConfig(Section):
     """Number of scored frames; 249 with the competition's tooling, 250 with today's official loader."""
 
 
+class EnsembleConfig(Section):
+    """How an ensemble averages its experiments."""
+
+    weights: Literal["equal", "fitted"] = "equal"
+    """`equal`, as published. `fitted`: the weights of the best single-trial correlation out of fold."""
+
+
 class RegistryConfig(Section):
     """Which experiments make the registered pair."""
 
@@ -271,6 +278,7 @@ class Config(Section):
     experiments: dict[str, ExperimentConfig] = Field(min_length=1)
     prediction: PredictionConfig
     evaluation: EvaluationConfig
+    ensemble: EnsembleConfig = EnsembleConfig()
     registry: RegistryConfig
     runtime: RuntimeConfig
 

@@ -68,6 +68,19 @@ class StreamingCorrelation:
         self._mean = np.zeros((2, neurons))
         self._moments = np.zeros((3, neurons))  # sums of squares of either, and of products, about the means
 
+    @classmethod
+    def of(cls, frames: int, mean: FloatArray, moments: FloatArray) -> Self:
+        """A stream that has seen some frames.
+
+        Args:
+            frames: how many.
+            mean: (2, N) of targets and predictions.
+            moments: (3, N) sums of squares of either, and of products, about the means.
+        """
+        stream = cls(mean.shape[1])
+        stream.frames, stream._mean, stream._moments = frames, mean, moments
+        return stream
+
     def update(self, target: NDArray[np.floating], prediction: NDArray[np.floating]) -> None:
         """Append frames.
 

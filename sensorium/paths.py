@@ -3,6 +3,7 @@
 The names under data/ are those that users of the published solution know.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,10 @@ class Paths:
     def evaluation(self) -> Path:
         """Metrics and plots of the out-of-fold predictions."""
         return self.root / "reports" / "evaluation"
+
+    def weights(self, experiments: Sequence[str]) -> Path:
+        """Fitted weights of the ensemble of any experiments; no stage's output."""
+        return self.root / "reports" / "weights" / f"{','.join(experiments)}.json"
 
     @property
     def report(self) -> Path:

@@ -24,6 +24,7 @@ def add_commands(app: typer.Typer) -> None:
     panel = "Prediction"
     app.command(rich_help_panel=panel)(predict)
     app.command(rich_help_panel=panel)(evaluate)
+    app.command(rich_help_panel=panel)(weigh)
     app.command(rich_help_panel=panel)(ensemble)
     app.command(rich_help_panel=panel)(submission)
     app.command(rich_help_panel=panel)(score)
@@ -60,6 +61,20 @@ def evaluate() -> None:
     stage.run(ctx.config, ctx.paths)
 
 
+def weigh(
+    experiments: Experiments,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write. Default: reports/weights/<experiments>.json.")
+    ] = None,
+) -> None:
+    """Fit an ensemble's weights on out-of-fold predictions, and print their gain by nested folds."""
+    from sensorium.stages import weigh as stage
+
+    ctx = context()
+    names = ctx.experiments(experiments)
+    stage.run(ctx.config, ctx.paths, names, output or ctx.paths.weights(names))
+
+
 def ensemble(
     experiments: Experiments,
     split: Split,
@@ -67,16 +82,25 @@ def ensemble(
         Path | None,
         typer.Option(help="Pin of a registered pair: predict with its models, loaded from the model registry."),
     ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="File of weights, from `sensorium weigh`. Default: equal weights.")
+    ] = None,
 ) -> None:
     """Average the predictions of several experiments.
 
     Without `--pin` the experiments' predictions on disk are averaged; with it, the models of the
-    registered pair are loaded from MLflow's model registry, verified, and predict anew.
+    registered pair are loaded from MLflow's model registry, verified, and predict anew, with the
+    weights that the pin names where `ensemble.weights` is `fitted`.
     """
     from sensorium.stages import ensemble as stage
 
+    if pin is not None and weights is not None:
+        raise ConfigError("--weights: a registered pair brings its own.", "Leave out --pin or --weights.")
     ctx = context()
-    stage.run(ctx.config, ctx.paths, ctx.experiments(experiments), check_split(split), pin)
+    names = ctx.experiments(experiments)
+    if pin is None and weights is None and ctx.config.ensemble.weights == "fitted":
+        weights = ctx.paths.weights(names)
+    stage.run(ctx.config, ctx.paths, names, check_split(split), pin, weights)
 
 
 def submission(

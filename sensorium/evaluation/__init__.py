@@ -1,13 +1,14 @@
 """Scores of out-of-fold predictions: by mouse, fold and tier, in one pass over the trials."""
 
 from sensorium.evaluation.scores import ALL, Cell, MouseScores, score_mouse
-from sensorium.evaluation.sources import CEILING, ENSEMBLE, STUDENT, TEACHER, OutOfFold
+from sensorium.evaluation.sources import CEILING, ENSEMBLE, EQUAL, STUDENT, TEACHER, OutOfFold
 from sensorium.evaluation.tables import neuron_table, score_table, summary
 
 __all__ = [
     "ALL",
     "CEILING",
     "ENSEMBLE",
+    "EQUAL",
     "STUDENT",
     "TEACHER",
     "Cell",

@@ -117,6 +117,13 @@ def score_mouse(
     return scorer.scores
 
 
+def scored_precision(store: MouseStore, config: EvaluationConfig) -> tuple[slice, NDArray[np.float32]]:
+    """The scored frames of a trial, and what multiplies responses and predictions there, (N, T)."""
+    frames = slice(config.first_frame, config.first_frame + config.frames)
+    std = store.statistics("responses", "std").T  # (N, L)
+    return frames, response_precision(std)[:, frames].astype(np.float32)
+
+
 def _videos(
     store: MouseStore, folds: NDArray[np.int64], groups: NDArray[np.unsignedinteger]
 ) -> Iterator[tuple[str, list[tuple[int, int]]]]:
@@ -158,9 +165,7 @@ class _Scorer:
         self.scores = MouseScores(store.name, store.unit_ids)
         self._store = store
         self._load = load
-        self._frames = slice(config.first_frame, config.first_frame + config.frames)
-        std = store.statistics("responses", "std").T  # (N, frames)
-        self._precision = response_precision(std)[:, self._frames].astype(np.float32)
+        self._frames, self._precision = scored_precision(store, config)
 
     def add_video(self, tier: str, trials: Sequence[tuple[int, int]]) -> None:
         """Add all trials, as (fold, trial), that show one video."""

@@ -2,16 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from sensorium import __version__, files
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
 from sensorium.inference.predictions import PROVENANCE_FILE, Predictions, PredictionWriter
+from sensorium.inference.weights import combine
 
 
-def average(members: Sequence[Predictions], stores: Sequence[MouseStore], split: str, folder: Path) -> None:
+def average(
+    members: Sequence[Predictions],
+    stores: Sequence[MouseStore],
+    split: str,
+    folder: Path,
+    weights: Sequence[float] | None = None,
+) -> None:
     """Write the mean of several experiments' predictions, trial by trial.
 
     Mice that no member has are left out; a trial that one member has must be in all of them.
@@ -21,6 +27,7 @@ def average(members: Sequence[Predictions], stores: Sequence[MouseStore], split:
         stores: the mice.
         split: for the provenance.
         folder: the final folder; what stands there is replaced.
+        weights: a weight a member, of sum one; None gives all of them the same say.
 
     Raises:
         PredictionError: members differ in their trials, or one is of another mouse or not finite.
@@ -33,14 +40,20 @@ def average(members: Sequence[Predictions], stores: Sequence[MouseStore], split:
                 _check_trial(store, trial, members)
                 shape = (store.neurons, int(store.lengths[trial]))
                 parts = [member.load(store.name, trial, shape) for member in members]
-                writer.write(store.name, trial, np.mean(parts, axis=0, dtype=np.float32))
+                writer.write(store.name, trial, combine(parts, weights))
                 count += 1
         if count == 0:
             raise PredictionError(
                 f"{folder}: the experiments have no prediction of any mouse of params.yaml.",
                 f"Predict them first: `sensorium predict -e <experiment> -s {split}`.",
             )
-        provenance = {"code_version": __version__, "split": split, "mean_of": [part.provenance for part in members]}
+        provenance: dict[str, Any] = {
+            "code_version": __version__,
+            "split": split,
+            "mean_of": [part.provenance for part in members],
+        }
+        if weights is not None:
+            provenance["weights"] = list(weights)
         files.write_json(partial / PROVENANCE_FILE, provenance)
 
 

@@ -12,6 +12,7 @@ from sensorium import __version__, files
 from sensorium.config import PredictionConfig, WindowConfig
 from sensorium.data.store import MouseStore
 from sensorium.inference.sliding import trial_groups
+from sensorium.inference.weights import Weights
 from sensorium.model import checkpoint
 
 _SOURCES = Path(__file__).parents[1]
@@ -49,6 +50,8 @@ class Job:
     config: PredictionConfig
     device: str
     """Type of the device: cpu or cuda; their roundings differ."""
+    weights: Weights | None = None
+    """Weight of each experiment where there are several; None gives all of them the same say."""
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -62,7 +65,7 @@ class Job:
             "window": self.window.model_dump(mode="json"),
             "prediction": self.config.model_dump(mode="json"),
             "assignments": [part.provenance(digests) for part in self.assignments],
-        }
+        } | ({} if self.weights is None else {"ensemble_weights": dict(self.weights)})
 
     @cached_property
     def fingerprint(self) -> str:

@@ -18,6 +18,7 @@ from sensorium.inference.member import Member, load_member
 from sensorium.inference.predictions import PredictionWriter
 from sensorium.inference.progress import frame_progress
 from sensorium.inference.sliding import SlidingPredictor, TrialInput, check_length
+from sensorium.inference.weights import combine, in_order
 
 Advance = Callable[[int], None]
 """Told how many more frames are predicted."""
@@ -49,10 +50,9 @@ class _Worker:
         inputs = [TrialInput.read(part.store, trial) for trial in trials]
         predicted = [team.predict(inputs) for team in self._teams]
         writer = PredictionWriter(self.work)
+        weights = in_order(self.job.weights, sorted(part.teams))
         for trial, parts in zip(trials, zip(*predicted, strict=True), strict=True):
-            writer.write(
-                part.store.name, trial, np.mean(parts, axis=0, dtype=np.float32) if len(parts) > 1 else parts[0]
-            )
+            writer.write(part.store.name, trial, combine(parts, weights))
         return sum(len(trial.video) for trial in inputs)
 
     def _load(self, part: Assignment) -> list[SlidingPredictor]:

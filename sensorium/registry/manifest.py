@@ -71,6 +71,8 @@ class PairPin:
     """Content by role, `teacher` and `student`."""
     versions: dict[str, int]
     """Version by role."""
+    weights: dict[str, float] | None = None
+    """Weight in the ensemble by experiment; None where all have the same say."""
 
     def write(self, path: Path) -> None:
         """Write the pin as JSON; equal pins give equal bytes."""
@@ -78,7 +80,8 @@ class PairPin:
             role: {**asdict(content), "version": self.versions[role], "digest": content.digest}
             for role, content in self.models.items()
         }
-        write_json(path, {"pair": asdict(self.pair), "models": models})
+        weights = {} if self.weights is None else {"weights": self.weights}
+        write_json(path, {"pair": asdict(self.pair), "models": models, **weights})
 
     @classmethod
     def read(cls, path: Path) -> "PairPin":
@@ -91,7 +94,7 @@ class PairPin:
         try:
             models = {role: _content(entry) for role, entry in tree["models"].items()}
             versions = {role: int(entry["version"]) for role, entry in tree["models"].items()}
-            pin = cls(Pin(**tree["pair"]), models, versions)
+            pin = cls(Pin(**tree["pair"]), models, versions, tree.get("weights"))
             wrong = [role for role, entry in tree["models"].items() if models[role].digest != entry["digest"]]
         except (KeyError, TypeError, ValueError, AttributeError) as fault:
             raise TrackingError(f"{path}: not the pin of a registered pair ({fault}).", REGISTER) from fault

@@ -10,10 +10,11 @@ from typing import Any
 from sensorium.config import Config
 from sensorium.errors import TrackingError
 from sensorium.files import digest_json, read_json
+from sensorium.inference.weights import check_weights, read_weights
 from sensorium.paths import Paths
 from sensorium.registry.catalog import Catalog, Entry
 from sensorium.registry.flavor import ENSEMBLE, Interface
-from sensorium.registry.manifest import PAIR, STUDENT, TEACHER, ModelContent, PairPin, Pin, trained_content
+from sensorium.registry.manifest import PAIR, REGISTER, STUDENT, TEACHER, ModelContent, PairPin, Pin, trained_content
 from sensorium.registry.results import tell
 from sensorium.tracking.links import origin, run_links
 from sensorium.tracking.provenance import locked_digests, run_tags
@@ -32,7 +33,8 @@ def register_pair(config: Config, paths: Paths) -> PairPin:
     """
     contents = _contents(config, paths)
     scores = read_json(paths.evaluation / "metrics.json", TrackingError, EVALUATE)
-    registration = Registration(config, paths, contents, scores, paired_scores(paths.evaluation / "scores.csv"))
+    paired = paired_scores(paths.evaluation / "scores.csv")
+    registration = Registration(config, paths, contents, scores, paired, _weights(config, paths))
     with refusals_told():
         catalog = Catalog(paths)
         pin = registration.carry_out(catalog)
@@ -52,6 +54,8 @@ class Registration:
     """Content of metrics.json."""
     paired: dict[str, dict[str, float]]
     """The ensemble's score by mouse and fold."""
+    weights: dict[str, float] | None = None
+    """Weight in the ensemble by experiment; None where all have the same say."""
 
     @cached_property
     def tags(self) -> dict[str, str]:
@@ -64,7 +68,7 @@ class Registration:
         origins = {role: origin(catalog.client, found) for role, found in links.items()}
         versions = {role: catalog.register(self.model(role, origins[role])) for role in self.contents}
         pair = self.pair(versions)
-        return PairPin(Pin(PAIR, catalog.register(pair), pair.digest), self.contents, versions)
+        return PairPin(Pin(PAIR, catalog.register(pair), pair.digest), self.contents, versions, self.weights)
 
     def model(self, role: str, trained: Mapping[str, str]) -> Entry:
         """Teacher or student.
@@ -89,9 +93,9 @@ class Registration:
             "data": locked_digests(self.paths.root),
             "code": {key: value for key, value in self.tags.items() if "git" in key or key.endswith("version")},
             "prediction": self._prediction,
-        }
+        } | ({} if self.weights is None else {"weights": self.weights})
         experiment = ",".join(sorted(content.experiment for content in self.contents.values()))
-        digest = pair_digest(self.contents, [self.scores, self.paired], self._prediction)
+        digest = pair_digest(self.contents, [self.scores, self.paired], self._prediction, self.weights)
         return Entry(PAIR, digest, experiment, manifest, self._interface([ENSEMBLE, *self.contents]), tags=self.tags)
 
     @property
@@ -124,10 +128,20 @@ def paired_scores(path: Path) -> dict[str, dict[str, float]]:
     return scores
 
 
-def pair_digest(contents: dict[str, ModelContent], scores: list[Any], prediction: Any) -> str:
-    """Identity of a pair: what its models hold, how they scored, and how it predicts."""
+def pair_digest(
+    contents: dict[str, ModelContent], scores: list[Any], prediction: Any, weights: dict[str, float] | None = None
+) -> str:
+    """Identity of a pair: what its models hold, how they scored, how it predicts, and their weights if unequal."""
     models = {role: content.digest for role, content in contents.items()}
-    return digest_json({"models": models, "scores": scores, "prediction": prediction})
+    weighed = {} if weights is None else {"weights": weights}
+    return digest_json({"models": models, "scores": scores, "prediction": prediction, **weighed})
+
+
+def _weights(config: Config, paths: Paths) -> dict[str, float] | None:
+    """Fitted weights of the ensemble, where params.yaml asks for them."""
+    if config.ensemble.weights == "equal":
+        return None
+    return read_weights(paths.evaluation / "weights.json", [config.registry.student, config.registry.teacher])
 
 
 def _contents(config: Config, paths: Paths) -> dict[str, ModelContent]:
@@ -171,6 +185,22 @@ def load_pair(pin: Path, paths: Paths) -> dict[str, list[Path]]:
             folder = catalog.folder(catalog.pinned(pinned, role), content)
             folders[content.experiment] = [folder / fold for fold in content.folds]
     return folders
+
+
+def pinned_weights(pin: Path) -> dict[str, float] | None:
+    """Weights of a registered pair's ensemble by experiment; None where all have the same say.
+
+    Raises:
+        TrackingError: the pin is missing or damaged.
+        PredictionError: the weights in it are none.
+    """
+    pinned = PairPin.read(pin)
+    weights, experiments = pinned.weights, sorted(content.experiment for content in pinned.models.values())
+    if weights is not None:
+        if sorted(weights) != experiments:
+            raise TrackingError(f"{pin}: weights of {', '.join(weights)}, not of the pair's experiments.", REGISTER)
+        check_weights(weights, str(pin), REGISTER)
+    return weights
 
 
 def restore_pair(config: Config, paths: Paths) -> tuple[PairPin, bool]:

@@ -24,6 +24,7 @@ from sensorium.errors import SensoriumError, TrackingError
 from sensorium.files import read_json
 from sensorium.inference.member import Member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput, shortest_trial
+from sensorium.inference.weights import Weights, combine, in_order
 from sensorium.model import checkpoint
 from sensorium.model.checkpoint import ModelInfo
 from sensorium.paths import Paths
@@ -42,13 +43,15 @@ Teams = Mapping[str, Sequence[Path]]
 class TrialPredictor:
     """Predicts the responses of one mouse to one trial."""
 
-    def __init__(self, teams: Teams, settings: PredictionConfig) -> None:
+    def __init__(self, teams: Teams, settings: PredictionConfig, weights: Weights | None = None) -> None:
         """Read what the models say about themselves; weights are loaded with the first trial of a mouse.
 
         Args:
             teams: fold folders by role: `teacher`, `student`, or both.
             settings: batch size and precision of the forward passes.
+            weights: weight of each experiment in the ensemble; None gives all of them the same say.
         """
+        self._weights = weights
         self._teams = teams
         self._settings = settings
         self._info: ModelInfo = checkpoint.read_info(next(iter(teams.values()))[0])
@@ -76,7 +79,7 @@ class TrialPredictor:
             parts = [self._predictors(role, mouse).predict([trial])[0] for role in roles]
         except SensoriumError as fault:
             raise _refusal(str(fault)) from fault
-        return np.mean(parts, axis=0, dtype=np.float32) if len(parts) > 1 else parts[0]
+        return combine(parts, in_order(self._weights, map(self._experiment, roles)))
 
     @property
     def _default(self) -> str:
@@ -154,7 +157,7 @@ def _load_pyfunc(path: str) -> TrialPredictor:
         content = _content(entry)
         version = catalog.resolve(content.name, entry["version"], content.digest)
         teams[role] = [catalog.folder(version, content) / fold for fold in content.folds]
-    return TrialPredictor(teams, settings)
+    return TrialPredictor(teams, settings, manifest.get("weights"))
 
 
 def _content(entry: Mapping[str, Any]) -> ModelContent:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sensorium import seeding
 from sensorium.data.store import MouseStore
 from sensorium.inference.predictions import Predictions
+from sensorium.inference.weights import combine
 from sensorium.mice import FRAMES_PER_SECOND
 
 SOURCES = ("teacher", "student", "ensemble", "ceiling")
@@ -108,7 +109,11 @@ def trial_to_show(store: MouseStore, folds: NDArray[np.int64]) -> int:
 
 
 def traces(
-    store: MouseStore, trial: int, members: Sequence[Predictions], correlations: NDArray[np.float64]
+    store: MouseStore,
+    trial: int,
+    members: Sequence[Predictions],
+    correlations: NDArray[np.float64],
+    weights: Sequence[float] | None = None,
 ) -> list[Trace]:
     """Measured and predicted responses of a good, a median and a bad neuron.
 
@@ -117,9 +122,10 @@ def traces(
         trial: which trial to show.
         members: their mean is shown.
         correlations: (N,) of that mean.
+        weights: a weight a member; None gives all of them the same say.
     """
     shape = (store.neurons, int(store.lengths[trial]))
-    predicted: NDArray[np.float32] = np.stack([member.load(store.name, trial, shape) for member in members]).mean(0)
+    predicted = combine([member.load(store.name, trial, shape) for member in members], weights)
     measured, truth = store.responses(trial), store.truth(trial)
     return [
         Trace(

@@ -13,10 +13,18 @@ from sensorium.inference.plan import chosen_mice, plan
 from sensorium.inference.predictions import Predictions
 from sensorium.inference.runner import run_job
 from sensorium.inference.trained import Trained
+from sensorium.inference.weights import Weights, read_weights
 from sensorium.paths import Paths
 
 
-def run(config: Config, paths: Paths, experiments: Sequence[str], split: str, pin: Path | None = None) -> None:
+def run(
+    config: Config,
+    paths: Paths,
+    experiments: Sequence[str],
+    split: str,
+    pin: Path | None = None,
+    weights: Path | None = None,
+) -> None:
     """Write data/predictions/<a,b>/<split>: the mean of the experiments, each the mean of its folds.
 
     Args:
@@ -25,28 +33,32 @@ def run(config: Config, paths: Paths, experiments: Sequence[str], split: str, pi
         experiments: sorted names.
         split: `folds` or a test tier.
         pin: file that names a registered pair; its models are loaded from the registry and predict anew.
-            None averages the predictions on disk.
+            The pair's weights stand in it. None averages the predictions on disk.
+        weights: file of weights for the predictions on disk; equal weights by default.
 
     Raises:
-        PredictionError: predictions are missing or do not belong together, or the pin holds other experiments.
+        PredictionError: predictions are missing or do not belong together, or the pin or the weights are of
+            other experiments.
         TrackingError: the registry lacks what the pin names, or what it has is damaged.
     """
     folder = paths.predictions(",".join(experiments), split)
     if pin is None:
+        chosen = None if weights is None else list(read_weights(weights, experiments).values())
         members = [Predictions.open(paths.predictions(name, split)) for name in experiments]
-        average(members, [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice], split, folder)
+        stores = [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice]
+        average(members, stores, split, folder, chosen)
         return
-    trained = _registered(pin, paths, experiments)
+    trained, pinned = _registered(pin, paths, experiments)
     stores = [MouseStore.open(paths.store(mouse)) for mouse in chosen_mice(config, split)]
     assignments = plan(paths, stores, split, trained)
-    job = Job(split, assignments, config.window, config.prediction, prediction_device(config))
+    job = Job(split, assignments, config.window, config.prediction, prediction_device(config), pinned)
     work = paths.state / "predict" / ",".join(experiments) / split
     run_job(job, folder, work, config.runtime.devices)
 
 
-def _registered(pin: Path, paths: Paths, experiments: Sequence[str]) -> Trained:
-    """Verified folds of the pair that the pin names."""
-    from sensorium.registry import load_pair
+def _registered(pin: Path, paths: Paths, experiments: Sequence[str]) -> tuple[Trained, Weights | None]:
+    """Verified folds of the pair that the pin names, and its weights."""
+    from sensorium.registry import load_pair, pinned_weights
 
     found = load_pair(pin, paths)
     if set(found) != set(experiments):
@@ -54,4 +66,5 @@ def _registered(pin: Path, paths: Paths, experiments: Sequence[str]) -> Trained:
             f"{pin}: pins {', '.join(sorted(found))}, not {', '.join(experiments)}.",
             "Ask for the experiments of the pin, or set `registry` in params.yaml and type `sensorium register`.",
         )
-    return {name: {int(folder.name.removeprefix("fold_")): folder for folder in team} for name, team in found.items()}
+    folds = {name: {int(folder.name.removeprefix("fold_")): folder for folder in team} for name, team in found.items()}
+    return folds, pinned_weights(pin)

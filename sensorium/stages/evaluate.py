@@ -1,15 +1,16 @@
 """Score the out-of-fold predictions of teacher, student and their ensemble against the noise ceiling."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
 from sensorium import files
 from sensorium.config import Config
-from sensorium.data.folds import UNLABELLED, Folds
+from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
 from sensorium.evaluation import STUDENT, TEACHER, MouseScores, OutOfFold, score_mouse
 from sensorium.evaluation.tables import bars, histogram, learning_curve, neuron_table, score_table, summary
@@ -17,6 +18,7 @@ from sensorium.inference.predictions import Predictions
 from sensorium.inference.trained import trained_folds
 from sensorium.mice import FOLDS_SPLIT
 from sensorium.paths import Paths
+from sensorium.stages.weigh import WEIGHTS_FILE, fit_weights, predicted_folds, tell_gain
 
 _DIGITS = "%.6f"
 
@@ -25,7 +27,7 @@ HISTORY_FILE = "history.csv"
 
 
 def run(config: Config, paths: Paths) -> None:
-    """Write scores.csv, neurons.parquet, metrics.json, overall.json and the data of the plots to reports/evaluation.
+    """Write scores, weights of the ensemble and the data of the plots to reports/evaluation.
 
     Args:
         config: all settings.
@@ -39,26 +41,43 @@ def run(config: Config, paths: Paths) -> None:
     roles = {TEACHER: config.registry.teacher, STUDENT: config.registry.student}
     members = {role: Predictions.open(paths.predictions(name, FOLDS_SPLIT)) for role, name in roles.items()}
     folds = Folds.load(paths.folds)
+    sources, weights = _weighted(config, paths, folds, OutOfFold(members))
     mice = [
-        _score(config, paths, mouse, folds, OutOfFold(members))
+        _score(config, paths, mouse, folds, sources)
         for mouse in track(list(config.dataset.mice), "Scoring mice", console=Console(stderr=True), transient=True)
     ]
     curves = {role: learning_curve(_histories(config, paths, name)) for role, name in roles.items()}
-    _write(mice, curves, paths.evaluation)
+    _write(mice, curves, weights, paths.evaluation)
 
 
 def _histories(config: Config, paths: Paths, experiment: str) -> list[pd.DataFrame]:
     return [pd.read_csv(folder / HISTORY_FILE) for folder in trained_folds(config, paths, experiment).values()]
 
 
+def _weighted(config: Config, paths: Paths, folds: Folds, sources: OutOfFold) -> tuple[OutOfFold, dict[str, Any]]:
+    """The sources with the ensemble's weights, and what the file of weights holds."""
+    names = [config.registry.teacher, config.registry.student]
+    if config.ensemble.weights == "equal":
+        return sources, {"method": "equal", "weights": dict.fromkeys(names, 1 / len(set(names)))}
+    found = fit_weights(config, paths, folds, sources)
+    tell_gain(names, found)
+
+    def weights(mouse: str, trial: int) -> list[float]:
+        """Those fitted without the fold of the trial."""
+        chosen: list[float] = found.folds[int(folds.of(mouse)[trial])].weights.tolist()
+        return chosen
+
+    return replace(sources, weights=weights), found.as_json(names)
+
+
 def _score(config: Config, paths: Paths, mouse: str, folds: Folds, sources: OutOfFold) -> MouseScores:
     store = MouseStore.open(paths.store(mouse))
-    numbers = folds.of(mouse)
-    numbers[~np.isin(numbers, list(config.folds.train.values()))] = UNLABELLED  # only trained folds are predicted
-    return score_mouse(store, numbers, folds.group(mouse), sources.load, config.evaluation)
+    return score_mouse(
+        store, predicted_folds(config, folds, mouse), folds.group(mouse), sources.load, config.evaluation
+    )
 
 
-def _write(mice: list[MouseScores], curves: dict[str, pd.Series], folder: Path) -> None:
+def _write(mice: list[MouseScores], curves: dict[str, pd.Series], weights: dict[str, Any], folder: Path) -> None:
     table, neurons = score_table(mice), neuron_table(mice)
     with files.atomic_file(folder / "scores.csv") as partial:
         table.to_csv(partial, index=False, float_format=_DIGITS)
@@ -70,6 +89,7 @@ def _write(mice: list[MouseScores], curves: dict[str, pd.Series], folder: Path) 
         histogram(neurons).to_csv(partial, index=False, float_format=_DIGITS)
     with files.atomic_file(folder / "plots" / "training.csv") as partial:
         pd.DataFrame(curves).to_csv(partial, index_label="epoch", float_format=_DIGITS)
+    files.write_json(folder / WEIGHTS_FILE, weights)
     metrics = summary(table)
     files.write_json(folder / "metrics.json", metrics)
     overall = {name: scores for name, scores in metrics.items() if name != "mice"}

@@ -1,6 +1,7 @@
 """Draw the report: one HTML page and the figures it holds."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -12,11 +13,13 @@ from sensorium.data.store import MouseStore
 from sensorium.errors import DataError, PredictionError
 from sensorium.inference.predictions import Predictions
 from sensorium.inference.trained import trained_folds
+from sensorium.inference.weights import in_order
 from sensorium.mice import FOLDS_SPLIT, short_name
 from sensorium.paths import Paths
 from sensorium.report.figures import draw_all
 from sensorium.report.material import SCORE, Material, Trace, traces, trial_to_show
 from sensorium.report.page import write_page
+from sensorium.stages.weigh import WEIGHTS_FILE
 
 _REMEDY = "Type `dvc repro` first, or `sensorium evaluate`."
 
@@ -50,17 +53,20 @@ def _gather(config: Config, paths: Paths) -> Material:
         neurons = pd.read_parquet(paths.evaluation / "neurons.parquet")
     except FileNotFoundError as fault:
         raise PredictionError(f"{fault.filename}: the file does not exist.", _REMEDY) from None
+    weighing = files.read_json(paths.evaluation / WEIGHTS_FILE, PredictionError, _REMEDY)
     store = MouseStore.open(paths.store(next(iter(config.dataset.mice))))
-    trial = trial_to_show(store, Folds.load(paths.folds).of(store.name))
+    numbers = Folds.load(paths.folds).of(store.name)
+    trial = trial_to_show(store, numbers)
+    fold = weighing.get("folds", {}).get(str(numbers[trial]), {}).get("weights")
     return Material(
         scores,
         neurons,
         files.read_json(paths.folds / REPORT, DataError, "Run `dvc repro folds`."),
         {name: _histories(config, paths, name) for name in experiments},
-        _traces(store, trial, members, neurons),
+        _traces(store, trial, members, neurons, in_order(fold, experiments)),
         f"Mouse {short_name(store.name)}, trial {trial} ({store.tiers[trial]}), mean of {' and '.join(experiments)}",
         config.evaluation.first_frame,
-        _facts(config, members),
+        [*_weights(weighing), *_facts(config, members)],
     )
 
 
@@ -69,10 +75,25 @@ def _histories(config: Config, paths: Paths, experiment: str) -> dict[int, pd.Da
     return {fold: pd.read_csv(folder / "history.csv") for fold, folder in folders.items()}
 
 
-def _traces(store: MouseStore, trial: int, members: list[Predictions], neurons: pd.DataFrame) -> list[Trace]:
+def _weights(weighing: dict[str, Any]) -> list[tuple[str, str]]:
+    """The ensemble's weights and what they gain, where they are fitted."""
+    if weighing["method"] == "equal":
+        return []
+    weights = ", ".join(f"{name} {weight:.4f}" for name, weight in weighing["weights"].items())
+    gain = f"gain over equal weights {weighing['nested']['gain']:+.5f}, each fold with the weights of the others"
+    return [("weights in the ensemble", f"{weights}; {gain}")]
+
+
+def _traces(
+    store: MouseStore,
+    trial: int,
+    members: list[Predictions],
+    neurons: pd.DataFrame,
+    weights: list[float] | None,
+) -> list[Trace]:
     source = "ensemble" if len(members) > 1 else "teacher"
     own = neurons[(neurons["mouse"] == store.name) & (neurons["source"] == source)]
-    return traces(store, trial, members, own[SCORE].to_numpy())
+    return traces(store, trial, members, own[SCORE].to_numpy(), weights)
 
 
 def _facts(config: Config, members: list[Predictions]) -> list[tuple[str, str]]:

@@ -8,12 +8,19 @@ from rich.table import Table
 from sensorium import files
 from sensorium.config import Config
 from sensorium.errors import PredictionError
-from sensorium.evaluation.sources import CEILING, ENSEMBLE, STUDENT, TEACHER
+from sensorium.evaluation.sources import CEILING, ENSEMBLE, EQUAL, STUDENT, TEACHER
 from sensorium.evaluation.tables import SINGLE_TRIAL
 from sensorium.mice import short_name
 from sensorium.paths import Paths
 
-_COLUMNS = {TEACHER: "teacher", STUDENT: "student", ENSEMBLE: "ensemble", CEILING: "noise ceiling"}
+_COLUMNS = {
+    TEACHER: "teacher",
+    STUDENT: "student",
+    ENSEMBLE: "ensemble",
+    EQUAL: "equal weights",
+    CEILING: "noise ceiling",
+}
+_OPTIONAL = (EQUAL,)
 
 _NEXT = (
     ("make ui", "look at the runs, their curves and the registered models in MLflow"),
@@ -50,14 +57,15 @@ def score_table(metrics: dict[str, Any]) -> Table:
     """The single-trial correlations of metrics.json: a row a mouse, then all mice."""
     table = Table(title="Single-trial correlation, out of fold", title_justify="left")
     table.add_column("mouse")
-    for heading in _COLUMNS.values():
-        table.add_column(heading, justify="right")
+    sources = [source for source in _COLUMNS if source not in _OPTIONAL or source in metrics[SINGLE_TRIAL]]
+    for source in sources:
+        table.add_column(_COLUMNS[source], justify="right")
     for mouse, scores in metrics["mice"].items():
-        table.add_row(short_name(mouse), *_cells(scores[SINGLE_TRIAL]))
+        table.add_row(short_name(mouse), *_cells(scores[SINGLE_TRIAL], sources))
     table.add_section()
-    table.add_row("all neurons", *_cells(metrics[SINGLE_TRIAL]), style="bold")
+    table.add_row("all neurons", *_cells(metrics[SINGLE_TRIAL], sources), style="bold")
     return table
 
 
-def _cells(scores: dict[str, float]) -> list[str]:
-    return [f"{scores[source]:.3f}" if source in scores else "-" for source in _COLUMNS]
+def _cells(scores: dict[str, float], sources: list[str]) -> list[str]:
+    return [f"{scores[source]:.3f}" if source in scores else "-" for source in sources]

@@ -273,11 +273,22 @@ def test_the_ensemble_of_a_registered_pair_equals_that_of_its_predictions(traine
     folder = trained.predictions(f"{STUDENT},{TEACHER}", TIER)
     averaged = {path: np.load(path) for path in folder.rglob("*.npy")}
     pair = {e: [trained.fold(e, fold) for fold in range(3)] for e in (TEACHER, STUDENT)}
+    weights = {STUDENT: 0.75, TEACHER: 0.25}
     monkeypatch.setattr("sensorium.registry.load_pair", lambda pin, paths: pair)
+    monkeypatch.setattr("sensorium.registry.pinned_weights", lambda pin: None)
     ensemble.run(tiny_config, trained, [STUDENT, TEACHER], TIER, trained.pair_pin)
     assert len(averaged) > 4
     for path, values in averaged.items():
         np.testing.assert_allclose(np.load(path), values, rtol=1e-5)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert "ensemble_weights" not in provenance
+    monkeypatch.setattr("sensorium.registry.pinned_weights", lambda pin: weights)
+    ensemble.run(tiny_config, trained, [STUDENT, TEACHER], TIER, trained.pair_pin)
+    for path in averaged:
+        parts = {e: np.load(trained.predictions(e, TIER) / path.relative_to(folder)) for e in weights}
+        blend = np.sum([weights[e] * part for e, part in parts.items()], 0)
+        np.testing.assert_allclose(np.load(path), blend, rtol=1e-5)
+    assert json.loads((folder / "provenance.json").read_text())["ensemble_weights"] == weights
     with pytest.raises(PredictionError, match=f"pins {STUDENT}, {TEACHER}, not {TEACHER}"):
         ensemble.run(tiny_config, trained, [TEACHER], TIER, trained.pair_pin)
 

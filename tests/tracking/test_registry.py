@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sensorium.errors import TrackingError
+from sensorium.config import EnsembleConfig
+from sensorium.errors import PredictionError, TrackingError
 from sensorium.files import write_json
-from sensorium.registry import load_pair, register_pair, restore_pair
+from sensorium.registry import load_pair, pinned_weights, register_pair, restore_pair
 from sensorium.registry.manifest import PAIR, STUDENT, TEACHER
 from sensorium.stages import register, restore
 
@@ -37,6 +38,31 @@ def test_equal_content_keeps_its_versions_and_its_pin(registered):
     register.run(registered.config, registered.paths)
     assert registered.paths.pair_pin.read_bytes() == before
     assert [versions(registered, name) for name in (TEACHER, STUDENT, PAIR)] == [[1], [1], [1]]
+
+
+def test_fitted_weights_are_pinned_and_make_a_version_of_the_pair(registered):
+    assert pinned_weights(registered.paths.pair_pin) is None
+    before = registered.paths.pair_pin.read_bytes()
+    fitted = registered.config.model_copy(update={"ensemble": EnsembleConfig(weights="fitted")})
+    weights = {"distillation_001": 0.75, "true_batch_001": 0.25}
+    with pytest.raises(PredictionError, match=r"weights\.json: the file does not exist"):
+        register.run(fitted, registered.paths)
+    write_json(registered.paths.evaluation / "weights.json", {"method": "fitted", "weights": weights})
+    register.run(fitted, registered.paths)
+    assert pinned_weights(registered.paths.pair_pin) == weights
+    assert [versions(registered, name) for name in (TEACHER, STUDENT, PAIR)] == [[1], [1], [1, 2]]
+    register.run(registered.config, registered.paths)
+    assert registered.paths.pair_pin.read_bytes() == before
+
+
+def test_pinned_weights_that_are_none(registered):
+    pin = json.loads(registered.paths.pair_pin.read_text())
+    write_json(registered.paths.pair_pin, pin | {"weights": {"distillation_001": 2.0, "true_batch_001": -1.0}})
+    with pytest.raises(PredictionError, match=r"-1\.0 is no weight for true_batch_001"):
+        pinned_weights(registered.paths.pair_pin)
+    write_json(registered.paths.pair_pin, pin | {"weights": {"distillation_001": 1.0}})
+    with pytest.raises(TrackingError, match="weights of distillation_001, not of the pair"):
+        pinned_weights(registered.paths.pair_pin)
 
 
 def test_other_weights_make_a_version_of_their_model_and_of_the_pair(registered):

@@ -10,6 +10,8 @@ import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
 
+from sensorium.config import EnsembleConfig
+from sensorium.files import write_json
 from sensorium.inference.member import load_member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput
 from sensorium.stages import register
@@ -73,6 +75,15 @@ def test_the_pair_predicts_as_its_models_do(served, trial, number):
     mean = np.mean([student, teacher], axis=0, dtype=np.float32)
     assert np.array_equal(pair.predict(trial, params={"mouse": mouse}), mean)
     assert mean.shape == (3 + number, FRAMES)
+
+
+def test_a_pair_with_fitted_weights_predicts_their_mean(served, trial):
+    mouse, weights = next(iter(served.config.dataset.mice)), {"distillation_001": 0.75, "true_batch_001": 0.25}
+    fitted = served.config.model_copy(update={"ensemble": EnsembleConfig(weights="fitted")})
+    write_json(served.paths.evaluation / "weights.json", {"method": "fitted", "weights": weights})
+    register.run(fitted, served.paths)
+    mean = np.sum([weight * expected(served, name, mouse, trial) for name, weight in weights.items()], axis=0)
+    np.testing.assert_allclose(load(version=2).predict(trial, params={"mouse": mouse}), mean, rtol=1e-5)
 
 
 def test_each_model_serves_alone(served, trial):

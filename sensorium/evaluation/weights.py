@@ -1,0 +1,256 @@
+"""Weights of an ensemble, fitted on out-of-fold predictions, and what they gain.
+
+The official score of a weighted mean depends on the trials through the means and products of responses
+and predictions alone: (K + 1)^2 numbers a neuron for K experiments. One pass over the trials gathers
+them, fold by fold, and memory does not grow with the trials. The weights that maximise the score on all
+folds are for predictions of new trials. Their own score would flatter them, so the gain is measured on
+each fold with weights fitted on the others.
+
+K experiments, N neurons of one mouse, T scored frames of a trial.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensorium.config import EvaluationConfig
+from sensorium.data.store import MouseStore
+from sensorium.errors import PredictionError
+from sensorium.evaluation.scores import scored_precision
+from sensorium.metrics import STD_EPSILON, StreamingCorrelation
+
+FloatArray = NDArray[np.float64]
+
+_BLOCK_ELEMENTS = 1 << 16
+"""Elements of a series block that is reduced at once."""
+
+_DIGITS = 4
+"""Decimals of a weight: finer ones are below what trials can tell, and differ between processors."""
+
+_START = 0.8
+"""Weight of one experiment in the points, besides equal weights, from which the search starts."""
+
+
+class Moments:
+    """Means and products about the means of responses (first) and K predictions, a neuron each."""
+
+    def __init__(self, neurons: int, members: int) -> None:
+        self.frames = 0
+        self.mean = np.zeros((neurons, members + 1))
+        self.products = np.zeros((neurons, members + 1, members + 1))
+
+    def update(self, series: Sequence[NDArray[np.floating]]) -> None:
+        """Append frames: responses, then the prediction of each experiment, all (N, T)."""
+        frames = series[0].shape[1]
+        if frames == 0:
+            return
+        mean, products = np.empty_like(self.mean), np.empty_like(self.products)
+        rows = max(1, _BLOCK_ELEMENTS // frames)
+        for start in range(0, len(mean), rows):
+            block = slice(start, start + rows)
+            values = np.stack([part[block] for part in series], axis=1).astype(np.float64)  # (n, K + 1, T)
+            mean[block] = values.mean(2)
+            values -= mean[block, :, None]
+            products[block] = values @ values.transpose(0, 2, 1)
+        self._combine(frames, mean, products)
+
+    def merge(self, other: Self) -> None:
+        """Append the frames that another one of the same neurons has seen."""
+        if other.frames:
+            self._combine(other.frames, other.mean, other.products)
+
+    def _combine(self, frames: int, mean: FloatArray, products: FloatArray) -> None:
+        """Pairwise update of Chan, Golub and LeVeque (1983), as in `StreamingCorrelation`."""
+        total = self.frames + frames
+        shift = mean - self.mean
+        self.products += products + shift[:, :, None] * shift[:, None, :] * (self.frames * frames / total)
+        self.mean += shift * (frames / total)
+        self.frames = total
+
+    def stream(self, weights: FloatArray) -> StreamingCorrelation:
+        """Responses and the weighted mean of the predictions, as if they had passed frame by frame."""
+        square = np.einsum("nij,i,j->n", self.products[:, 1:, 1:], weights, weights)
+        moments = np.stack([self.products[:, 0, 0], square, self.products[:, 0, 1:] @ weights])
+        mean = np.stack([self.mean[:, 0], self.mean[:, 1:] @ weights])
+        return StreamingCorrelation.of(self.frames, mean, moments)
+
+
+def gather(
+    store: MouseStore,
+    folds: NDArray[np.int64],
+    load: Callable[[MouseStore, int], Mapping[str, NDArray[np.floating]]],
+    config: EvaluationConfig,
+) -> dict[int, Moments]:
+    """Moments of one mouse by fold, in one pass over its trials.
+
+    Args:
+        store: the mouse.
+        folds: (trials,) fold of each trial, negative for those that do not count.
+        load: reads the K predictions (N, L) of a trial.
+        config: which frames count.
+    """
+    scored, precision = scored_precision(store, config)
+    found: dict[int, Moments] = {}
+    for trial in np.flatnonzero(folds >= 0).tolist():
+        series = [store.responses(trial).T, *load(store, trial).values()]
+        normalised = [values[:, scored] * precision[:, : values[:, scored].shape[1]] for values in series]
+        moments = found.setdefault(int(folds[trial]), Moments(store.neurons, len(series) - 1))
+        moments.update(normalised)
+    return found
+
+
+@dataclass(frozen=True)
+class FoldGain:
+    """One fold, scored with weights that were fitted on the others."""
+
+    weights: FloatArray
+    fitted: float
+    equal: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fitted weights and what they gain."""
+
+    weights: FloatArray
+    """(K,) fitted on all folds: for trials of no fold."""
+    folds: Mapping[int, FoldGain]
+    fitted: float
+    """Single-trial correlation of all folds together, each with the weights fitted on the others."""
+    equal: float
+    """The same with equal weights."""
+
+    def as_json(self, names: Sequence[str]) -> dict[str, Any]:
+        """What the file of weights holds."""
+        scores = {"fitted": self.fitted, "equal": self.equal, "gain": self.fitted - self.equal}
+        folds = {
+            str(fold): {"weights": _named(names, gain.weights), "fitted": gain.fitted, "equal": gain.equal}
+            for fold, gain in self.folds.items()
+        }
+        return {"method": "fitted", "weights": _named(names, self.weights), "nested": scores, "folds": folds}
+
+
+def _named(names: Sequence[str], weights: FloatArray) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, weight in zip(names, weights.tolist(), strict=True):
+        found[name] = found.get(name, 0.0) + weight
+    return found
+
+
+def _equal(members: int) -> FloatArray:
+    return np.full(members, 1 / members)
+
+
+def fit(mice: Sequence[Mapping[int, Moments]]) -> Fit:
+    """Fit weights on all folds, and measure their gain by leaving each fold out.
+
+    Args:
+        mice: moments by fold, of every mouse.
+
+    Raises:
+        PredictionError: there are fewer than two folds, hence nothing to measure the gain on.
+    """
+    numbers = sorted({fold for mouse in mice for fold in mouse})
+    if len(numbers) < 2:
+        raise PredictionError(
+            f"ensemble.weights: fitting needs out-of-fold predictions of two folds at least, found {len(numbers)}.",
+            "Train more folds (`folds.train` of params.yaml), or set ensemble.weights to equal.",
+        )
+    folds = {number: _left_out(mice, number) for number in numbers}
+    nested = {number: gain.weights for number, gain in folds.items()}
+    equal = dict.fromkeys(numbers, _equal(_members(mice)))
+    return Fit(maximise([_pool(mouse, numbers) for mouse in mice]), folds, _score(mice, nested), _score(mice, equal))
+
+
+def _members(mice: Sequence[Mapping[int, Moments]]) -> int:
+    return next(moments.mean.shape[1] - 1 for mouse in mice for moments in mouse.values())
+
+
+def _left_out(mice: Sequence[Mapping[int, Moments]], fold: int) -> FoldGain:
+    others = [_pool(mouse, [number for number in mouse if number != fold]) for mouse in mice]
+    weights = maximise(others)
+    fitted, equal = (_score(mice, {fold: choice}) for choice in (weights, _equal(len(weights))))
+    return FoldGain(weights, fitted, equal)
+
+
+def _pool(mouse: Mapping[int, Moments], folds: Sequence[int]) -> Moments:
+    """Moments of several folds of one mouse."""
+    neurons, series = next(iter(mouse.values())).mean.shape
+    pool = Moments(neurons, series - 1)
+    for fold in sorted(set(folds) & set(mouse)):
+        pool.merge(mouse[fold])
+    return pool
+
+
+def _score(mice: Sequence[Mapping[int, Moments]], weights: Mapping[int, FloatArray]) -> float:
+    """Official single-trial correlation over the neurons of all mice, each fold with weights of its own."""
+    found = []
+    for mouse in mice:
+        stream = StreamingCorrelation(len(next(iter(mouse.values())).mean))
+        for fold in sorted(set(weights) & set(mouse)):
+            stream.merge(mouse[fold].stream(weights[fold]))
+        found.append(stream.correlation())
+    return float(np.concatenate(found).mean())
+
+
+def maximise(mice: Sequence[Moments]) -> FloatArray:
+    """Weights, none negative and of sum one, that maximise the mean correlation over all neurons.
+
+    The search (sequential quadratic programming, SciPy) starts from equal weights and from points near
+    each experiment alone; equal weights stay where nothing is better.
+
+    Args:
+        mice: moments of every mouse.
+
+    Returns:
+        (K,) rounded.
+    """
+    from scipy.optimize import minimize
+
+    members = mice[0].mean.shape[1] - 1
+    objective = _Objective(mice)
+    best, found = objective(_equal(members))[0], _equal(members)
+    apart = (1 - _START) / max(members - 1, 1)
+    starts = [_equal(members), *(np.where(np.eye(members, dtype=bool)[k], _START, apart) for k in range(members))]
+    for start in starts if members > 1 else ():
+        end = minimize(
+            objective, start, jac=True, method="SLSQP", bounds=[(0.0, 1.0)] * members,
+            constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like}, options={"ftol": 1e-10},
+        )  # fmt: skip
+        rounded = _rounded(end.x)
+        loss = objective(rounded)[0]
+        if loss < best:
+            best, found = loss, rounded
+    return found
+
+
+def _rounded(weights: FloatArray) -> FloatArray:
+    """Weights of few decimals whose sum is one."""
+    rounded = np.round(np.clip(weights, 0, None) / np.clip(weights, 0, None).sum(), _DIGITS)
+    rounded[rounded.argmax()] += 1 - rounded.sum()
+    return np.asarray(np.round(rounded, _DIGITS), np.float64)
+
+
+class _Objective:
+    """Minus the mean correlation over all neurons, and its gradient with respect to the weights."""
+
+    def __init__(self, mice: Sequence[Moments]) -> None:
+        products = np.concatenate([part.products / max(part.frames, 1) for part in mice])
+        self._neurons = len(products)
+        usable = np.isfinite(products).all((1, 2)) & (products[:, 0, 0] > 0)
+        products = products[usable]
+        self._square = products[:, 1:, 1:]
+        self._cross = products[:, 0, 1:] / (np.sqrt(products[:, :1, 0]) + STD_EPSILON)
+
+    def __call__(self, weights: FloatArray) -> tuple[float, FloatArray]:
+        slope = self._square @ weights  # (n, K)
+        variance = slope @ weights
+        varies = variance > 0
+        std = np.sqrt(variance[varies])[:, None]
+        cross = self._cross[varies] / (std + STD_EPSILON)
+        correlation = cross @ weights
+        gradient = cross - correlation[:, None] * slope[varies] / (std * (std + STD_EPSILON))
+        return -float(correlation.sum()) / self._neurons, -gradient.sum(0) / self._neurons

@@ -1,0 +1,198 @@
+"""Fitted weights: a known optimum, an honest gain, files that cannot be used."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.optimize import approx_fprime
+
+from sensorium.errors import PredictionError
+from sensorium.evaluation.weights import Moments, _Objective, fit, maximise
+from sensorium.inference.weights import combine, read_weights
+from sensorium.metrics import correlation
+from sensorium.stages import ensemble, evaluate, report, results, weigh
+
+TEACHER, STUDENT, THIRD = "true_batch_001", "distillation_001", "third"
+TIER = "live_test_main"
+
+
+def simulated(noise, neurons=40, folds=3, frames=400, seed=0):
+    """Moments of one mouse by fold; each member sees the rate through independent noise of its own size."""
+    rng = np.random.default_rng(seed)
+    series = {}
+    for fold in range(folds):
+        rate = rng.normal(size=(neurons, frames))
+        members = [rate + size * rng.normal(size=rate.shape) for size in noise]
+        series[fold] = [rate + 0.5 * rng.normal(size=rate.shape), *members]
+    return series
+
+
+def moments_of(series):
+    found = {}
+    for fold, parts in series.items():
+        found[fold] = Moments(len(parts[0]), len(parts) - 1)
+        for piece in np.array_split(np.stack(parts), 5, axis=2):
+            found[fold].update(list(piece))
+    return found
+
+
+@pytest.mark.parametrize("noise", [(1.0, 0.5), (0.5, 1.0, 2.0), (1.0, 1.0)])
+def test_independent_noise_is_weighted_by_its_inverse_variance(noise):
+    found = fit([moments_of(simulated(noise, frames=4000))])
+    expected = 1 / np.square(noise)
+    np.testing.assert_allclose(found.weights, expected / expected.sum(), atol=0.02)
+    assert found.weights.sum() == pytest.approx(1, abs=1e-12)
+
+
+def test_a_member_that_only_harms_gets_nothing():
+    series = simulated((0.5, 1.0))
+    series = {fold: [y, good, -bad] for fold, (y, good, bad) in series.items()}
+    found = fit([moments_of(series)])
+    np.testing.assert_array_equal(found.weights, [1, 0])
+    assert found.fitted > found.equal + 0.1
+
+
+def test_the_gain_is_that_of_weights_that_have_not_seen_the_fold():
+    series = simulated((1.0, 0.4), frames=60)
+    found = fit([moments_of(series)])
+    assert list(found.folds) == [0, 1, 2]
+    blended = {"fitted": [], "equal": []}
+    for fold, (_, *members) in series.items():
+        own = fit([moments_of({k: v for k, v in series.items() if k != fold})]).weights
+        np.testing.assert_array_equal(found.folds[fold].weights, own)
+        blended["fitted"].append(np.tensordot(own, members, 1))
+        blended["equal"].append(np.mean(members, 0))
+        alone = correlation(series[fold][0], blended["fitted"][-1]).mean()
+        assert found.folds[fold].fitted == pytest.approx(alone, rel=1e-6)
+    measured = np.concatenate([parts[0] for parts in series.values()], 1)
+    for name in ("fitted", "equal"):
+        whole = correlation(measured, np.concatenate(blended[name], 1)).mean()
+        assert getattr(found, name) == pytest.approx(whole, rel=1e-6)
+
+
+def test_the_gradient_is_that_of_the_score():
+    objective = _Objective(list(moments_of(simulated((1.0, 0.4, 0.7), folds=1)).values()))
+    point = np.array([0.2, 0.5, 0.3])
+    numeric = approx_fprime(point, lambda weights: objective(weights)[0], 1e-7)
+    np.testing.assert_allclose(objective(point)[1], numeric, atol=1e-6)
+
+
+def test_constant_and_broken_neurons_do_not_spoil_the_search():
+    series = simulated((1.0, 0.5), folds=1)[0]
+    clean = maximise([moments_of({0: series})[0]])
+    more = [np.concatenate([part, np.zeros((1, 400)), np.full((1, 400), np.nan)]) for part in series]
+    np.testing.assert_allclose(maximise([moments_of({0: more})[0]]), clean, atol=1e-4)
+
+
+def test_equal_weights_stay_where_nothing_is_better():
+    series = simulated((0.5,), folds=2)
+    twice = {fold: [y, member, member] for fold, (y, member) in series.items()}
+    np.testing.assert_array_equal(fit([moments_of(twice)]).weights, [0.5, 0.5])
+
+
+def test_one_fold_tells_nothing_about_the_gain():
+    with pytest.raises(PredictionError, match="two folds at least, found 1") as caught:
+        fit([moments_of(simulated((1.0, 0.5), folds=1))])
+    assert "folds.train" in str(caught.value)
+
+
+def test_combining_by_weight():
+    parts = [np.full((2, 3), value, np.float32) for value in (1.0, 2.0, 4.0)]
+    np.testing.assert_allclose(combine(parts, [0.5, 0.25, 0.25]), 2.0)
+    np.testing.assert_allclose(combine(parts, None), 7 / 3, rtol=1e-6)
+    assert combine(parts[:1], [1.0]) is parts[0]
+
+
+@pytest.fixture
+def fitted_config(tiny_config):
+    return tiny_config.model_copy(update={"ensemble": tiny_config.ensemble.model_copy(update={"weights": "fitted"})})
+
+
+@pytest.fixture
+def predicted(make_predictions, pretend_training):
+    make_predictions(TEACHER, "folds", noise=9.0, seed=1)
+    make_predictions(STUDENT, "folds", noise=2.0, seed=2)
+    pretend_training()
+
+
+def test_the_evaluation_scores_the_weighted_ensemble_beside_the_equal_one(predicted, fitted_config, project, capsys):
+    evaluate.run(fitted_config, project)
+    metrics = json.loads((project.evaluation / "metrics.json").read_text())["single_trial_correlation"]
+    found = json.loads((project.evaluation / "weights.json").read_text())
+    assert found["method"] == "fitted"
+    assert found["weights"][STUDENT] > found["weights"][TEACHER]
+    assert set(found["folds"]) == {"0", "1", "2"}
+    assert metrics["ensemble"] == pytest.approx(found["nested"]["fitted"], abs=1e-5)
+    assert metrics["equal_weights"] == pytest.approx(found["nested"]["equal"], abs=1e-5)
+    assert metrics["ensemble"] > metrics["equal_weights"]
+    shown = capsys.readouterr().out
+    assert "gain" in shown
+    assert f"{found['nested']['gain']:+.5f}" in shown
+    table = pd.read_csv(project.evaluation / "scores.csv")
+    results.run(fitted_config, project)
+    assert "equal weights" in capsys.readouterr().out
+    report.run(fitted_config, project)
+    assert f"gain over equal weights {found['nested']['gain']:+.5f}" in (project.report / "index.html").read_text()
+    assert (table["source"] == "equal_weights").sum() == (table["source"] == "ensemble").sum()
+
+
+def test_equal_weights_are_the_default(predicted, tiny_config, project):
+    evaluate.run(tiny_config, project)
+    found = json.loads((project.evaluation / "weights.json").read_text())
+    assert found == {"method": "equal", "weights": {TEACHER: 0.5, STUDENT: 0.5}}
+    assert "equal_weights" not in (project.evaluation / "scores.csv").read_text()
+
+
+def test_weights_of_three_experiments_and_their_ensemble(predicted, make_predictions, tiny_config, project, stores):
+    names = [STUDENT, THIRD, TEACHER]
+    make_predictions(THIRD, "folds", noise=4.0, seed=3)
+    path = project.weights(names)
+    weigh.run(tiny_config, project, names, path)
+    weights = read_weights(path, names)
+    assert list(weights) == names
+    assert weights[STUDENT] > weights[THIRD] > weights[TEACHER]
+    for seed, name in enumerate(names):
+        make_predictions(name, TIER, seed=seed)
+    ensemble.run(tiny_config, project, names, TIER, weights=path)
+    place = f"{stores[0].name}/{int(np.flatnonzero(stores[0].tiers == TIER)[0])}.npy"
+    parts = [weights[name] * np.load(project.predictions(name, TIER) / place) for name in names]
+    blend = np.load(project.predictions(",".join(names), TIER) / place)
+    np.testing.assert_allclose(blend, np.sum(parts, 0), rtol=1e-5)
+
+
+def test_a_missing_prediction_of_one_experiment(predicted, tiny_config, project):
+    path = max(project.predictions(TEACHER, "folds").rglob("*.npy"))
+    path.unlink()
+    with pytest.raises(PredictionError) as caught:
+        weigh.run(tiny_config, project, [STUDENT, TEACHER], project.weights([STUDENT, TEACHER]))
+    assert f"{path}: the prediction of this trial is missing" in str(caught.value)
+    assert not project.weights([STUDENT, TEACHER]).parent.exists()
+
+
+def test_an_experiment_without_predictions_out_of_fold(predicted, tiny_config, project):
+    with pytest.raises(PredictionError, match="third/out-of-fold: there are no predictions"):
+        weigh.run(tiny_config, project, [STUDENT, THIRD], project.weights([STUDENT, THIRD]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "the file does not exist"),
+        ("{", "not valid JSON"),
+        ("[]", "there are no weights in it"),
+        ('{"weights": {"a": 1.0}}', "weights of a, not of a, b"),
+        ('{"weights": {"a": -0.5, "b": 1.5}}', "-0.5 is no weight for a"),
+        ('{"weights": {"a": "1", "b": 0}}', "'1' is no weight for a"),
+        ('{"weights": {"a": 0.5, "b": 0.6}}', "add up to 1.1, not to 1"),
+        ('{"weights": {"a": NaN, "b": 1}}', "nan is no weight for a"),
+    ],
+)
+def test_files_of_weights_that_cannot_be_used(tmp_path, content, message):
+    path = tmp_path / "weights.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(PredictionError, match=message) as caught:
+        read_weights(path, ["a", "b"])
+    assert str(path) in str(caught.value)
+    assert "sensorium weigh -e a,b" in str(caught.value)

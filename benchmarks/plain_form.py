@@ -146,6 +146,7 @@ class Core(nn.Module):
 class PlainDwiseNeuro(nn.Module):
     def __init__(self, config: ModelConfig, neurons: Sequence[int]):
         super().__init__()
+        self.config, self.neurons = config, tuple(neurons)
         widths = (config.features[-1], *config.cortex_features)
         self.core = Core(config)
         self.cortex = nn.Sequential(
@@ -162,8 +163,10 @@ class PlainDwiseNeuro(nn.Module):
     def readout(self, features: Tensor, mouse: int) -> Tensor:
         return self.readouts[mouse](features)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, mouse: int | None = None) -> Tensor | list[Tensor]:
         features = self.features(x)
+        if mouse is not None:
+            return self.readout(features, mouse)
         return [readout(features) for readout in self.readouts]
 
 

@@ -123,7 +123,7 @@ def _train(fabric: Fabric, job: Job) -> None:
     stores = [MouseStore.open(job.paths.store(mouse)) for mouse in job.config.dataset.mice]
     folder = ResumeFolder(job.paths.state / "train", fingerprint(job.provenance))
     with StopRequest(stage_lifeline(between=int(fabric.world_size > 1))) as stop:
-        learner, source, validation = _assemble(fabric, job, stores)
+        learner, source, validation = assemble(fabric, job, stores)
         view = TerminalView(job.name, learner.steps, job.epochs) if fabric.is_global_zero else NullView()
         recorder = job.open_recorder() if fabric.is_global_zero else NullRecorder()
         with closing(recorder), view:
@@ -133,14 +133,19 @@ def _train(fabric: Fabric, job: Job) -> None:
             if fabric.is_global_zero:
                 learner.model.load_state_dict(folder.load_best(best.epoch))
                 _publish(job, stores, learner.model, best, rows)
-                recorder.artifact(job.output / checkpoint.HISTORY)
+                for name in (checkpoint.CONFIG, checkpoint.HISTORY):
+                    recorder.artifact(job.output / name)
                 view.note(f"validation correlation {best.correlation:.4f} (epoch {best.epoch + 1}), {job.output}")
     if fabric.is_global_zero:
         folder.remove()
 
 
-def _assemble(fabric: Fabric, job: Job, stores: Sequence[MouseStore]) -> tuple[Learner, BatchSource, FoldValidation]:
-    """Data, first weights and task."""
+def assemble(fabric: Fabric, job: Job, stores: Sequence[MouseStore]) -> tuple[Learner, BatchSource, FoldValidation]:
+    """Data, first weights and task of one training, and how it is validated.
+
+    Raises:
+        CheckpointError: the teacher is missing, or was trained for something else.
+    """
     config, recipe, canvas = job.config, job.settings.training, job.settings.model.canvas
     folds = Folds.load(job.paths.folds)
     data = TrainingData(

@@ -6,6 +6,9 @@ import typer
 
 from sensorium.cli.options import context
 
+DRIFT = 3
+"""Exit code of `reproduce` when the training comes out differently."""
+
 
 def add_commands(app: typer.Typer) -> None:
     """Register the verbs of this group."""
@@ -13,6 +16,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command(rich_help_panel="Registry")(promote)
     app.command(rich_help_panel="Registry")(rollback)
     app.command(rich_help_panel="Registry")(compare)
+    app.command(rich_help_panel="Registry")(reproduce)
     app.command(rich_help_panel="Registry")(sync)
     group = typer.Typer(no_args_is_help=True, help="Look after the model registry.")
     group.command()(restore)
@@ -66,6 +70,24 @@ def compare(
 
     ctx = context()
     stage.run(ctx.config, ctx.paths, candidate, reference)
+
+
+def reproduce(
+    run: Annotated[str, typer.Argument(help="Id of a fold's run, or a fold such as true_batch_001/fold_0.")],
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Largest relative difference of weights and metrics; 0: equal bits only.")
+    ] = 1e-3,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the folder that it was trained in.")] = False,
+) -> None:
+    """Train a fold again from the code, data and settings that its run names, and compare bit by bit.
+
+    The exit code is 0 for bitwise equal and within tolerance, 3 for drift.
+    """
+    from sensorium.stages import reproduce as stage
+
+    ctx = context()
+    if stage.run(ctx.config, ctx.paths, run, tolerance, keep).verdict == "drift":
+        raise typer.Exit(DRIFT)
 
 
 def sync() -> None:

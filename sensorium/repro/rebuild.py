@@ -16,6 +16,7 @@ from sensorium.files import PARTIAL_SUFFIX
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
+    from dvc_data.hashfile.hash_info import HashInfo
 
 
 def clone_commit(root: Path, commit: str, patch: bytes, folder: Path) -> Path:
@@ -83,7 +84,6 @@ def place_data(root: Path, digests: Mapping[str, str], target: Path) -> None:
     from dvc_data.hashfile import load
     from dvc_data.hashfile.checkout import checkout
     from dvc_data.hashfile.hash_info import HashInfo
-    from dvc_objects.fs.local import LocalFileSystem
 
     with Repo(str(root)) as repo:
         _fetch(repo, digests)
@@ -91,23 +91,23 @@ def place_data(root: Path, digests: Mapping[str, str], target: Path) -> None:
         for path, digest in digests.items():
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             tree = load(cache, HashInfo("md5", digest))
-            checkout(str(target / path), LocalFileSystem(), tree, cache, force=True, quiet=True)
+            checkout(str(target / path), cache.fs, tree, cache, force=True, quiet=True)
 
 
 def _fetch(repo: "Repo", digests: Mapping[str, str]) -> None:
-    """Bring what the cache lacks into it."""
+    """Bring what the cache lacks into it: listings of folders first, then the files that they name."""
     from dvc.exceptions import DvcException
-    from dvc_data.hashfile.hash_info import HashInfo
 
-    missing = _missing(repo, digests)
-    if not missing:
-        return
     reason = ""
-    try:
-        repo.cloud.pull([HashInfo("md5", digests[path]) for path in missing])
-    except (DvcException, OSError) as fault:
-        reason = f" ({str(fault).splitlines()[0]})" if str(fault) else ""
-    missing = _missing(repo, digests)
+    for _ in range(2):
+        wanted = [info for digest in digests.values() for info in _absent(repo, digest)]
+        if not wanted:
+            return
+        try:
+            repo.cloud.pull(wanted)
+        except (DvcException, OSError) as fault:
+            reason = f" ({str(fault).splitlines()[0]})" if str(fault) else ""
+    missing = [path for path, digest in digests.items() if _absent(repo, digest)]
     if missing:
         told = ", ".join(f"{path} {digests[path]}" for path in missing)
         raise PipelineError(
@@ -117,21 +117,17 @@ def _fetch(repo: "Repo", digests: Mapping[str, str]) -> None:
         )
 
 
-def _missing(repo: "Repo", digests: Mapping[str, str]) -> list[str]:
-    """Paths of which the cache does not hold every file."""
+def _absent(repo: "Repo", digest: str) -> "list[HashInfo]":
+    """Objects of an output that the cache does not hold, as far as they are known."""
     from dvc_data.hashfile import load
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
     from dvc_objects.errors import ObjectFormatError
 
-    cache, missing = repo.cache.local, []
-    for path, digest in digests.items():
-        try:
-            found = load(cache, HashInfo("md5", digest))
-            parts = [info for _, _, info in found] if isinstance(found, Tree) else [found.hash_info]
-        except (FileNotFoundError, ObjectFormatError):
-            missing.append(path)
-            continue
-        if any(not cache.exists(info.value) for info in parts):
-            missing.append(path)
-    return missing
+    cache, whole = repo.cache.local, HashInfo("md5", digest)
+    try:
+        found = load(cache, whole)
+    except (FileNotFoundError, ObjectFormatError):
+        return [whole]
+    parts = [info for _, _, info in found] if isinstance(found, Tree) else [whole]
+    return [info for info in parts if not cache.exists(info.value)]

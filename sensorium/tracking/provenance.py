@@ -12,26 +12,47 @@ import yaml
 
 from sensorium import __version__
 from sensorium.config import Config
+from sensorium.paths import Paths
 
+COMMIT, DIRTY = "mlflow.source.git.commit", "sensorium.git.dirty"
+THREADS, HARDWARE = "sensorium.threads", "sensorium.hardware"
+"""Tags. The bits of a training on the CPU depend on the number of threads."""
+DATA = "dvc."
+"""Before the path of an input, in the tag that holds DVC's digest of it."""
 _GIT_SECONDS = 10
+_PLAIN_DIFF = ("--binary", "--full-index", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/")
+"""Whatever the user's git configuration says, the patch is one that `git apply` takes."""
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def _git(root: Path, *arguments: str) -> bytes | None:
     """Output of a git command, or None outside a repository or without git."""
     try:
         done = subprocess.run(  # noqa: S603 - fixed arguments
             ["git", "-C", str(root), *arguments],  # noqa: S607 - git is looked up on PATH like every tool
             capture_output=True,
-            text=True,
             timeout=_GIT_SECONDS,
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return done.stdout
 
 
-def _hardware() -> str:
+def commit_of(root: Path) -> str | None:
+    """The commit that is checked out, None outside a repository."""
+    output = _git(root, "rev-parse", "HEAD")
+    return None if output is None else output.decode().strip()
+
+
+def uncommitted(root: Path) -> bytes:
+    """What the tracked files differ in from the commit, as a patch; empty for a clean tree.
+
+    dvc.lock is left out: every stage rewrites it, and what it says of the data is recorded as tags.
+    """
+    return _git(root, "diff", "HEAD", *_PLAIN_DIFF, "--", ".", ":(exclude)dvc.lock") or b""
+
+
+def hardware() -> str:
     """Processor, cores and GPU in one line."""
     import torch
 
@@ -47,7 +68,9 @@ def run_tags(root: Path, config: Config, stage: str) -> dict[str, str]:
         config: the settings in force.
         stage: name to use when no DVC stage runs the command.
     """
-    commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--untracked-files=no")
+    import torch
+
+    commit = commit_of(root)
     tags = {
         "mlflow.source.name": "sensorium",
         "mlflow.source.type": "LOCAL",
@@ -55,10 +78,11 @@ def run_tags(root: Path, config: Config, stage: str) -> dict[str, str]:
         "sensorium.stage": os.environ.get("DVC_STAGE") or stage,
         "sensorium.seed": str(config.seed),
         "sensorium.version": __version__,
-        "sensorium.hardware": _hardware(),
+        HARDWARE: hardware(),
+        THREADS: str(torch.get_num_threads()),
     }
     if commit is not None:
-        tags |= {"mlflow.source.git.commit": commit, "sensorium.git.dirty": "true" if changes else "false"}
+        tags |= {COMMIT: commit, DIRTY: "true" if uncommitted(root) else "false"}
     if name := os.environ.get("DVC_EXP_NAME"):
         tags["sensorium.dvc.experiment"] = name
     return tags
@@ -77,6 +101,15 @@ def locked_digests(root: Path) -> dict[str, str]:
         for out in stage.get("outs", [])
         if "md5" in out and "path" in out
     }
+
+
+def training_inputs(config: Config, root: Path, experiment: str, fold: int) -> dict[str, str]:
+    """DVC's digest of everything the fold's training reads, by path, as dvc.lock has it."""
+    paths = Paths(Path())
+    wanted = {str(paths.store(mouse)) for mouse in config.dataset.mice} | {str(paths.folds)}
+    if distillation := config.experiment(experiment).distillation:
+        wanted.add(str(paths.fold(distillation.teacher, fold)))
+    return {path: digest for path, digest in locked_digests(root).items() if path in wanted}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import IO, Any
 from sensorium.config import Config
 from sensorium.errors import TrackingError
 from sensorium.files import digest_json
-from sensorium.paths import Paths
+from sensorium.paths import PARAMS_FILE, Paths
 from sensorium.tracking import provenance
 from sensorium.tracking.journal import FINISHED, Journal, journal_for, journal_name, journals
 from sensorium.tracking.links import RunLink
@@ -26,6 +26,11 @@ _log = logging.getLogger(__name__)
 
 ADOPT_VARIABLE = "SENSORIUM_RUN"
 """JSON object: MLflow run id by fold, such as {"true_batch_001/fold_1": "..."}; `mlflow run` made the run."""
+
+PATCH = "uncommitted.patch"
+"""Artifact: what the tracked files differed in from the commit."""
+_PATCH_BYTES = 4 << 20
+"""A longer patch is data rather than code, and is not recorded."""
 
 _GRACE_SECONDS = 45.0
 """What the courier may take beyond its patience: to start on a busy machine, or to wait for one answer."""
@@ -146,7 +151,20 @@ def start_training_run(config: Config, paths: Paths, experiment: str, fold: int,
     journal = journal_for(store.state, fields)
     _forget_others(store, journal, journal_name({**fields, "fingerprint": ""}))
     header = {**fields, "name": f"fold_{fold}", **_header(config, store, fields)}
-    return TrainingRun(journal, store, paths.run_link(experiment, fold), header)
+    run = TrainingRun(journal, store, paths.run_link(experiment, fold), header)
+    _attach_settings(run, journal, paths.root)
+    return run
+
+
+def _attach_settings(run: TrainingRun, journal: Journal, root: Path) -> None:
+    """Record what it takes to set the training up again, besides the commit and the data."""
+    if (root / PARAMS_FILE).exists():
+        run.artifact(root / PARAMS_FILE)
+    patch = provenance.uncommitted(root)
+    if 0 < len(patch) <= _PATCH_BYTES:
+        path = journal.folder / PATCH
+        path.write_bytes(patch)
+        run.artifact(path)
 
 
 @dataclass(frozen=True)
@@ -196,10 +214,10 @@ def _header(config: Config, store: Store, fields: Mapping[str, Any]) -> dict[str
         FOLD: str(fields["fold"]),
         FOLDS: str(len(config.folds.train)),
     }
-    datasets = _inputs(config, store.root, experiment, fields["fold"])
+    datasets = provenance.training_inputs(config, store.root, experiment, fields["fold"])
     return {
         "group": group,
-        "tags": tags | {f"dvc.{path}": digest for path, digest in datasets.items()},
+        "tags": tags | {f"{provenance.DATA}{path}": digest for path, digest in datasets.items()},
         "params": params,
         "datasets": datasets,
         "adopt": json.loads(os.environ.get(ADOPT_VARIABLE) or "{}").get(name),
@@ -219,15 +237,6 @@ def _params(config: Config, experiment: str) -> dict[str, str]:
             "mice": len(config.dataset.mice),
         }
     )
-
-
-def _inputs(config: Config, root: Path, experiment: str, fold: int) -> dict[str, str]:
-    """DVC's digest of everything the fold's training reads, by path, as dvc.lock has it."""
-    paths = Paths(Path())
-    wanted = {str(paths.store(mouse)) for mouse in config.dataset.mice} | {str(paths.folds)}
-    if distillation := config.experiment(experiment).distillation:
-        wanted.add(str(paths.fold(distillation.teacher, fold)))
-    return {path: digest for path, digest in provenance.locked_digests(root).items() if path in wanted}
 
 
 def _forget_others(store: Store, journal: Journal, prefix: str) -> None:

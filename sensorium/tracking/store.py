@@ -4,7 +4,6 @@ Without `MLFLOW_TRACKING_URI` the store is embedded: an SQLite file in the proje
 `mlflow ui` looks for it, with its artifacts beside it. With the variable, MLflow's own rules hold.
 """
 
-import fcntl
 import math
 import os
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sensorium.errors import TrackingError
+from sensorium.files import waiting_lock as waiting_lock
 from sensorium.paths import Paths
 
 if TYPE_CHECKING:
@@ -31,19 +31,6 @@ _CLIENT_SETTINGS = {_TIMEOUT: "600", _RETRIES: "2", "MLFLOW_ENABLE_ARTIFACTS_PRO
 """Client settings unless the user sets others: a server answers an upload only when S3 has all of the weights,
 and MLflow's own retries would hold a stage for minutes when nobody answers."""
 _BRIEF_SETTINGS = {_TIMEOUT: "10", _RETRIES: "1"}
-
-
-@contextmanager
-def waiting_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`, waiting for it as long as it takes.
-
-    Args:
-        path: the lock file; it is made when missing and stays.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _absolute(uri: str) -> str:

@@ -1,0 +1,170 @@
+"""Are two trainings of one fold equal, close, or different?
+
+Weights and the history of metrics are compared number by number. A difference is relative to the
+largest magnitude of its tensor or column: next to a zero, any other measure would be about nothing.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Verdict = Literal["bitwise", "within tolerance", "drift"]
+_TINY = float(np.finfo(np.float64).tiny)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training of a fold left."""
+
+    config: bytes | None
+    """config.json, None where it is no longer at hand."""
+    history: bytes | None
+    """history.csv."""
+    weights: Path | None
+    """model.safetensors."""
+
+    @classmethod
+    def of(cls, folder: Path) -> "Outcome":
+        """The outcome in a fold's folder."""
+        weights = folder / "model.safetensors"
+        return cls((folder / "config.json").read_bytes(), (folder / "history.csv").read_bytes(), weights)
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of the weights, also where the file itself is gone."""
+        if self.config is not None:
+            return str(json.loads(self.config)["weights"]["sha256"])
+        return None if self.weights is None else hashlib.sha256(self.weights.read_bytes()).hexdigest()
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the training depended on; empty where it is not at hand."""
+        return {} if self.config is None else dict(json.loads(self.config)["info"]["provenance"])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest relative difference in a set of arrays."""
+
+    relative: float
+    """0 for equal bits, infinite where shapes or names differ."""
+    place: str
+    """Tensor or column."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What the comparison found."""
+
+    verdict: Verdict
+    tolerance: float
+    weights: Difference | None
+    """None where the first weights are no longer at hand."""
+    metrics: Difference | None
+    """None where the first history is no longer at hand."""
+    causes: list[str] = field(default_factory=list)
+    """What the two trainings did not have in common, such as `torch: 2.12.0 before, 2.13.0 now`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The findings; an infinite difference is written as null."""
+        return {
+            "verdict": self.verdict,
+            "tolerance": self.tolerance,
+            "weights": _to_json(self.weights),
+            "metrics": _to_json(self.metrics),
+            "causes": self.causes,
+        }
+
+
+def _to_json(difference: Difference | None) -> dict[str, Any] | None:
+    if difference is None:
+        return None
+    relative = difference.relative if math.isfinite(difference.relative) else None
+    return {"relative": relative, "place": difference.place}
+
+
+def judge(first: Outcome, again: Outcome, tolerance: float, causes: list[str] | None = None) -> Drift:
+    """Compare a training with its repetition.
+
+    Args:
+        first: what the original left; at least its weights' digest or its history is known.
+        again: what the repetition left.
+        tolerance: largest relative difference that passes; 0 asks for equal bits.
+        causes: differences of the surroundings that are known already.
+    """
+    same_weights = first.digest == again.digest
+    weights = Difference(0.0, "") if same_weights else None
+    if not same_weights and first.weights is not None and again.weights is not None:
+        weights = largest(_tensors(first.weights), _tensors(again.weights))
+    metrics = None
+    if first.history is not None and again.history is not None:
+        metrics = largest(_columns(first.history), _columns(again.history))
+    bitwise = (same_weights or first.digest is None) and first.history in {None, again.history}
+    known = [difference.relative for difference in (weights, metrics) if difference is not None]
+    verdict: Verdict = "within tolerance" if known and max(known) <= tolerance else "drift"
+    if bitwise:
+        verdict = "bitwise"
+    elif tolerance == 0:
+        verdict = "drift"  # equal numbers in other bytes are not what was asked for
+    found = differing(first.provenance, again.provenance) if first.provenance else []
+    return Drift(verdict, tolerance, weights, metrics, [*found, *(causes or [])])
+
+
+def largest(first: Mapping[str, NDArray[Any]], again: Mapping[str, NDArray[Any]]) -> Difference:
+    """The largest relative difference between arrays of the same names."""
+    odd = sorted(first.keys() ^ again.keys())
+    if odd:
+        return Difference(math.inf, f"{odd[0]} (only in one)")
+    worst = Difference(0.0, "")
+    for name, values in first.items():
+        found = Difference(_relative(values, again[name]), name)
+        if found.relative > worst.relative:
+            worst = found
+    return worst
+
+
+def _relative(first: NDArray[Any], again: NDArray[Any]) -> float:
+    if first.shape != again.shape:
+        return math.inf
+    if first.size == 0 or np.array_equal(first, again, equal_nan=first.dtype.kind == "f"):
+        return 0.0
+    before, after = first.astype(np.float64), again.astype(np.float64)
+    difference = float(np.max(np.abs(after - before)) / max(float(np.max(np.abs(before))), _TINY))
+    return difference if math.isfinite(difference) else math.inf
+
+
+def _tensors(path: Path) -> dict[str, NDArray[Any]]:
+    from safetensors.numpy import load_file
+
+    return dict(load_file(path))
+
+
+def _columns(history: bytes) -> dict[str, NDArray[Any]]:
+    rows = list(csv.DictReader(io.StringIO(history.decode())))
+    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]} if rows else {}
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Leaves of nested mappings that differ, as `key: value before, value now`."""
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differing(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}: {_short(old)} before, {_short(new)} now")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}..."

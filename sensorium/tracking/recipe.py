@@ -1,0 +1,192 @@
+"""What MLflow knows of a finished training: enough to set it up again, and what came out of it."""
+
+import re
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sensorium.config import Config
+from sensorium.errors import ConfigError, TrackingError
+from sensorium.paths import Paths
+from sensorium.tracking import provenance
+from sensorium.tracking.journal import FINISHED
+from sensorium.tracking.links import RunLink
+from sensorium.tracking.provenance import COMMIT, DATA, DIRTY, HARDWARE, THREADS
+from sensorium.tracking.recorder import PATCH
+from sensorium.tracking.runs import EXPERIMENT, FOLD, PARENT, RECORD, ROLE, is_alive, search
+from sensorium.tracking.store import URI_VARIABLE, Store, refusals_told
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+RECORDED_FROM = "sensorium.recorded_from"
+"""Tag of a record: the run that held the training."""
+REPRODUCED = "sensorium.reproduced"
+"""Tag: verdict of the last reproduction."""
+CONFIG, HISTORY = "config.json", "history.csv"
+"""Artifacts that a training leaves on its run."""
+_RUN = re.compile(r"[0-9a-f]{32}")
+_FOLD = re.compile(r"(?P<experiment>.+)/fold_(?P<fold>\d+)")
+_TRAIN = "Train the fold again by `dvc repro`, in a clean clone; its run can be reproduced."
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A fold's training, as its run tells it."""
+
+    run_id: str | None
+    """None for a fold that was pulled: its run is in another store."""
+    experiment: str
+    fold: int
+    commit: str
+    patch: bytes
+    """What the tracked files differed in from the commit; empty for a clean tree."""
+    inputs: dict[str, str]
+    """DVC's digest of everything that was read, by path."""
+    threads: int | None
+    """Threads of the training on the CPU; None for runs that do not tell."""
+    hardware: str
+    artifacts: dict[str, bytes] = field(repr=False)
+    """CONFIG and HISTORY, where the run has them."""
+
+    @property
+    def name(self) -> str:
+        """What the user calls it."""
+        return f"{self.experiment}/fold_{self.fold}"
+
+    @property
+    def key(self) -> str:
+        """Name of the folder to work in."""
+        return self.run_id or f"{self.experiment}-fold_{self.fold}"
+
+
+def read_recipe(config: Config, paths: Paths, name: str) -> Recipe:
+    """The recipe of a run, or of a fold that was pulled and whose run is in another store.
+
+    Args:
+        config: all settings.
+        paths: the project.
+        name: id of a fold's run, or EXPERIMENT/fold_<k> for the run of the fold on disk.
+
+    Raises:
+        ConfigError: the name is neither.
+        TrackingError: the run is missing, is not a finished training, or does not tell enough.
+    """
+    store = Store.of(paths)
+    with refusals_told():
+        client = store.client()
+        run_id = name if _RUN.fullmatch(name) else _linked_run(paths, client, name)
+        if run_id is None:
+            return _pulled(config, paths, *_parse(name))
+        run = _training(client, store, run_id)
+        run_id, tags = str(run.info.run_id), run.data.tags
+        held = {a.path for a in client.list_artifacts(run_id)}
+        artifacts = {key: _fetch(client, run_id, key) for key in (CONFIG, HISTORY, PATCH) if key in held}
+    inputs = {key.removeprefix(DATA): text for key, text in tags.items() if key.startswith(f"{DATA}data/")}
+    if not inputs:
+        raise TrackingError(f"run {run_id}: does not tell which data it read; there was no dvc.lock.", _TRAIN)
+    return Recipe(
+        run_id=run_id,
+        experiment=tags[EXPERIMENT],
+        fold=int(tags[FOLD]),
+        commit=_commit(run),
+        patch=_patch(run, artifacts.pop(PATCH, b"")),
+        inputs=inputs,
+        threads=int(tags[THREADS]) if THREADS in tags else None,
+        hardware=tags.get(HARDWARE, ""),
+        artifacts=artifacts,
+    )
+
+
+def note_verdict(paths: Paths, recipe: Recipe, verdict: str) -> None:
+    """Write the verdict of a reproduction onto the run, where the run table shows it."""
+    if recipe.run_id is not None:
+        with refusals_told():
+            Store.of(paths).client().set_tag(recipe.run_id, REPRODUCED, verdict)
+
+
+def _parse(name: str) -> tuple[str, int]:
+    """Experiment and fold.
+
+    Raises:
+        ConfigError: the name is of another form.
+    """
+    match = _FOLD.fullmatch(name)
+    if match is None:
+        raise ConfigError(
+            f"{name!r}: neither the id of an MLflow run nor a fold.",
+            "Name a run's id of 32 digits, or a fold such as true_batch_001/fold_0.",
+        )
+    return match["experiment"], int(match["fold"])
+
+
+def _linked_run(paths: Paths, client: "MlflowClient", name: str) -> str | None:
+    """The run of a fold on disk, None where the store does not have it."""
+    run_id = RunLink.read(paths.run_link(*_parse(name))).run_id
+    return run_id if run_id is not None and is_alive(client, run_id) else None
+
+
+def _pulled(config: Config, paths: Paths, experiment: str, fold: int) -> Recipe:
+    """The recipe of a fold whose run is not at hand: the tree that it came with."""
+    folder, commit = paths.fold(experiment, fold), provenance.commit_of(paths.root)
+    files = [folder / name for name in (CONFIG, HISTORY)]
+    for file in files:
+        if not file.is_file():
+            raise TrackingError(f"{file}: the file does not exist.", "Type `dvc pull`, or name a run's id.")
+    inputs = provenance.training_inputs(config, paths.root, experiment, fold)
+    if commit is None or not inputs:
+        raise TrackingError(
+            f"{folder}: neither its run nor a commit with dvc.lock tells how it was trained.", "Name a run's id."
+        )
+    patch = provenance.uncommitted(paths.root)
+    return Recipe(None, experiment, fold, commit, patch, inputs, None, "", {f.name: f.read_bytes() for f in files})
+
+
+def _training(client: "MlflowClient", store: Store, run_id: str) -> "Run":
+    """The run that holds a fold's training.
+
+    Raises:
+        TrackingError: there is none.
+    """
+    if not is_alive(client, run_id):
+        raise TrackingError(
+            f"run {run_id}: not at {store.label}.",
+            "Runs of folds that were pulled are in the store of whoever trained them: set "
+            f"{URI_VARIABLE} to it, or train the fold here.",
+        )
+    run = client.get_run(run_id)
+    role = run.data.tags.get(ROLE)
+    if role == RECORD and RECORDED_FROM in run.data.tags:
+        return _training(client, store, run.data.tags[RECORDED_FROM])
+    if role != "fold":
+        folds = search(client, [run.info.experiment_id], {PARENT: run_id, ROLE: "fold"})
+        known = ", ".join(f"{fold.info.run_id} (fold {fold.data.tags[FOLD]})" for fold in folds)
+        raise TrackingError(
+            f"run {run_id}: not the training of a fold.", f"Name one of: {known or 'the runs fold_<k>'}."
+        )
+    if run.info.status != FINISHED:
+        raise TrackingError(f"run {run_id}: not finished, its status is {run.info.status}.", "Name a finished run.")
+    return run
+
+
+def _commit(run: "Run") -> str:
+    commit = run.data.tags.get(COMMIT)
+    if commit is None:
+        raise TrackingError(f"run {run.info.run_id}: its code is unknown, it ran outside a git repository.", _TRAIN)
+    return str(commit)
+
+
+def _patch(run: "Run", patch: bytes) -> bytes:
+    if run.data.tags.get(DIRTY) == "true" and not patch:
+        raise TrackingError(
+            f"run {run.info.run_id}: ran with uncommitted changes that were not recorded, so its code is unknown.",
+            _TRAIN,
+        )
+    return patch
+
+
+def _fetch(client: "MlflowClient", run_id: str, name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run_id, name, folder)).read_bytes()

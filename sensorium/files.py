@@ -151,3 +151,17 @@ def exclusive_lock(path: Path, busy: SensoriumError) -> Iterator[None]:
         except BlockingIOError:
             raise busy from None
         yield
+
+
+@contextlib.contextmanager
+def waiting_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold an advisory lock on `path`, waiting for it as long as it takes.
+
+    Args:
+        path: the lock file; it is made when missing and stays.
+        shared: whether others may hold it at the same time, shared as well.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_POLL_SECONDS = 1.0
-_LONGEST_PAUSE_SECONDS = 30.0
+_POLL_SECONDS = 2.0
+"""Pause between two deliveries: what gathers meanwhile costs MLflow one call, not one each."""
+
+_RETRY_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 30.0
 _GROUP = 200
 """Metric events sent in one go."""
 
@@ -183,7 +185,7 @@ def follow(journal: Journal, store: Store, ended: "Ended") -> None:
             courier.deliver(deadline)
         except Exception as fault:  # whatever the server does, the training goes on
             _log.warning("%s: %s", journal.folder.name, fault)
-            pause = min(max(2 * pause, _POLL_SECONDS), _LONGEST_PAUSE_SECONDS)
+            pause = min(max(2 * pause, _RETRY_SECONDS), _LONGEST_PAUSE_SECONDS)
         else:
             pause = 0.0
             if journal.contents().status is not None and not journal.pending:
@@ -249,11 +251,11 @@ class Ended:
         self._over = False
 
     def wait(self, seconds: float) -> bool:
-        """Wait for news of the training, at most `seconds`; returns whether it is over."""
+        """Wait for the end of the training, at most `seconds`; returns whether it is over."""
         if self._over:
-            time.sleep(min(seconds, _POLL_SECONDS))
+            time.sleep(min(seconds, _RETRY_SECONDS))
         elif select.select([sys.stdin], [], [], seconds)[0]:
-            self._over = os.read(sys.stdin.fileno(), 1 << 16) == b""
+            self._over = os.read(sys.stdin.fileno(), 1) == b""
         self._over = self._over or os.getppid() != self._parent
         return self._over
 

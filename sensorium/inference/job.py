@@ -15,6 +15,7 @@ from sensorium.inference.sliding import trial_groups
 from sensorium.inference.weights import Weights
 from sensorium.model import checkpoint
 
+_CODE = ("data/inputs.py", "data/windows.py", "inference/*.py", "model/*.py")
 _SOURCES = Path(__file__).parents[1]
 
 Teams = Mapping[str, Sequence[Path]]
@@ -71,9 +72,9 @@ class Job:
     def fingerprint(self) -> str:
         """Name of the working folder: the provenance, the libraries and the code that predicts."""
         code = {
-            path.name: files.sha256(path)
-            for part in ("inference", "model")
-            for path in sorted((_SOURCES / part).glob("*.py"))
+            path.relative_to(_SOURCES).as_posix(): files.sha256(path)
+            for part in _CODE
+            for path in sorted(_SOURCES.glob(part))
         }
         return files.digest_json([self.provenance, torch.__version__, code])
 

@@ -32,7 +32,6 @@ def provenance(config: Config, paths: Paths, experiment: str, fold: int, teacher
         "fold": fold,
         "seed": config.seed,
         "window": config.window.model_dump(mode="json"),
-        "evaluation": config.evaluation.model_dump(mode="json"),
         "settings": config.experiment(experiment).model_dump(mode="json"),
         "stores": [[mouse, store_digest(paths.store(mouse))] for mouse in config.dataset.mice],
         "folds": folder_digest(paths.folds),

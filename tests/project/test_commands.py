@@ -83,14 +83,38 @@ def test_raw_recordings_are_never_removed_or_cached(stages):
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+def documented_commands(text):
+    """Lines of code blocks, fenced or indented, that type a verb; what a reader fills in stays as it is."""
+    fenced = re.findall(r"^```[a-z]*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    indented = re.findall(r"^    (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    lines = [line.strip().removeprefix("$ ") for block in (*fenced, *indented) for line in block.splitlines()]
+    return [re.sub(r"<[^>]*>", "x", line) for line in lines if line.startswith("sensorium ")]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_documented_command_parses(document):
     text = document.read_text(encoding="utf-8")
-    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, flags=re.DOTALL)
-    lines = [line.strip() for block in blocks for line in block.splitlines()]
-    for line in lines:
-        if line.startswith("sensorium ") and "<" not in line:
-            parse(line)
+    commands = documented_commands(text)
+    typed = re.findall(r"^[ $]*sensorium [a-z]+", text, flags=re.MULTILINE)
+    assert len(commands) >= len(typed), "a command stands outside of the blocks that are looked at"
+    for line in commands:
+        parse(line)
+
+
+def test_every_path_that_the_readme_points_at_exists():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:sensorium|conf|docs)/[^`*<]*)`", text) + re.findall(r"\]\(((?!http)[^)#]+)", text)
+    assert len(named) > 15
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_other_scored_frames_train_nothing(stages):
+    """Scores are worked out from predictions; a training has no part in which frames they look at."""
+    for name, stage in stages.items():
+        if name.startswith("train_"):
+            sections = {key for dependency in stage.deps for key in getattr(dependency, "params", [])}
+            assert "window" in sections
+            assert not {key for key in sections if key.startswith("evaluation")}
 
 
 def run(arguments, monkeypatch, folder=ROOT):

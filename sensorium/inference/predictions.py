@@ -94,7 +94,7 @@ def _check(prediction: NDArray[Any], shape: tuple[int, int], place: str) -> Floa
 class PredictionWriter:
     """A folder of predictions in the making, resumable a trial.
 
-    Several processes may write different trials of it; one of them publishes.
+    Files are whole or absent. Several processes may write different trials; one of them publishes.
     """
 
     def __init__(self, work: Path) -> None:
@@ -105,10 +105,6 @@ class PredictionWriter:
         """
         self.work = work
         work.mkdir(parents=True, exist_ok=True)
-
-    def has(self, mouse: str, trial: int) -> bool:
-        """Whether a trial is already there; files are whole or absent."""
-        return _trial_file(self.work, mouse, trial).is_file()
 
     def write(self, mouse: str, trial: int, prediction: Float32Array) -> None:
         """Write one trial atomically.

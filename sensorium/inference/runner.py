@@ -1,33 +1,25 @@
 """Carry out a prediction job: resumable a trial, shared by several processes, published at once."""
 
-import multiprocessing
-import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from sensorium import files
 from sensorium.config import Precision
-from sensorium.errors import CheckpointError, PredictionError
+from sensorium.errors import CheckpointError
+from sensorium.inference.board import Board, Group
 from sensorium.inference.job import Assignment, Job
 from sensorium.inference.member import Member, load_member
 from sensorium.inference.predictions import PredictionWriter
 from sensorium.inference.progress import frame_progress
+from sensorium.inference.shared import predict_shared
 from sensorium.inference.sliding import SlidingPredictor, TrialInput, check_length
 from sensorium.inference.weights import combine, in_order
 
-Advance = Callable[[int], None]
-"""Told how many more frames are predicted."""
-
 _MEMBER_SHARE = 0.4
 """Share of a GPU's memory that models may fill; beyond it they visit the GPU one after the other."""
-
-Group = tuple[int, list[int]]
-"""Position of an assignment and the trials to predict together."""
 
 
 @dataclass
@@ -81,66 +73,41 @@ def _load(folder: Path, part: Assignment, job: Job) -> Member:
     return member
 
 
-_worker: _Worker | None = None
-
-
-def _start_worker(job: Job, work: Path, devices: "multiprocessing.Queue[str]", threads: int) -> None:
-    global _worker
-    torch.set_num_threads(threads)
-    _worker = _Worker(job, work, torch.device(devices.get()))
-
-
-def _predict_group(group: Group) -> int:
-    assert _worker is not None
-    return _worker.predict(group)
-
-
 def run_job(job: Job, folder: Path, work_root: Path, processes: int) -> None:
-    """Predict all trials of a job and publish them.
+    """Predict all trials of a job and publish them, together with any other process that has the same job.
 
     Args:
         job: what to predict.
         folder: the final folder; what stands there is replaced.
         work_root: place for this folder's unfinished work, outside every stage's outputs.
-        processes: number of processes that share the work, on a GPU each where there are GPUs.
+        processes: number of processes that this one starts, on a GPU each where there are GPUs.
 
     Raises:
-        PredictionError: another process works on this folder, a trial is too short, or values are not finite.
+        PredictionError: another process predicts this folder from other inputs, a trial is too short, values
+            are not finite, or processes ended early.
         CheckpointError: weights are missing or damaged, or of other mice.
     """
     for part in job.assignments:
         for trial in part.trials:
             check_length(int(part.store.lengths[trial]), f"{part.store.name}, trial {trial}", job.window)
-    busy = PredictionError(f"{folder}: another process is predicting it.", "Wait for it to end, or stop it.")
-    with files.exclusive_lock(work_root / "lock", busy), frame_progress(job.split, job.frames) as advance:
-        writer = PredictionWriter(_work_folder(work_root, job.fingerprint))
-        _predict(job, writer, processes, advance)
-        writer.publish(folder, job.provenance | {"relative_error": _precision_errors(job)})
+    board = Board(job, work_root)
+    with board.entered(folder), frame_progress(job.split, job.frames) as advance:
+        published = False
+        while not published:
+            advance(board.refresh())
+            useful = min(processes, board.left)
+            if useful > 1:
+                predict_shared(job, board, work_root, work_alone, useful, advance)
+            else:
+                board.work_through(_Worker(job, board.work, torch.device(job.device)).predict, advance)
+            published = board.publish(folder, lambda: {"relative_error": _precision_errors(job)})
 
 
-def _work_folder(work_root: Path, fingerprint: str) -> Path:
-    """The folder of this content; unfinished work on another content is thrown away."""
-    for stale in work_root.iterdir():
-        if stale.is_dir() and stale.name != fingerprint:
-            shutil.rmtree(stale)
-    return work_root / fingerprint
-
-
-def _predict(job: Job, writer: PredictionWriter, processes: int, advance: Advance) -> None:
-    """Predict the groups of which a trial is missing."""
-    missing = []
-    for position, trials in job.groups():
-        store = job.assignments[position].store
-        if all(writer.has(store.name, trial) for trial in trials):
-            advance(int(store.lengths[trials].sum()))
-        else:
-            missing.append((position, trials))
-    if processes == 1 or len(missing) < 2:
-        worker = _Worker(job, writer.work, torch.device(job.device))
-        for group in missing:
-            advance(worker.predict(group))
-    else:
-        _predict_shared(job, writer.work, missing, min(processes, len(missing)), advance)
+def work_alone(job: Job, work_root: Path, device: str) -> None:
+    """Predict what nobody else predicts, on one device, without publishing it."""
+    board = Board(job, work_root)
+    with board.held():
+        board.work_through(_Worker(job, board.work, torch.device(device)).predict, lambda _: None)
 
 
 def _precision_errors(job: Job) -> dict[str, float]:
@@ -160,16 +127,3 @@ def _precision_errors(job: Job) -> dict[str, float]:
             )
             found[part.store.name] = float(np.linalg.norm(mixed - reference) / np.linalg.norm(reference))
     return found
-
-
-def _predict_shared(job: Job, work: Path, groups: Sequence[Group], processes: int, advance: Advance) -> None:
-    """Let several processes take groups one by one."""
-    context = multiprocessing.get_context("spawn")
-    devices = context.Queue()
-    for number in range(processes):
-        gpus = torch.cuda.device_count() if job.device == "cuda" else 0
-        devices.put(f"cuda:{number % gpus}" if gpus else "cpu")
-    threads = max(1, torch.get_num_threads() // processes)
-    with ProcessPoolExecutor(processes, context, _start_worker, (job, work, devices, threads)) as pool:
-        for frames in pool.map(_predict_group, groups):
-            advance(frames)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from sensorium.errors import TrackingError
 from sensorium.files import waiting_lock as waiting_lock
 from sensorium.paths import Paths
+from sensorium.tracking.views import VIEW_TAG, scores_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -169,7 +170,7 @@ class Store:
         return client
 
     def experiment_id(self, client: "MlflowClient", name: str) -> str:
-        """The MLflow experiment of that name, made when missing.
+        """The MLflow experiment of that name, made when missing, with the view of its scores.
 
         The embedded store keeps artifacts in the project; a server decides by itself.
         """
@@ -179,7 +180,8 @@ class Store:
         if found is None:
             location = (self.root / "mlartifacts" / name).as_uri() if self.embedded else None
             try:
-                return str(client.create_experiment(name, artifact_location=location))
+                tags = {VIEW_TAG: scores_view()}
+                return str(client.create_experiment(name, artifact_location=location, tags=tags))
             except MlflowException:
                 found = client.get_experiment_by_name(name)  # another process was faster
                 if found is None:

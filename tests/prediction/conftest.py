@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prediction_runs import STUDENT, TEACHER, train
 
 from sensorium.config import Config
 from sensorium.data.folds import Folds
@@ -92,3 +93,12 @@ def pretend_training(project: Paths, tiny_config: Config) -> Callable[[], None]:
                 (folder / "history.csv").write_text(f"epoch,train_loss,val_correlation\n{rows}")
 
     return pretend
+
+
+@pytest.fixture
+def trained(tiny_config: Config, project: Paths, stores: list[MouseStore]) -> Paths:
+    """The project with random weights as the trained folds of teacher and student."""
+    for experiment in (TEACHER, STUDENT):
+        for fold in tiny_config.folds.train.values():
+            train(tiny_config, project, stores, experiment, fold)
+    return project

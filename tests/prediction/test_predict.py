@@ -10,48 +10,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from prediction_runs import STUDENT, TEACHER, TIER, Killed, contents, kill_after, train
 
 from sensorium.errors import CheckpointError, PredictionError
-from sensorium.files import exclusive_lock
-from sensorium.inference import runner
 from sensorium.inference.member import load_member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput
 from sensorium.model import checkpoint
-from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.stages import ensemble, predict
 
 NEW_MOUSE = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20"
 OLD_MOUSE = "dynamic29156-11-10-Video-8744edeac3b4d1ce16b680916b5267ce"
-TEACHER, STUDENT = "true_batch_001", "distillation_001"
-TIER = "live_test_main"
-
-
-def train(config, paths, stores, experiment, fold, **changes):
-    """A fold with random weights, as training would leave it."""
-    settings = config.experiments[experiment].model
-    torch.manual_seed(fold + 100 * (experiment == STUDENT))
-    info = {
-        "experiment": experiment,
-        "fold": fold,
-        "model": settings,
-        "window": config.window,
-        "mice": {store.name: store.neurons for store in stores},
-        "units": {store.name: checkpoint.digest_units(store.unit_ids) for store in stores},
-    } | changes
-    model = DwiseNeuro(settings, list(info["mice"].values()))
-    checkpoint.save(paths.fold(experiment, fold), model, checkpoint.ModelInfo(**info))
-
-
-@pytest.fixture
-def trained(tiny_config, project, stores):
-    for experiment in (TEACHER, STUDENT):
-        for fold in tiny_config.folds.train.values():
-            train(tiny_config, project, stores, experiment, fold)
-    return project
-
-
-def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def expected(config, paths, store, trial, experiment, folds):
@@ -125,25 +93,6 @@ def test_equal_inputs_give_equal_bytes_however_the_work_is_shared(trained, tiny_
     shared = tiny_config.model_copy(update={"runtime": tiny_config.runtime.model_copy(update={"devices": 2})})
     predict.run(shared, trained, TEACHER, TIER)
     assert contents(folder) == alone
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-def kill_after(monkeypatch, groups):
-    """Let a prediction die after some groups of trials; returns what was predicted."""
-    predicted = []
-    original = runner._Worker.predict
-
-    def counting(worker, group):
-        if len(predicted) == groups:
-            raise Killed
-        predicted.append(group)
-        return original(worker, group)
-
-    monkeypatch.setattr(runner._Worker, "predict", counting)
-    return predicted
 
 
 def test_a_killed_prediction_goes_on_where_it_was(trained, tiny_config, monkeypatch):
@@ -231,13 +180,6 @@ def test_trials_shorter_than_the_window(trained, tiny_config):
     config = tiny_config.model_copy(update={"window": window})
     message = refused(PredictionError, trained, TIER, lambda: predict.run(config, trained, TEACHER, TIER))
     assert "the window needs 80 to cover every frame" in message
-
-
-def test_only_one_process_predicts_a_folder(trained, tiny_config):
-    lock = trained.state / "predict" / TEACHER / TIER / "lock"
-    with exclusive_lock(lock, PredictionError("busy")):
-        message = refused(PredictionError, trained, TIER, lambda: predict.run(tiny_config, trained, TEACHER, TIER))
-    assert "another process is predicting" in message
 
 
 def test_a_split_that_does_not_exist_leaves_the_command_with_a_message(project, tiny_config):

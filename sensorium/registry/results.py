@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from sensorium.files import digest_json
 from sensorium.paths import Paths
+from sensorium.registry.card import Papers, learning_curves, model_card, scores_by_mouse
 from sensorium.registry.catalog import Catalog
 from sensorium.registry.flavor import ENSEMBLE
-from sensorium.registry.manifest import PAIR, PairPin
+from sensorium.registry.manifest import PairPin
 from sensorium.tracking.journal import FINISHED, now
 from sensorium.tracking.links import RUNS, TRAINED, run_links
 from sensorium.tracking.runs import EXPERIMENT, PARENT, ROLE, is_alive, known_steps, log_metrics, search
@@ -56,10 +57,12 @@ def tell(catalog: Catalog, paths: Paths, pin: PairPin, scores: Mapping[str, Any]
     ]
     experiments = ",".join(sorted(content.experiment for content in pin.models.values()))
     results.append(Result(ENSEMBLE, experiments, metrics_of(scores, ENSEMBLE), catalog.pinned(pin, None)))
+    card = model_card(pin, scores)
+    pictures = [scores_by_mouse(scores, [*pin.models, ENSEMBLE]), learning_curves(paths, experiments.split(","))]
+    papers = Papers(card, dict(zip(("figures/scores.png", "figures/learning_curves.png"), pictures, strict=True)))
     with waiting_lock(catalog.store.state / "runs.lock"):
         for result in results:
-            _tell_run(catalog, paths, result, tags)
-    card = model_card(pin, scores)
+            _tell_run(catalog, paths, result, tags, papers)
     for result in results:
         if result.version.description != card:
             catalog.client.update_model_version(result.version.name, result.version.version, card)
@@ -75,7 +78,7 @@ def metrics_of(scores: Mapping[str, Any], source: str) -> dict[str, float]:
     return found
 
 
-def _tell_run(catalog: Catalog, paths: Paths, result: Result, tags: Mapping[str, str]) -> None:
+def _tell_run(catalog: Catalog, paths: Paths, result: Result, tags: Mapping[str, str], papers: Papers) -> None:
     client, digest = catalog.client, digest_json([result.metrics, result.version.tags.get("sensorium.digest")])
     experiment = catalog.store.experiment_id(client, result.experiment)
     parent = _parent(catalog, paths, result.experiment)
@@ -89,7 +92,10 @@ def _tell_run(catalog: Catalog, paths: Paths, result: Result, tags: Mapping[str,
             client.log_metric(run_id, key, value, model_id=model_id)
         for name in ("metrics.json", "scores.csv"):
             client.log_artifact(run_id, str(paths.evaluation / name))
+        papers.attach(client, run_id)
         client.set_terminated(run_id, FINISHED)
+        if parent is not None:
+            papers.attach(client, parent)
     if parent is not None:
         known = known_steps(client, parent, result.metrics)
         log_metrics(client, parent, [(key, v, now(), 0) for key, v in result.metrics.items() if not known[key]])
@@ -110,38 +116,3 @@ def model_id_of(version: "ModelVersion") -> str | None:
 
     found = MODEL_ID.search(version.source)
     return found[0] if found else None
-
-
-def model_card(pin: PairPin, scores: Mapping[str, Any]) -> str:
-    """What a reader of the registry page should know, in Markdown."""
-    sources = [*pin.models, ENSEMBLE]
-    metrics = [name for name, value in scores.items() if name != "mice" and isinstance(value, Mapping)]
-    rows = ["| out of fold | " + " | ".join(sources) + " |", "|---|" + "---|" * len(sources)]
-    for metric in metrics:
-        cells = [_cell(scores[metric].get(source)) for source in sources]
-        rows.append(f"| {metric.replace('_', ' ')} | {' | '.join(cells)} |")
-    for mouse, tree in scores.get("mice", {}).items():
-        cells = [_cell(tree.get("single_trial_correlation", {}).get(source)) for source in sources]
-        rows.append(f"| {mouse.split('-Video-')[0]} | {' | '.join(cells)} |")
-    versions = [
-        f"{c.name} {pin.versions[role]} ({c.experiment}, {len(c.folds)} folds)" for role, c in pin.models.items()
-    ]
-    return "\n".join(
-        [
-            "Predicts the responses of mouse visual cortex (V1) neurons to video, from the video, running and pupil.",
-            "",
-            f"Pair: {PAIR} {pin.pair.version} = {' + '.join(versions)}.",
-            "",
-            *rows,
-            "",
-            "Trained on the mice named above and of use for their recorded neurons alone. Responses are in the",
-            "units of the published recordings, at 30 Hz; behaviour and pupil position are needed as inputs.",
-            "",
-            f"Load it by `mlflow.pyfunc.load_model('models:/{PAIR}@champion')` and type",
-            "`.predict({'video': ..., 'behavior': ..., 'pupil_center': ...}, params={'mouse': ...})`.",
-        ]
-    )
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

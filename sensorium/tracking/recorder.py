@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from sensorium.config import Config
 from sensorium.errors import TrackingError
@@ -20,6 +20,7 @@ from sensorium.tracking.journal import FINISHED, Journal, journal_for, journal_n
 from sensorium.tracking.links import RunLink
 from sensorium.tracking.runs import EXPERIMENT, FINGERPRINT, FOLD, FOLDS, GROUP, RECORD, ROLE
 from sensorium.tracking.store import Store, patience
+from sensorium.tracking.system import SystemLoad
 from sensorium.training.recorder import Status
 
 _log = logging.getLogger(__name__)
@@ -39,8 +40,10 @@ _GRACE_SECONDS = 45.0
 class TrainingRun:
     """Recorder of one fold's training: params, metrics and artifacts for MLflow."""
 
-    def __init__(self, journal: Journal, store: Store, link: Path | None, header: dict[str, Any]) -> None:
-        self._journal, self._store, self._link = journal, store, link
+    def __init__(
+        self, journal: Journal, store: Store, link: Path | None, header: dict[str, Any], load: SystemLoad | None
+    ) -> None:
+        self._journal, self._store, self._link, self._load = journal, store, link, load
         self._held = contextlib.ExitStack()
         if not self._held.enter_context(journal.claimed("writer")):
             self._held.close()
@@ -59,19 +62,20 @@ class TrainingRun:
         flat = provenance.flatten(values)
         fresh = {key: value for key, value in flat.items() if key not in self._contents.params}
         if fresh:
-            self._tell("params", values=fresh)
+            self._journal.append("params", values=fresh)
             self._contents.params |= set(fresh)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record numbers at a step, an epoch as a rule; a step that the run already has is left as it is."""
-        fresh = {key: float(value) for key, value in values.items() if (key, step) not in self._contents.steps}
+        told = {**values, **({} if self._load is None else self._load.sample())}
+        fresh = {key: float(value) for key, value in told.items() if (key, step) not in self._contents.steps}
         if fresh:
-            self._tell("metrics", values=fresh, step=step)
+            self._journal.append("metrics", values=fresh, step=step)
             self._contents.steps |= {(key, step) for key in fresh}
 
     def artifact(self, path: Path) -> None:
         """Record a file or folder as it is now."""
-        self._tell("artifact", name=self._journal.keep(path))
+        self._journal.append("artifact", name=self._journal.keep(path))
 
     def close(self, status: Status = "FINISHED") -> None:
         """End the run, wait a moment for the courier, and write the link to the run.
@@ -79,7 +83,7 @@ class TrainingRun:
         Args:
             status: FINISHED, FAILED or KILLED.
         """
-        self._tell("close", status=status)
+        self._journal.append("close", status=status)
         self._await_courier()
         if status == FINISHED and self._link is not None:
             self._link_content().write(self._link)
@@ -87,18 +91,9 @@ class TrainingRun:
             self._journal.remove()
         self._held.close()
 
-    def _tell(self, kind: str, **event: Any) -> None:
-        self._journal.append(kind, **event)
-        with contextlib.suppress(OSError):  # a courier that is gone has left its journal for the next one
-            self._pipe.write(b".")
-
-    @property
-    def _pipe(self) -> IO[bytes]:
-        assert self._courier.stdin is not None, "started with a pipe"
-        return self._courier.stdin
-
     def _await_courier(self) -> None:
-        self._pipe.close()
+        assert self._courier.stdin is not None, "started with a pipe, whose end tells of the training's"
+        self._courier.stdin.close()
         try:
             self._courier.wait(patience() + _GRACE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -151,7 +146,7 @@ def start_training_run(config: Config, paths: Paths, experiment: str, fold: int,
     journal = journal_for(store.state, fields)
     _forget_others(store, journal, journal_name({**fields, "fingerprint": ""}))
     header = {**fields, "name": f"fold_{fold}", **_header(config, store, fields)}
-    run = TrainingRun(journal, store, paths.run_link(experiment, fold), header)
+    run = TrainingRun(journal, store, paths.run_link(experiment, fold), header, SystemLoad())
     _attach_settings(run, journal, paths.root)
     return run
 
@@ -192,7 +187,7 @@ def record_past(
     journal = journal_for(store.state, {**fields, "fingerprint": past.run_id})
     header = {**fields, "name": f"fold_{fold}", **_header(config, store, fields), "adopt": past.run_id}
     header["tags"] |= {ROLE: RECORD} | ({} if past.original is None else {"sensorium.recorded_from": past.original})
-    run = TrainingRun(journal, store, None, header)
+    run = TrainingRun(journal, store, None, header, None)
     for values, step in past.epochs:
         run.metrics(values, step)
     for path in artifacts:
@@ -233,7 +228,6 @@ def _params(config: Config, experiment: str) -> dict[str, str]:
             "seed": config.seed,
             "window": config.window.model_dump(),
             "folds": {"count": config.folds.count, "grouping": config.folds.grouping},
-            "evaluation": config.evaluation.model_dump(),
             "mice": len(config.dataset.mice),
         }
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sensorium.tracking.journal import FINISHED, now
 from sensorium.tracking.store import Store, waiting_lock
+from sensorium.tracking.system import PREFIX as SYSTEM
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -242,7 +243,7 @@ def _student_t(freedom: int) -> float:
 
 def _mean_curves(client: "MlflowClient", parent: str, folds: list["Run"]) -> list[tuple[str, float, int, int]]:
     """Mean over folds of every metric and step that all folds have and the parent has not."""
-    keys = set.intersection(*(set(fold.data.metrics) for fold in folds))
+    keys = {key for key in set.intersection(*(set(f.data.metrics) for f in folds)) if not key.startswith(SYSTEM)}
     known = known_steps(client, parent, keys)
     curves: list[tuple[str, float, int, int]] = []
     for key in sorted(keys):

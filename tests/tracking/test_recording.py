@@ -105,6 +105,8 @@ def test_a_fold_becomes_a_child_run_with_all_that_is_known_of_it(project, inline
     assert child.data.params["extra.workers"] == "2"
     assert [item.dataset.digest for item in child.inputs.dataset_inputs] == ["0123456789abcdef0123456789abcdef.dir"]
     assert_whole(project, child, 3)
+    assert child.data.metrics["system/process_memory_usage_megabytes"] > 1  # once in ten seconds
+    assert not any(key.startswith("system/") for key in parent.data.metrics)
     artifacts = project.store.client().list_artifacts(child.info.run_id)
     assert [artifact.path for artifact in artifacts] == ["config.json", "params.yaml"]
     assert child.info.artifact_uri.startswith((project.paths.root / "mlartifacts" / EXPERIMENT).as_uri())

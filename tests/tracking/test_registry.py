@@ -227,7 +227,9 @@ def can_clone(folder: Path) -> bool:
 
 
 def test_no_file_of_a_version_is_pickled(registered):
-    endings = {path.suffix for path in (registered.paths.root / "mlartifacts").rglob("*") if path.is_file()}
+    files = [path for path in (registered.paths.root / "mlartifacts").glob("*/models/**/*") if path.is_file()]
+    endings = {path.suffix for path in files}
+    assert ".safetensors" in endings
     assert endings <= {".safetensors", ".json", ".csv", ".yaml", ".txt", ""}
 
 
@@ -259,6 +261,9 @@ def test_scores_stand_on_runs_versions_and_the_parent(trained):
     assert evaluation.data.metrics[f"oof/single_trial_correlation/{mouse}"] == pytest.approx(0.28)
     assert client.get_run(parent).data.metrics["oof/single_trial_correlation"] == pytest.approx(0.28)
     assert len(client.get_metric_history(parent, "oof/single_trial_correlation")) == 1
+    for run_id in (evaluation.info.run_id, parent):
+        held = {artifact.path for folder in (None, "figures") for artifact in client.list_artifacts(run_id, folder)}
+        assert {"model_card.md", "figures/scores.png", "figures/learning_curves.png"} <= held
     (ensemble,) = runs(trained, "distillation_001,true_batch_001")
     assert ensemble.data.metrics["oof/published_variant"] == pytest.approx(0.3)
     card = client.get_model_version(PAIR, "1").description

@@ -5,7 +5,9 @@ to disk, and renames it. A reader therefore sees the old content or the new, als
 """
 
 import contextlib
+import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -20,11 +22,26 @@ from sensorium.errors import SensoriumError
 PARTIAL_SUFFIX = ".partial"
 """Ending of every unfinished sibling; git and DVC ignore it."""
 
+RETIRED_SUFFIX = ".retired"
+"""Ending of a whole folder that is being replaced; git and DVC ignore it."""
+
 _READ_BYTES = 1 << 20
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
-def _sibling(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
+def _sibling(path: Path, suffix: str = PARTIAL_SUFFIX) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{suffix}")
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in a fault of the disk: a failed write does not know where it went."""
+    try:
+        yield
+    except OSError as fault:
+        if fault.filename is None and fault.errno in _DISK_FAULTS:
+            fault.filename = str(path)
+        raise
 
 
 def _sync(path: Path) -> None:
@@ -56,10 +73,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _sibling(path)
     try:
-        yield partial
-        _sync(partial)
-        partial.replace(path)
-        _sync(path.parent)
+        with _naming(path):
+            yield partial
+            _sync(partial)
+            partial.replace(path)
+            _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -68,8 +86,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty sibling folder; on success it replaces `path`, on any error it is removed.
 
-    A folder that already stands at `path` is set aside first and removed only when the new one is
-    in place: a crash between the two renames leaves both on disk, never neither.
+    A folder that already stands at `path` is set aside first and removed only when the new one is in
+    place; it goes back when that fails. A crash between the two renames leaves both on disk, never
+    neither: `tidy` brings the old one back.
 
     Args:
         path: the final name; its parent is made when missing.
@@ -78,19 +97,60 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         The folder to fill, on the same file system.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _sibling(path)
+    partial, retired = _sibling(path), _sibling(path, RETIRED_SUFFIX)
     partial.mkdir()
-    retired = _sibling(path)
     try:
-        yield partial
-        sync_tree(partial)
-        if path.exists():
-            path.rename(retired)
-        partial.rename(path)
-        _sync(path.parent)
+        with _naming(path):
+            yield partial
+            sync_tree(partial)
+            if path.exists():
+                path.rename(retired)
+            partial.rename(path)
+            _sync(path.parent)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(retired, ignore_errors=True)
+        _settle(retired, path)
+        _discard(partial)
+
+
+def _settle(retired: Path, path: Path) -> None:
+    """Remove a retired folder where its place is taken, bring it back where it is not."""
+    if not os.path.lexists(retired):
+        return
+    if not os.path.lexists(path):
+        retired.rename(path)
+        return
+    condemned = _sibling(path)
+    retired.rename(condemned)  # a folder that is removed in part must never come back
+    _discard(condemned)
+
+
+def _discard(path: Path) -> None:
+    """Remove a file or a folder as far as it can be."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def tidy(path: Path) -> None:
+    """Put right what killed writers of `path` left beside it; only for who alone may write `path`.
+
+    A retired folder comes back when nothing stands at `path`; everything else is removed.
+
+    Args:
+        path: the final name that `atomic_folder` or `atomic_file` was given.
+    """
+    for retired in sorted(_siblings(path, RETIRED_SUFFIX), key=lambda found: found.lstat().st_ctime_ns, reverse=True):
+        _settle(retired, path)
+    for partial in _siblings(path, PARTIAL_SUFFIX):
+        _discard(partial)
+
+
+def _siblings(path: Path, suffix: str) -> list[Path]:
+    """What `_sibling` named after `path`, and not after a name that begins alike."""
+    first = f".{path.name}."
+    found = path.parent.glob(f"{glob.escape(first)}*{suffix}")
+    return [sibling for sibling in found if "." not in sibling.name[len(first) : -len(suffix)]]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -150,6 +210,24 @@ def exclusive_lock(path: Path, busy: SensoriumError) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise busy from None
+        yield
+
+
+@contextlib.contextmanager
+def sole_writer(lock: Path, busy: SensoriumError, *outputs: Path) -> Iterator[None]:
+    """Hold the lock of some outputs, and put right what killed writers left beside them.
+
+    Args:
+        lock: held by whoever writes the outputs.
+        busy: what to raise when another process holds it.
+        outputs: files or folders that are written under this lock alone.
+
+    Raises:
+        SensoriumError: `busy`.
+    """
+    with exclusive_lock(lock, busy):
+        for output in outputs:
+            tidy(output)
         yield
 
 

@@ -1,25 +1,17 @@
 """`sensorium ingest`: write a raw mouse into its store."""
 
-import shutil
-
 from rich.console import Console
 from rich.progress import Progress
 
 from sensorium.config import Config
 from sensorium.errors import DataError
-from sensorium.files import PARTIAL_SUFFIX, atomic_folder, exclusive_lock
+from sensorium.files import atomic_folder, sole_writer
 from sensorium.paths import Paths
 from sensorium.recordings.ingest import ingest, steps
 from sensorium.recordings.raw import RawMouse
 
 TRUTH = ".truth"
 """Folder beside the raw mice with the noiseless rates of simulated ones."""
-
-
-def _remove_leftovers(paths: Paths, mouse: str) -> None:
-    """Remove what a killed run left; the lock is held, so nobody writes there."""
-    for leftover in paths.stores.glob(f".{mouse}.zarr.*{PARTIAL_SUFFIX}"):
-        shutil.rmtree(leftover)
 
 
 def run(config: Config, paths: Paths, mouse: str) -> None:
@@ -32,9 +24,8 @@ def run(config: Config, paths: Paths, mouse: str) -> None:
     folder = config.raw_folder(paths.root)
     busy = DataError(f"{store}: another process is writing this store.", "Wait until it has finished.")
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    with exclusive_lock(paths.state / "locks" / f"ingest-{mouse}.lock", busy):
+    with sole_writer(paths.state / "locks" / f"ingest-{mouse}.lock", busy, store):
         raw = RawMouse(folder / mouse)
-        _remove_leftovers(paths, mouse)
         truth = folder / TRUTH / mouse
         with atomic_folder(store) as partial, Progress(console=console) as progress:
             task = progress.add_task(mouse, total=steps(raw))

@@ -5,7 +5,7 @@ from rich.progress import Progress
 
 from sensorium.config import Config
 from sensorium.errors import ConfigError, DataError
-from sensorium.files import exclusive_lock
+from sensorium.files import sole_writer
 from sensorium.paths import PARAMS_FILE, Paths
 from sensorium.recordings.synthetic import mouse as synthetic
 
@@ -37,10 +37,11 @@ def run(config: Config, paths: Paths, mouse: str) -> None:
         return
     busy = DataError(f"{raw / mouse}: another process is simulating this mouse.", "Wait until it has finished.")
     with (
-        exclusive_lock(paths.state / "locks" / f"raw-{mouse}.lock", busy),
+        sole_writer(
+            paths.state / "locks" / f"raw-{mouse}.lock", busy, raw / mouse, raw / synthetic.TRUTH_FOLDER / mouse
+        ),
         Progress(console=console, transient=True) as progress,
     ):
-        synthetic.remove_leftovers(raw, mouse)
         task = progress.add_task(f"Simulating {mouse}", total=recipe.trials)
         synthetic.write_mouse(raw, recipe, on_trial=lambda: progress.advance(task))
     console.print(f"{raw / mouse}: simulated {recipe.trials} trials of {recipe.settings.neurons[mouse]} neurons.")

@@ -1,6 +1,5 @@
 """`sensorium train`: train one fold of an experiment, or go on with it, and publish its best weights."""
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from sensorium.data.dataset import TrainingData, ValidationData
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import CheckpointError, ConfigError, TrainingError
-from sensorium.files import PARTIAL_SUFFIX, exclusive_lock
+from sensorium.files import sole_writer
 from sensorium.model import checkpoint
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.paths import PARAMS_FILE, Paths
@@ -94,20 +93,13 @@ def run(config: Config, paths: Paths, experiment: str, fold: int) -> None:
     )
     with ExitStack() as held:
         if devices.is_first():
-            held.enter_context(exclusive_lock(paths.training_lock(experiment, fold), busy))
-            _remove_leftovers(paths.fold(experiment, fold))
+            held.enter_context(sole_writer(paths.training_lock(experiment, fold), busy, paths.fold(experiment, fold)))
         known = provenance(config, paths, experiment, fold, _teacher_digest(settings, paths, fold))
         recorder = partial(tracking.start_training_run, config, paths, experiment, fold, fingerprint(known))
         fabric = devices.make_fabric(
             config.runtime, settings.training.precision, unused_readouts=settings.distillation is None
         )
         devices.launch(fabric, _train, Job(config, paths, experiment, fold, known, recorder))
-
-
-def _remove_leftovers(output: Path) -> None:
-    """Remove what a trainer killed while publishing has left; the lock is held, so nobody writes there."""
-    for leftover in output.parent.glob(f".{output.name}.*{PARTIAL_SUFFIX}"):
-        shutil.rmtree(leftover)
 
 
 def _teacher_digest(settings: ExperimentConfig, paths: Paths, fold: int) -> str | None:

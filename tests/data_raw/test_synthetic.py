@@ -236,6 +236,20 @@ def test_leftovers_of_a_killed_run_are_removed(tiny_config, first_mouse, tmp_pat
     assert [path.name for path in (tmp_path / ".truth").iterdir()] == [first_mouse]
 
 
+def test_a_mouse_that_a_kill_took_away_comes_back(tiny_config, first_mouse, copy_raw, tmp_path, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    raw = copy_raw(first_mouse)
+    (raw / first_mouse).rename(raw / f".{first_mouse}.1.retired")
+    config = changed(tiny_config, raw, train_trials=5)
+    monkeypatch.setattr(synthetic, "Simulation", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        synthesize.run(config, Paths(tmp_path), first_mouse)
+    assert synthetic.state(raw, recipe(tiny_config, first_mouse)) == "current"
+    assert {path.name for path in raw.iterdir()} == {first_mouse, ".truth"}
+
+
 def test_a_second_process_is_told(tiny_config, first_mouse, tmp_path):
     lock = tmp_path / ".sensorium" / "locks" / f"raw-{first_mouse}.lock"
     with (

@@ -3,6 +3,7 @@
 import filecmp
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,6 +168,18 @@ def test_a_second_writer_is_refused(tiny_config, tmp_path):
         other.join(60)
     ingest.run(tiny_config, paths, NEW_MOUSE)
     assert paths.store(NEW_MOUSE).is_dir()
+
+
+def test_a_store_that_a_kill_took_away_comes_back(built, copy_raw, with_raw, tmp_path):
+    raw, paths = copy_raw(OLD_MOUSE), Paths(tmp_path)
+    paths.stores.mkdir(parents=True)
+    shutil.copytree(built.store(OLD_MOUSE), paths.stores / f".{OLD_MOUSE}.zarr.1.retired")
+    (paths.stores / f".{OLD_MOUSE}.zarr.2.partial").mkdir()
+    _spoil(raw, "a gap in the video")
+    with pytest.raises(DataError):
+        ingest.run(with_raw(raw), paths, OLD_MOUSE)
+    assert list(paths.stores.iterdir()) == [paths.store(OLD_MOUSE)]
+    assert _different(built.store(OLD_MOUSE), paths.store(OLD_MOUSE)) == []
 
 
 _KILLED = """

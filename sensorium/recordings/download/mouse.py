@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from sensorium.errors import TransferError
-from sensorium.files import PARTIAL_SUFFIX, atomic_folder, exclusive_lock, sha256
+from sensorium.files import atomic_folder, sha256, sole_writer
 from sensorium.recordings.download.archive import Archive, DamagedArchiveError, FileEntry, inspect, unpack
 from sensorium.recordings.download.manifest import Manifest, check_manifest, read_manifest, write_manifest
 from sensorium.recordings.download.transfer import Policy, Transfer
@@ -66,19 +66,12 @@ def provide(order: Order, on_progress: Progress, stop: threading.Event) -> Outco
     busy = TransferError(
         f"{order.mouse}: another process is downloading it.", "Wait for it to end, then run the command again."
     )
-    with exclusive_lock(order.state / f"{order.mouse}.lock", busy):
-        _remove_leftovers(order)
+    with sole_writer(order.state / f"{order.mouse}.lock", busy, order.folder):
         archive = _fetch(order, on_progress, stop)
         with _UNPACKING:
             _publish(order, archive, on_progress, stop)
         order.zip.unlink()
     return "downloaded"
-
-
-def _remove_leftovers(order: Order) -> None:
-    """Remove what killed runs left half unpacked; the lock is held, so nobody writes there."""
-    for leftover in order.folder.parent.glob(f".{order.mouse}.*{PARTIAL_SUFFIX}"):
-        shutil.rmtree(leftover)
 
 
 class _Meter:

@@ -5,7 +5,6 @@ tiers and some training videos depend on the seed alone, so that all mice see th
 L valid frames, T padded frames, N neurons, H W pixels.
 """
 
-import shutil
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy.typing as npt
 
 from sensorium.config import SyntheticConfig
 from sensorium.errors import DataError
-from sensorium.files import PARTIAL_SUFFIX, atomic_folder, digest_json, read_json, write_json
+from sensorium.files import atomic_folder, digest_json, read_json, write_json
 from sensorium.mice import TEST_TIERS, TIERS, MouseSet, labelled_tiers
 from sensorium.recordings.raw import MODALITIES
 from sensorium.recordings.synthetic import behavior, movies, neurons, patterns
@@ -198,13 +197,6 @@ def state(raw: Path, recipe: Recipe) -> State:
     marker = read_json(folder / MARKER, DataError, f"Remove {folder} to have the mouse simulated again.")
     known = isinstance(marker, dict) and marker.get("digest") == recipe.digest
     return "current" if known and (raw / TRUTH_FOLDER / recipe.mouse).is_dir() else "outdated"
-
-
-def remove_leftovers(raw: Path, mouse: str) -> None:
-    """Remove what killed runs left; the caller makes sure that nobody writes the mouse."""
-    for parent in (raw, raw / TRUTH_FOLDER):
-        for leftover in parent.glob(f".{mouse}.*{PARTIAL_SUFFIX}"):
-            shutil.rmtree(leftover)
 
 
 def write_mouse(raw: Path, recipe: Recipe, on_trial: Callable[[], None] = lambda: None) -> None:

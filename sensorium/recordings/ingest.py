@@ -44,11 +44,16 @@ class Survey:
         return max(self.lengths)
 
 
-def _is_released(raw: RawMouse, trial: int) -> bool:
-    """Whether any response is not zero; withheld responses are zero throughout."""
+def _is_withheld(raw: RawMouse, trial: int) -> bool:
+    """Whether the responses are zero throughout; a file of nothing but NaN is damaged, not withheld."""
     responses = raw.open("responses", trial)
-    blocks = (responses[first : first + _ROWS] for first in range(0, len(responses), _ROWS))
-    return any(bool((block > 0).any()) for block in blocks)
+    zeros = False
+    for first in range(0, len(responses), _ROWS):
+        block = responses[first : first + _ROWS]
+        if bool((np.nan_to_num(block, nan=0.0) != 0).any()):
+            return False
+        zeros = zeros or bool((block == 0).any())
+    return zeros
 
 
 def survey(raw: RawMouse, mouse_set: MouseSet) -> Survey:
@@ -58,7 +63,7 @@ def survey(raw: RawMouse, mouse_set: MouseSet) -> Survey:
         DataError: a file is missing or unsound.
     """
     candidates = labelled_tiers(mouse_set)
-    labelled = [tier in candidates and _is_released(raw, trial) for trial, tier in enumerate(raw.tiers)]
+    labelled = [tier in candidates and not _is_withheld(raw, trial) for trial, tier in enumerate(raw.tiers)]
     return Survey([raw.valid_length(trial, labelled[trial]) for trial in range(raw.trials)], labelled)
 
 

@@ -99,6 +99,8 @@ def test_unreleased_test_responses_of_an_old_mouse_are_no_data(copy_raw, with_ra
 
 def _spoil(raw: Path, how: str) -> Path:
     """Damage trial 3's file in one way."""
+    if how == "responses of nothing but NaN":
+        return _edit(raw, OLD_MOUSE, "responses", _trial(raw, OLD_MOUSE, "train"), lambda v: v.fill(np.nan))
     if how == "a gap in the responses":
         return _edit(
             raw, OLD_MOUSE, "responses", _trial(raw, OLD_MOUSE, "oracle"), lambda v: v.__setitem__((4, 9), np.nan)
@@ -115,8 +117,25 @@ def _spoil(raw: Path, how: str) -> Path:
     return path
 
 
+def test_a_labelled_trial_without_one_valid_response_is_told(copy_raw, with_raw, tmp_path, monkeypatch):
+    raw = copy_raw(NEW_MOUSE)
+    monkeypatch.setattr("sensorium.recordings.ingest._ROWS", 3)
+    path = _edit(raw, NEW_MOUSE, "responses", _trial(raw, NEW_MOUSE, "oracle"), lambda v: v.fill(np.nan))
+    with pytest.raises(DataError, match=rf"{path}: not one valid frame, all values are NaN") as fault:
+        ingest.run(with_raw(raw), Paths(tmp_path), NEW_MOUSE)
+    assert "Restore the file" in fault.value.remedy
+
+
 @pytest.mark.parametrize(
-    "how", ["a gap in the responses", "a gap in the video", "a missing file", "a truncated file", "another length"]
+    "how",
+    [
+        "responses of nothing but NaN",
+        "a gap in the responses",
+        "a gap in the video",
+        "a missing file",
+        "a truncated file",
+        "another length",
+    ],
 )
 def test_bad_raw_files_are_named_and_nothing_is_published(how, copy_raw, with_raw, tmp_path):
     raw, paths = copy_raw(OLD_MOUSE), Paths(tmp_path)

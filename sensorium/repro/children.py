@@ -73,8 +73,11 @@ class Child:
         code: int | None = self._process.exitcode
         if code is None or code in (process.CHANGED, process.UNCHANGED):
             return code
-        self._bereaved = self._bereaved or time.monotonic()
         orphans = survivors.of_session(self.pid)
+        if self._bereaved is None:
+            self._bereaved = time.monotonic()
+            # After a violent death the shell still sees to the command; else nobody does.
+            _signal(orphans if code >= 0 else [], signal.SIGTERM)
         if orphans and time.monotonic() - self._bereaved > GRACE + _MARGIN:
             _signal(orphans, signal.SIGKILL)
         return None if orphans else code

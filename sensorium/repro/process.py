@@ -23,7 +23,7 @@ from dvc.repo import Repo, lock_repo
 
 from sensorium.repro.claims import claim
 from sensorium.repro.deathsig import die_with_parent
-from sensorium.repro.record import record
+from sensorium.repro.record import own_entries, record
 from sensorium.repro.shell import CLAIMS, LOG, PARENT
 
 CHANGED, FAILED, UNCHANGED = 0, 1, 3
@@ -36,19 +36,30 @@ PRELOAD = (
     "dvc.repo.reproduce",
     "dvc.repo.stage",
     "dvc.repo.artifacts",
+    "dvc.repo.datasets",
+    "dvc.repo.metrics",
+    "dvc.repo.params",
     "dvc.repo.plots",
     "dvc.cachemgr",
     "dvc.data_cloud",
+    "dvc.dirs",
     "dvc.dvcfile",
     "dvc.parsing.context",
     "dvc.scm",
     "dvc.stage.cache",
     "dvc.stage.run",
     "dvc.utils.strictyaml",
+    "dvc_data.hashfile._progress",
     "dvc_data.hashfile.build",
+    "dvc_data.hashfile.db.local",
     "dvc_data.hashfile.state",
     "dvc_data.hashfile.status",
+    "configobj",
+    "dulwich.ignore",
     "dulwich.index",
+    "dulwich.worktree",
+    "fsspec.implementations.memory",
+    "platformdirs.unix",
     "ruamel.yaml",
 )
 """Modules that the fork server imports once for all stages."""
@@ -134,7 +145,7 @@ def _attempt(order: Order) -> int:
         return done
 
     try:
-        with _open(order.root) as repo:
+        with _open(order.root) as repo, own_entries(order.names):
             done = repo.reproduce(list(order.names), single_item=True, repro_fn=reproduce)
     except DvcException as fault:
         _log.error("%s", fault.__cause__ or fault)

@@ -1,11 +1,14 @@
 """The text of dvc.lock: as DVC writes it, whole, in the order of a serial run."""
 
 import pytest
+from dvc.dvcfile import Lockfile
+from dvc.repo import Repo
 from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_project import diamond
 
-from sensorium.repro.record import insert
+from sensorium.repro.record import insert, own_entries
 
 HEAD = "schema: '2.0'\nstages:\n"
 
@@ -60,3 +63,15 @@ def test_a_file_of_another_form_keeps_its_content(text):
     before = parse_yaml_for_update(text, "dvc.lock")
     assert dict(after["stages"]) == {"b": added["b"], **dict(before.get("stages", {}))}
     assert {**after, "stages": None} == {"schema": "2.0", **before, "stages": None}
+
+
+def test_a_stage_reads_its_own_entry_as_dvc_does(project):
+    toy = project(diamond())
+    toy.run()
+    with Repo(str(toy.root)) as repo:
+        lock = Lockfile(repo, str(toy.path("dvc.lock")))
+        everything = lock.load()
+        with own_entries(["left"]):
+            own = lock.load()
+        assert lock.load() == everything
+    assert own == {**everything, "stages": {"left": everything["stages"]["left"]}}

@@ -217,6 +217,17 @@ def test_each_finished_stage_is_pushed(project, tmp_path):
     assert missing_on_remote(toy) == {}
 
 
+def test_nothing_is_pushed_into_the_repository_itself(project):
+    toy = project(diamond())
+    with Repo(str(toy.root)) as repo, repo.config.edit() as config:
+        config["remote"]["embedded"] = {"url": str(toy.path("weights"))}
+        config["core"]["remote"] = "embedded"
+    with pytest.raises(ConfigError, match="is a folder of this repository"):
+        toy.run(jobs=2, push=True)
+    assert not toy.path("one").exists()
+    assert not toy.path("weights").exists()
+
+
 def test_stages_of_an_earlier_run_are_pushed_too(project, tmp_path):
     toy = project(diamond())
     configure(toy, default=tmp_path / "default", other=tmp_path / "other")

@@ -15,6 +15,7 @@ from sensorium.inference.runner import run_job
 from sensorium.inference.trained import Trained
 from sensorium.inference.weights import Weights, read_weights
 from sensorium.paths import Paths
+from sensorium.stages.predict import tell_error
 
 
 def run(
@@ -54,6 +55,7 @@ def run(
     job = Job(split, assignments, config.window, config.prediction, prediction_device(config), pinned)
     work = paths.state / "predict" / ",".join(experiments) / split
     run_job(job, folder, work, config.runtime.devices)
+    tell_error(folder)
 
 
 def _registered(pin: Path, paths: Paths, experiments: Sequence[str]) -> tuple[Trained, Weights | None]:

@@ -1,10 +1,15 @@
 """Predict a split with the trained folds of one experiment."""
 
+from pathlib import Path
+
+from rich.console import Console
+
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.inference.device import prediction_device
 from sensorium.inference.job import Job
 from sensorium.inference.plan import Choice, chosen_mice, plan
+from sensorium.inference.predictions import Predictions
 from sensorium.inference.runner import run_job
 from sensorium.inference.trained import trained_folds
 from sensorium.paths import Paths
@@ -31,4 +36,14 @@ def run(config: Config, paths: Paths, experiment: str, split: str, choice: Choic
     assignments = plan(paths, stores, split, trained)
     job = Job(split, assignments, config.window, config.prediction, prediction_device(config))
     work = paths.state / "predict" / experiment / split
-    run_job(job, paths.predictions(experiment, split), work, config.runtime.devices)
+    folder = paths.predictions(experiment, split)
+    run_job(job, folder, work, config.runtime.devices)
+    tell_error(folder)
+
+
+def tell_error(folder: Path) -> None:
+    """Print what mixed precision cost, as measured on one trial a mouse; nothing in float32."""
+    provenance = Predictions.open(folder).provenance
+    for mouse, error in provenance["relative_error"].items():
+        precision = provenance["prediction"]["precision"]
+        Console().print(f"{mouse}: {precision} has a relative error of {error:.1e}.", highlight=False, soft_wrap=True)

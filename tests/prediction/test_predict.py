@@ -77,12 +77,14 @@ def test_provenance_names_inputs_and_no_place_or_time(trained, tiny_config):
     assert str(trained.root) not in text
 
 
-def test_mixed_precision_tells_its_error(trained, tiny_config):
+def test_mixed_precision_tells_its_error(trained, tiny_config, capsys):
     prediction = tiny_config.prediction.model_copy(update={"precision": "bf16-mixed"})
     predict.run(tiny_config.model_copy(update={"prediction": prediction}), trained, TEACHER, TIER)
     found = json.loads((trained.predictions(TEACHER, TIER) / "provenance.json").read_text())
     assert NEW_MOUSE in found["relative_error"]
     assert all(1e-6 < error < 0.1 for error in found["relative_error"].values())
+    told = f"{NEW_MOUSE}: bf16-mixed has a relative error of {found['relative_error'][NEW_MOUSE]:.1e}."
+    assert told in capsys.readouterr().out
 
 
 def test_equal_inputs_give_equal_bytes_however_the_work_is_shared(trained, tiny_config):

@@ -4,6 +4,7 @@ import base64
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sensorium.errors import PredictionError
@@ -45,6 +46,24 @@ def test_equal_inputs_give_an_equal_report(reported, tiny_config, project):
     before = {path.name: path.read_bytes() for path in reported.iterdir()}
     report.run(tiny_config, project)
     assert {path.name: path.read_bytes() for path in reported.iterdir()} == before
+
+
+def test_weights_without_a_history_are_scored_and_reported(tiny_config, project, make_predictions, pretend_training):
+    """Imported weights bring the log of their own program, or none; there is no curve to draw then."""
+    make_predictions(TEACHER, "folds", noise=3.0, seed=1)
+    make_predictions(STUDENT, "folds", noise=2.0, seed=2)
+    pretend_training()
+    for fold in project.experiment(TEACHER).iterdir():
+        (fold / "history.csv").rename(fold / "log.csv")
+    evaluate.run(tiny_config, project)
+    curves = pd.read_csv(project.evaluation / "plots" / "training.csv")
+    assert curves["teacher"].isna().all()
+    assert curves["student"].notna().all()
+    for history in project.experiments.rglob("history.csv"):
+        history.unlink()
+    evaluate.run(tiny_config, project)
+    report.run(tiny_config, project)
+    assert {path.name for path in project.report.iterdir()} == {"index.html", *FIGURES}
 
 
 def test_nothing_is_reported_before_evaluation(tiny_config, project, make_predictions, pretend_training):

@@ -69,12 +69,30 @@ def test_mixed_precision_stays_close(member, trial, parity):
     assert 1e-6 < relative_error(found, parity["predict|trial_mouse1_f32"]) < 0.02
 
 
-def test_half_precision_without_a_gpu_is_refused(tiny_config):
+def test_half_precision_is_finite_and_closer_than_bfloat16(member, trial):
+    short = TrialInput("short", trial.video[:33], trial.states[:33])
+    exact, half, brain = (
+        predictor(member, precision=name).predict([short])[0] for name in ("32-true", "16-mixed", "bf16-mixed")
+    )
+    assert np.isfinite(half).all()
+    assert 1e-6 < relative_error(half, exact) < 0.005
+    assert relative_error(half, exact) < relative_error(brain, exact)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a processor does")
+def test_half_precision_on_a_processor_is_told_to_be_slow(tiny_config, capsys):
     prediction = tiny_config.prediction.model_copy(update={"precision": "16-mixed"})
-    config = tiny_config.model_copy(update={"prediction": prediction})
-    with pytest.raises(ConfigError, match=r"prediction\.precision") as caught:
-        prediction_device(config)
-    assert "bf16-mixed" in str(caught.value)
+    assert prediction_device(tiny_config.model_copy(update={"prediction": prediction})) == "cpu"
+    assert "bf16-mixed is the fast choice" in capsys.readouterr().err
+    assert prediction_device(tiny_config) == "cpu"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there(tiny_config):
+    runtime = tiny_config.runtime.model_copy(update={"accelerator": "cuda"})
+    with pytest.raises(ConfigError, match=r"runtime\.accelerator: cuda is asked for"):
+        prediction_device(tiny_config.model_copy(update={"runtime": runtime}))
 
 
 def test_coverage_is_that_of_the_published_window(parity):

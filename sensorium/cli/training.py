@@ -53,7 +53,7 @@ def import_weights(
     """Take in published weights as the trained folds of an experiment.
 
     FOLDER holds the experiment's folder, or is it. All folds of params.yaml are taken in, or none: a
-    damaged, foreign or incomplete folder changes nothing. `dvc commit` and `dvc push` publish them then.
+    damaged, foreign or incomplete folder changes nothing. `dvc commit` and `dvc push -r REMOTE` publish them then.
     """
     from sensorium.stages import weights as stage
 

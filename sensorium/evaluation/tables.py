@@ -1,13 +1,18 @@
 """Scores as tables: a row a source, mouse, fold and tier; a row a source and neuron; a summary."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sensorium.config import Config
 from sensorium.evaluation.scores import ALL, Cell, MouseScores
+from sensorium.inference.trained import trained_folds
+from sensorium.paths import Paths
+
+HISTORY_FILE = "history.csv"
 
 SINGLE_TRIAL = "single_trial_correlation"
 """The competition's score: normalised, pooled over neurons."""
@@ -130,10 +135,22 @@ def bars(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"bar": labels, SINGLE_TRIAL: whole[SINGLE_TRIAL].to_numpy()})
 
 
-def learning_curve(histories: Sequence[pd.DataFrame]) -> pd.Series:
+def training_histories(config: Config, paths: Paths, experiment: str) -> dict[int, pd.DataFrame]:
+    """What each epoch gave, by fold; weights that were imported have no history and are left out.
+
+    Raises:
+        CheckpointError: a fold is not trained.
+    """
+    files = {fold: folder / HISTORY_FILE for fold, folder in trained_folds(config, paths, experiment).items()}
+    return {fold: pd.read_csv(file) for fold, file in files.items() if file.exists()}
+
+
+def learning_curve(histories: Mapping[int, pd.DataFrame]) -> pd.Series:
     """Validation correlation by epoch, the mean of the folds that reached the epoch.
 
     Args:
-        histories: columns `epoch` and `val_correlation`, one table a fold.
+        histories: by fold, columns `epoch` and `val_correlation`; empty for weights from elsewhere.
     """
-    return pd.concat(histories).groupby("epoch")["val_correlation"].mean()
+    if not histories:
+        return pd.Series(dtype=float)
+    return pd.concat(histories.values()).groupby("epoch")["val_correlation"].mean()

@@ -92,8 +92,37 @@ def read(root: Path, name: str | None) -> RemoteSettings:
         TransferError: no such remote, an option that DVC refuses, a secret in a tracked file, or a kind of
             remote that cannot be checked.
     """
-    from dvc.config import Config
     from dvc.fs import get_cloud_fs
+
+    config, name = _find(root, name)
+    _refuse_tracked_secrets(config.load_one("repo"), name)
+    url = _resolve_url(config, name)
+    if urlsplit(url).scheme not in KINDS:
+        raise TransferError(
+            f"remote {name!r}: {url}: only S3, HTTP and folders can be checked.", "DVC itself may still use it."
+        )
+    with _configuration(name):
+        _, options, _ = get_cloud_fs(config, name=name)
+    return RemoteSettings(name, url, options)
+
+
+def folder_of(root: Path, name: str | None) -> Path | None:
+    """Folder of a remote on this machine's file system; None for one that is elsewhere.
+
+    Args:
+        root: the project's root.
+        name: the remote; None for DVC's default.
+
+    Raises:
+        TransferError: no such remote.
+    """
+    url = urlsplit(_resolve_url(*_find(root, name)))
+    return None if url.scheme else Path(url.path)
+
+
+def _find(root: Path, name: str | None) -> tuple[Any, str]:
+    """DVC's configuration, and the name of a remote that stands in it."""
+    from dvc.config import Config
 
     with _configuration(name):
         config = Config(str(root / ".dvc"))
@@ -106,15 +135,7 @@ def read(root: Path, name: str | None) -> RemoteSettings:
             f"remote {name!r}: DVC's configuration has none of this name.",
             f"Choose one of: {', '.join(known) or '(there is none)'}; or add it: dvc remote add {name} URL",
         )
-    _refuse_tracked_secrets(config.load_one("repo"), name)
-    url = _resolve_url(config, name)
-    if urlsplit(url).scheme not in KINDS:
-        raise TransferError(
-            f"remote {name!r}: {url}: only S3, HTTP and folders can be checked.", "DVC itself may still use it."
-        )
-    with _configuration(name):
-        _, options, _ = get_cloud_fs(config, name=name)
-    return RemoteSettings(name, url, options)
+    return config, name
 
 
 @contextlib.contextmanager

@@ -125,7 +125,10 @@ def learning_curves(material: Material, _seed: int) -> Figure:
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[1].legend()
+    if any(material.histories.values()):
+        panels[1].legend()
+    else:
+        panels[1].text(0.5, 0.5, "trained elsewhere", ha="center", va="center", transform=panels[1].transAxes)
     return figure
 
 

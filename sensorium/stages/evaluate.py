@@ -13,16 +13,22 @@ from sensorium.config import Config
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
 from sensorium.evaluation import STUDENT, TEACHER, MouseScores, OutOfFold, score_mouse
-from sensorium.evaluation.tables import bars, histogram, learning_curve, neuron_table, score_table, summary
+from sensorium.evaluation.tables import (
+    bars,
+    histogram,
+    learning_curve,
+    neuron_table,
+    score_table,
+    summary,
+    training_histories,
+)
 from sensorium.inference.predictions import Predictions
-from sensorium.inference.trained import trained_folds
 from sensorium.mice import FOLDS_SPLIT
 from sensorium.paths import Paths
 from sensorium.stages.weigh import WEIGHTS_FILE, fit_weights, predicted_folds, tell_gain
 
 _DIGITS = "%.6f"
 
-HISTORY_FILE = "history.csv"
 """What each epoch gave, in a trained fold."""
 
 
@@ -46,12 +52,8 @@ def run(config: Config, paths: Paths) -> None:
         _score(config, paths, mouse, folds, sources)
         for mouse in track(list(config.dataset.mice), "Scoring mice", console=Console(stderr=True), transient=True)
     ]
-    curves = {role: learning_curve(_histories(config, paths, name)) for role, name in roles.items()}
+    curves = {role: learning_curve(training_histories(config, paths, name)) for role, name in roles.items()}
     _write(mice, curves, weights, paths.evaluation)
-
-
-def _histories(config: Config, paths: Paths, experiment: str) -> list[pd.DataFrame]:
-    return [pd.read_csv(folder / HISTORY_FILE) for folder in trained_folds(config, paths, experiment).values()]
 
 
 def _weighted(config: Config, paths: Paths, folds: Folds, sources: OutOfFold) -> tuple[OutOfFold, dict[str, Any]]:

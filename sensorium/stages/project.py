@@ -165,10 +165,12 @@ def _record(config: Config, paths: Paths, experiment: str, fold: int, run_id: st
     info = read_info(folder)
     recipe = config.experiment(experiment).training
     steps = recipe.samples_per_epoch // recipe.batch_size
-    with (folder / HISTORY).open(encoding="utf-8", newline="") as stream:
-        epochs = [measured(row, steps) for row in csv.DictReader(stream)]
+    history = folder / HISTORY  # weights from elsewhere have none
+    rows = list(csv.DictReader(history.read_text(encoding="utf-8").splitlines())) if history.exists() else []
+    epochs = [measured(row, steps) for row in rows]
     past = Past(run_id, fingerprint(info.provenance), _linked_run(paths, experiment, fold), epochs)
-    record_past(config, paths, experiment, fold, past, [folder / CONFIG, folder / HISTORY])
+    artifacts = [path for path in (folder / CONFIG, history) if path.exists()]
+    record_past(config, paths, experiment, fold, past, artifacts)
     Console().print(f"{experiment} fold {fold} is up to date; its training is recorded in the run {run_id}.")
 
 

@@ -11,8 +11,8 @@ from sensorium.config import Config
 from sensorium.data.folds import REPORT, Folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError, PredictionError
+from sensorium.evaluation.tables import training_histories
 from sensorium.inference.predictions import Predictions
-from sensorium.inference.trained import trained_folds
 from sensorium.inference.weights import in_order
 from sensorium.mice import FOLDS_SPLIT, short_name
 from sensorium.paths import Paths
@@ -62,17 +62,12 @@ def _gather(config: Config, paths: Paths) -> Material:
         scores,
         neurons,
         files.read_json(paths.folds / REPORT, DataError, "Run `dvc repro folds`."),
-        {name: _histories(config, paths, name) for name in experiments},
+        {name: training_histories(config, paths, name) for name in experiments},
         _traces(store, trial, members, neurons, in_order(fold, experiments)),
         f"Mouse {short_name(store.name)}, trial {trial} ({store.tiers[trial]}), mean of {' and '.join(experiments)}",
         config.evaluation.first_frame,
         [*_weights(weighing), *_facts(config, members)],
     )
-
-
-def _histories(config: Config, paths: Paths, experiment: str) -> dict[int, pd.DataFrame]:
-    folders = trained_folds(config, paths, experiment)
-    return {fold: pd.read_csv(folder / "history.csv") for fold, folder in folders.items()}
 
 
 def _weights(weighing: dict[str, Any]) -> list[tuple[str, str]]:

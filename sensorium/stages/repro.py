@@ -10,6 +10,7 @@ from pathlib import Path
 from sensorium.errors import ConfigError, PipelineError
 from sensorium.files import exclusive_lock, read_json, write_json
 from sensorium.paths import Paths
+from sensorium.remote.settings import folder_of
 from sensorium.repro import backends, graph, record, shell
 from sensorium.repro import gpus as devices
 from sensorium.repro.children import install_shell
@@ -60,6 +61,7 @@ def run(paths: Paths, options: Options) -> None:
     gpus = _gpus(options)
     jobs = _jobs(options, gpus)
     backends.check(options.executor, options.gpus_per_stage)
+    _check_remote(paths, options)
     folder = Folder(paths.state / "repro")
     busy = PipelineError(
         "Another `sensorium repro` is at work in this project.", f"Wait for it, or end it: fuser {folder.lock}"
@@ -106,6 +108,18 @@ def _jobs(options: Options, gpus: Sequence[str]) -> int:
     if options.retries < 0:
         raise ConfigError(f"--retries {options.retries}: must be 0 or more.", "For example: --retries 1")
     return jobs
+
+
+def _check_remote(paths: Paths, options: Options) -> None:
+    """Refuse to push everything into the repository itself, where the default remote carries a few weights."""
+    if not options.push:
+        return
+    folder = folder_of(paths.root, options.remote)
+    if folder is not None and folder.resolve().is_relative_to(paths.root.resolve()):
+        raise ConfigError(
+            f"--push: the remote {options.remote or 'of core.remote'} is a folder of this repository, {folder}.",
+            "Name another one with --remote, or choose a default for this clone: dvc remote default --local NAME",
+        )
 
 
 def _keep_orders(folder: Folder, plan: graph.Plan) -> None:

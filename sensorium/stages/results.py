@@ -27,7 +27,7 @@ _NEXT = (
     ("dvc metrics show", "the scores over all mice; `dvc plots show` draws them"),
     ("sensorium predict -e {student} -s live_test_main", "predict a test tier"),
     ("sensorium submission -e {pair} -t main", "write the file to hand in"),
-    ("dvc exp run -S evaluation.frames=250", "change a setting and run what depends on it"),
+    ("dvc exp run --no-hydra -S evaluation.frames=250", "change a setting and run what depends on it"),
 )
 
 

@@ -34,9 +34,9 @@ class _Source:
 
     @property
     def extra(self) -> dict[str, bytes]:
-        """The history of its training, where it came along."""
+        """The log of its training, where it came along; its columns are not those of our history."""
         log = self.file.with_name(_LOG)
-        return {checkpoint.HISTORY: log.read_bytes()} if log.is_file() else {}
+        return {_LOG: log.read_bytes()} if log.is_file() else {}
 
 
 def run_import(config: Config, paths: Paths, folder: Path, experiment: str, *, force: bool) -> None:
@@ -69,7 +69,9 @@ def run_import(config: Config, paths: Paths, folder: Path, experiment: str, *, f
         write_json(link, {"tracking_uri": None, "experiment_id": None, "run_id": None, "source": _SOURCE})
     mean = sum(source.score for source in sources) / len(sources)
     console.print(f"{len(sources)} folds in {target}, mean validation correlation {mean:.6f}.")
-    console.print("[cyan]dvc commit[/] records them as the training's results, [cyan]dvc push[/] publishes them.")
+    console.print(
+        "[cyan]dvc commit[/] records them as the training's results, [cyan]dvc push -r REMOTE[/] publishes them."
+    )
 
 
 def _experiment_folder(folder: Path, experiment: str, target: Path) -> Path:
@@ -211,8 +213,9 @@ def _write_published(config: Config, origin: Path, folder: Path) -> str:
     assert isinstance(name, str)
     try:
         published.write(folder / name, plain, trained.model.state_dict())
-        if (origin / checkpoint.HISTORY).exists():
-            shutil.copyfile(origin / checkpoint.HISTORY, folder / _LOG)
+        logs = [origin / kind for kind in (_LOG, checkpoint.HISTORY) if (origin / kind).exists()]
+        if logs:
+            shutil.copyfile(logs[0], folder / _LOG)
     except (OSError, RuntimeError) as fault:  # torch reports a full disk as a RuntimeError
         raise CheckpointError(f"{folder / name}: cannot be written ({fault}).", "Free space on the disk.") from fault
     return name

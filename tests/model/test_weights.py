@@ -78,7 +78,7 @@ def test_import_gives_the_published_figures(paths, torrent, figures, inner):
     assert trained.info.scores == {"epoch": 2, "val_correlation": 0.123456}
     assert trained.info.mice == dict(zip(make_config().dataset.mice, (7, 5, 9), strict=True))
     assert (trained.info.experiment, trained.info.fold) == (EXPERIMENT, 2)
-    assert (paths.fold(EXPERIMENT, 2) / "history.csv").read_text() == "epoch,val_corr\n2,0.123456\n"
+    assert (paths.fold(EXPERIMENT, 2) / "log.csv").read_text() == "epoch,val_corr\n2,0.123456\n"
     assert sorted(path.name for path in paths.fold(EXPERIMENT, 0).iterdir()) == ["config.json", "model.safetensors"]
     assert json.loads(paths.run_link(EXPERIMENT, 0).read_text())["run_id"] is None
 

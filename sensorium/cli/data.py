@@ -23,8 +23,9 @@ def add_commands(app: typer.Typer) -> None:
 def synthesize(mouse: Mouse = None) -> None:
     """Simulate a raw dataset in the competition's on-disk format.
 
-    A mouse that is already there is taken as it is. The noiseless rate of every trial goes to
-    `.truth/<mouse>` beside the mice, so that the best reachable correlation is known.
+    A mouse that is already there is taken as it is, unless it was simulated from other settings and not
+    changed since. The noiseless rate of every trial goes to `.truth/<mouse>` beside the mice, so that the
+    best reachable correlation is known.
     """
     from sensorium.stages import synthesize as stage
 
@@ -39,9 +40,9 @@ def download(
 ) -> None:
     """Download the competition's mice that are missing: one zip each, 148 GB in all.
 
-    A stopped download goes on where it was. Mice that are there are never touched: downloaded ones
-    are compared with the manifest of their download, others taken as they are. SENSORIUM_DOWNLOAD_URL
-    names a mirror.
+    A stopped download goes on where it was. Recorded mice that are there are never touched: downloaded
+    ones are compared with the manifest of their download, others taken as they are. Simulated mice are
+    replaced. SENSORIUM_DOWNLOAD_URL names a mirror.
     """
     from sensorium.stages import download as stage
 

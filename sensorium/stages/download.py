@@ -20,7 +20,7 @@ _PARALLEL = 3
 
 
 def run(config: Config, paths: Paths, mice: list[str], quick: bool = False, policy: Policy = _DEFAULT_POLICY) -> None:
-    """Provide mice: those that are there are checked, the others downloaded.
+    """Provide mice: those that are there are checked, the others downloaded, simulated ones replaced.
 
     Args:
         config: all settings.
@@ -36,7 +36,7 @@ def run(config: Config, paths: Paths, mice: list[str], quick: bool = False, poli
     orders = [
         Order(m, zip_url(m, config.dataset.mice[m]), raw / m, paths.state / "downloads", policy, quick) for m in mice
     ]
-    _check_space([order for order in orders if not order.folder.exists()])
+    _check_space([order for order in orders if order.missing])
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     faults = _provide_all(orders, console)
     if len(faults) == 1:

@@ -9,9 +9,7 @@ from sensorium.files import atomic_folder, sole_writer
 from sensorium.paths import Paths
 from sensorium.recordings.ingest import ingest, steps
 from sensorium.recordings.raw import RawMouse
-
-TRUTH = ".truth"
-"""Folder beside the raw mice with the noiseless rates of simulated ones."""
+from sensorium.recordings.synthetic.marker import TRUTH_FOLDER
 
 
 def run(config: Config, paths: Paths, mouse: str) -> None:
@@ -26,7 +24,7 @@ def run(config: Config, paths: Paths, mouse: str) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     with sole_writer(paths.state / "locks" / f"ingest-{mouse}.lock", busy, store):
         raw = RawMouse(folder / mouse)
-        truth = folder / TRUTH / mouse
+        truth = folder / TRUTH_FOLDER / mouse
         with atomic_folder(store) as partial, Progress(console=console) as progress:
             task = progress.add_task(mouse, total=steps(raw))
             ingest(

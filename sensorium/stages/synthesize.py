@@ -7,14 +7,15 @@ from sensorium.config import Config
 from sensorium.errors import ConfigError, DataError
 from sensorium.files import sole_writer
 from sensorium.paths import PARAMS_FILE, Paths
+from sensorium.recordings.synthetic import marker
 from sensorium.recordings.synthetic import mouse as synthetic
 
 
 def run(config: Config, paths: Paths, mouse: str) -> None:
     """Simulate one mouse, unless its folder is already there.
 
-    A folder that somebody else provided is never touched; one that this verb wrote from other
-    settings or another seed is written anew.
+    A folder that somebody else provided or changed is never touched; one that this verb wrote from
+    other settings or another seed is written anew.
 
     Args:
         config: all settings.
@@ -23,7 +24,8 @@ def run(config: Config, paths: Paths, mouse: str) -> None:
 
     Raises:
         ConfigError: params.yaml does not say how to simulate the mouse.
-        DataError: the folder's marker is damaged, or another process simulates the mouse.
+        DataError: the folder's marker is damaged, the folder was made from other settings and changed
+            since, or another process simulates the mouse.
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     recipe = _recipe(config, mouse)
@@ -33,13 +35,13 @@ def run(config: Config, paths: Paths, mouse: str) -> None:
         console.print(f"{raw / mouse}: already there and not simulated, taken as it is.")
         return
     if state == "current":
-        console.print(f"{raw / mouse}: up to date.")
+        changed = marker.changes(raw / mouse, quick=True)
+        note = f"no longer what was simulated there ({changed[0]}), taken as it is" if changed else "up to date"
+        console.print(f"{raw / mouse}: {note}.")
         return
     busy = DataError(f"{raw / mouse}: another process is simulating this mouse.", "Wait until it has finished.")
     with (
-        sole_writer(
-            paths.state / "locks" / f"raw-{mouse}.lock", busy, raw / mouse, raw / synthetic.TRUTH_FOLDER / mouse
-        ),
+        sole_writer(paths.state / "locks" / f"raw-{mouse}.lock", busy, raw / mouse, raw / marker.TRUTH_FOLDER / mouse),
         Progress(console=console, transient=True) as progress,
     ):
         task = progress.add_task(f"Simulating {mouse}", total=recipe.trials)

@@ -125,7 +125,7 @@ def test_damage_after_the_download_is_found_and_left_alone(site, fetch, raw, mou
     with pytest.raises(DataError, match=r"1 of \d+ files differ.* data/videos/3.npy has another SHA-256"):
         fetch(mouse)
     video.write_bytes(content[:-1])
-    with pytest.raises(DataError, match=r"data/videos/3.npy has \d+ bytes, the download had"):
+    with pytest.raises(DataError, match=r"data/videos/3.npy has \d+ bytes instead of"):
         fetch(mouse, quick=True)
     video.unlink()
     (raw / mouse / "data/videos/4.npy").unlink()
@@ -142,6 +142,51 @@ def test_a_mouse_placed_by_hand_is_taken_as_it_is(site, fetch, raw, mouse, capsy
     assert "taken as it is" in capsys.readouterr().err
     assert names(raw) == {f"{mouse}/mine"}
     assert site.requests == []
+
+
+def test_a_simulated_mouse_gives_way_to_the_recorded_one(site, fetch, mouse, copy_raw, raw, capsys):
+    copy_raw(mouse, to=raw)
+    fetch(mouse)
+    assert "downloaded in place of the simulated mouse" in capsys.readouterr().err
+    assert (raw / mouse / "meta/manifest.json").exists()
+    assert not (raw / ".truth" / mouse).exists()
+    fetch(mouse)
+    assert "unchanged since its download" in capsys.readouterr().err
+
+
+def test_a_failed_download_leaves_the_simulated_mouse(site, fetch, mouse, copy_raw, raw):
+    copy_raw(mouse, to=raw)
+    before = names(raw)
+    site.files[f"/{mouse}.zip"] = b"<html>Please log in</html>"
+    with pytest.raises(TransferError, match="not a mouse's archive"):
+        fetch(mouse)
+    assert names(raw) == before
+
+
+def test_a_simulated_mouse_that_was_changed_is_refused(site, fetch, mouse, copy_raw, raw):
+    copy_raw(mouse, to=raw)
+    (raw / mouse / "data/videos/900.npy").write_text("precious")
+    before = names(raw)
+    with pytest.raises(DataError, match=r"data/videos/900.npy was not simulated") as fault:
+        fetch(mouse)
+    assert "If the recordings are yours, remove" in fault.value.remedy
+    assert site.gets() == []
+    assert names(raw) == before
+
+
+def test_a_simulated_mouse_that_is_changed_meanwhile_stays(site, fetch, mouse, copy_raw, raw, monkeypatch):
+    copy_raw(mouse, to=raw)
+    real = mouse_module.unpack
+
+    def unpack(*args):
+        (raw / mouse / "mine").write_text("precious")
+        return real(*args)
+
+    monkeypatch.setattr(mouse_module, "unpack", unpack)
+    with pytest.raises(DataError, match="mine was not simulated"):
+        fetch(mouse)
+    assert (raw / mouse / "mine").read_text() == "precious"
+    assert (raw / ".truth" / mouse).is_dir()
 
 
 def test_one_mouse_s_fault_does_not_hold_up_the_others(site, fetch, raw, mouse, tiny_config):

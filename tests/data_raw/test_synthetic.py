@@ -2,6 +2,7 @@
 
 import collections
 import filecmp
+import json
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ from sensorium.mice import TEST_TIERS, labelled_tiers
 from sensorium.paths import Paths
 from sensorium.recordings.raw import MODALITIES, STATISTICS, RawMouse
 from sensorium.recordings.synthetic import mouse as synthetic
+from sensorium.recordings.synthetic.marker import MARKER, changes
 from sensorium.recordings.synthetic.movies import natural, present
 from sensorium.recordings.synthetic.patterns import KINDS, parametric
 from sensorium.recordings.synthetic.statistics import summarise
@@ -210,6 +212,74 @@ def test_a_current_mouse_is_kept_and_an_outdated_one_is_made_anew(tiny_config, f
     assert len(list((raw / ".truth" / first_mouse).iterdir())) == 25
 
 
+def overwrite(folder: Path) -> str:
+    path = folder / "data/responses/3.npy"
+    np.save(path, np.load(path) + 1)
+    return "data/responses/3.npy has another SHA-256"
+
+
+def truncate(folder: Path) -> str:
+    os.truncate(folder / "data/videos/2.npy", 100)
+    return "data/videos/2.npy has 100 bytes instead of"
+
+
+def remove(folder: Path) -> str:
+    (folder / "data/behavior/1.npy").unlink()
+    return "data/behavior/1.npy is missing"
+
+
+def add(folder: Path) -> str:
+    (folder / "data/videos/900.npy").write_bytes(b"precious")
+    return "data/videos/900.npy was not simulated"
+
+
+def add_link(folder: Path) -> str:
+    (folder / "notes").symlink_to(folder / "meta", target_is_directory=True)
+    return "notes was not simulated"
+
+
+def forget(folder: Path) -> str:
+    marker = json.loads((folder / MARKER).read_text())
+    (folder / MARKER).write_text(json.dumps({**marker, "files": {"data/videos/0.npy": {}}}))
+    return "meta/synthetic.json lists no files"
+
+
+@pytest.mark.parametrize("change", [overwrite, truncate, remove, add, add_link, forget])
+def test_a_changed_mouse_is_the_user_s(tiny_config, first_mouse, copy_raw, tmp_path, change):
+    raw = copy_raw(first_mouse)
+    assert changes(raw / first_mouse) == []
+    words = change(raw / first_mouse)
+    before = {name: (raw / name).read_bytes() for name in files_below(raw)}
+    with pytest.raises(DataError, match=words) as fault:
+        synthesize.run(changed(tiny_config, raw, train_trials=5), Paths(tmp_path), first_mouse)
+    assert "never replaced" in fault.value.problem
+    assert str(raw / first_mouse / MARKER) in fault.value.remedy
+    assert {name: (raw / name).read_bytes() for name in files_below(raw)} == before
+    assert {path.name for path in raw.iterdir()} == {first_mouse, ".truth"}
+
+
+def test_a_mouse_unpacked_over_a_current_one_is_taken_as_it_is(tiny_config, first_mouse, copy_raw, tmp_path, capsys):
+    raw = copy_raw(first_mouse)
+    add(raw / first_mouse)
+    synthesize.run(changed(tiny_config, raw), Paths(tmp_path), first_mouse)
+    assert "data/videos/900.npy was not simulated), taken as it is" in capsys.readouterr().err
+    (raw / first_mouse / MARKER).unlink()
+    synthesize.run(changed(tiny_config, raw, train_trials=5), Paths(tmp_path), first_mouse)
+    assert "not simulated, taken as it is" in capsys.readouterr().err
+
+
+def test_a_mouse_placed_while_another_is_simulated_stays(tiny_config, first_mouse, tmp_path):
+    mine = tmp_path / first_mouse / "mine.npy"
+
+    def place():
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_bytes(b"precious")
+
+    with pytest.raises(DataError, match=r"meta/synthetic.json is missing"):
+        synthetic.write_mouse(tmp_path, recipe(tiny_config, first_mouse), place)
+    assert files_below(tmp_path) == [Path(first_mouse, "mine.npy")]
+
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -274,7 +344,7 @@ def test_a_lost_truth_is_made_again(tiny_config, first_mouse, copy_raw):
 
 def test_a_damaged_marker_is_named(tiny_config, first_mouse, copy_raw):
     raw = copy_raw(first_mouse)
-    (raw / first_mouse / synthetic.MARKER).write_text("{")
+    (raw / first_mouse / MARKER).write_text("{")
     with pytest.raises(DataError, match=r"synthetic.json: not valid JSON"):
         synthetic.state(raw, recipe(tiny_config, first_mouse))
 

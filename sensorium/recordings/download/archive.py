@@ -11,9 +11,9 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TypedDict
 
 from sensorium.errors import TransferError
+from sensorium.recordings.inventory import FileEntry
 
 LARGEST_MOUSE = 64 << 30
 """Bytes that a mouse may hold unpacked; the competition's hold 15 GB."""
@@ -24,13 +24,6 @@ MOST_FILES = 20_000
 _LANDMARK = PurePosixPath("meta/trials/tiers.npy")
 _CHUNK_BYTES = 1 << 20
 _ENCRYPTED = 0x1
-
-
-class FileEntry(TypedDict):
-    """What the manifest says about a file."""
-
-    size: int
-    sha256: str
 
 
 class DamagedArchiveError(Exception):

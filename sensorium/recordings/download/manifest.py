@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TypedDict
 
 from sensorium.errors import DataError
-from sensorium.files import read_json, sha256, write_json
-from sensorium.recordings.download.archive import FileEntry
+from sensorium.files import read_json, write_json
+from sensorium.recordings import inventory
+from sensorium.recordings.inventory import FileEntry
 
 MANIFEST = Path("meta", "manifest.json")
 """Place of the manifest inside a mouse's folder."""
@@ -40,9 +41,10 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     remedy = f"Remove {path} to take the mouse as it is, or the mouse's folder to download it again."
     tree = read_json(path, DataError, remedy)
-    if not isinstance(tree, dict) or not isinstance(tree.get("files"), dict):
+    files = inventory.parse(tree.get("files")) if isinstance(tree, dict) else None
+    if files is None or "zip" not in tree:
         raise DataError(f"{path}: not a manifest.", remedy)
-    return Manifest(url=str(tree.get("url", "")), zip=tree["zip"], files=tree["files"])
+    return Manifest(url=str(tree.get("url", "")), zip=tree["zip"], files=files)
 
 
 def check_manifest(folder: Path, manifest: Manifest, quick: bool, on_bytes: Callable[[int], None]) -> None:
@@ -57,16 +59,7 @@ def check_manifest(folder: Path, manifest: Manifest, quick: bool, on_bytes: Call
     Raises:
         DataError: files are missing or changed; all of them are counted, the first is named.
     """
-    changed: list[str] = []
-    for name, entry in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            changed.append(f"{name} is missing")
-        elif path.stat().st_size != entry["size"]:
-            changed.append(f"{name} has {path.stat().st_size} bytes, the download had {entry['size']}")
-        elif not quick and sha256(path) != entry["sha256"]:
-            changed.append(f"{name} has another SHA-256 than the download")
-        on_bytes(entry["size"])
+    changed = inventory.differences(folder, manifest["files"], quick, on_bytes)
     if changed:
         raise DataError(
             f"{folder}: {len(changed)} of {len(manifest['files'])} files differ from the download: {changed[0]}.",

@@ -13,15 +13,19 @@ from typing import Literal
 
 from sensorium.errors import TransferError
 from sensorium.files import atomic_folder, sha256, sole_writer
-from sensorium.recordings.download.archive import Archive, DamagedArchiveError, FileEntry, inspect, unpack
-from sensorium.recordings.download.manifest import Manifest, check_manifest, read_manifest, write_manifest
+from sensorium.recordings.download.archive import Archive, DamagedArchiveError, inspect, unpack
+from sensorium.recordings.download.manifest import MANIFEST, Manifest, check_manifest, read_manifest, write_manifest
 from sensorium.recordings.download.transfer import Policy, Transfer
+from sensorium.recordings.inventory import FileEntry
+from sensorium.recordings.synthetic.marker import TRUTH_FOLDER, is_marked, require_untouched
 
 Phase = Literal["checking", "downloading", "unpacking"]
 Progress = Callable[[Phase, int, int | None], None]
 """Called with what is going on, the bytes done and all bytes where known."""
 
-Outcome = Literal["taken as it is", "unchanged since its download", "downloaded"]
+Outcome = Literal[
+    "taken as it is", "unchanged since its download", "downloaded", "downloaded in place of the simulated mouse"
+]
 
 _DOWNLOADS_OF_A_DAMAGED_ZIP = 2
 _SPACE_MARGIN = 1.02
@@ -48,9 +52,19 @@ class Order:
         """The mouse's zip."""
         return self.state / f"{self.mouse}.zip"
 
+    @property
+    def simulated(self) -> bool:
+        """Whether a simulated mouse stands where the downloaded one belongs."""
+        return is_marked(self.folder) and not (self.folder / MANIFEST).exists()
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is anything to download."""
+        return self.simulated or not self.folder.exists()
+
 
 def provide(order: Order, on_progress: Progress, stop: threading.Event) -> Outcome:
-    """Make sure that a mouse is there.
+    """Make sure that a mouse is there: the recorded one, in place of a simulated one too.
 
     Args:
         order: what to provide.
@@ -58,11 +72,14 @@ def provide(order: Order, on_progress: Progress, stop: threading.Event) -> Outco
         stop: ends the work when set; a transfer goes on at the next call.
 
     Raises:
-        DataError: the mouse is there, but differs from its manifest.
+        DataError: the mouse is there, but differs from its manifest or from what was simulated.
         TransferError: the mouse cannot be had, does not fit the disk, or another process fetches it.
     """
-    if order.folder.exists():
+    if not order.missing:
         return _check_standing(order, on_progress, stop)
+    simulated = order.simulated
+    if simulated:
+        require_untouched(order.folder)
     busy = TransferError(
         f"{order.mouse}: another process is downloading it.", "Wait for it to end, then run the command again."
     )
@@ -71,7 +88,7 @@ def provide(order: Order, on_progress: Progress, stop: threading.Event) -> Outco
         with _UNPACKING:
             _publish(order, archive, on_progress, stop)
         order.zip.unlink()
-    return "downloaded"
+    return "downloaded in place of the simulated mouse" if simulated else "downloaded"
 
 
 class _Meter:
@@ -133,11 +150,7 @@ def _publish(order: Order, archive: Archive, on_progress: Progress, stop: thread
             files = unpack(archive, partial, meter)
             zip_entry = FileEntry(size=archive.path.stat().st_size, sha256=sha256(archive.path))
             write_manifest(partial, Manifest(url=order.url, zip=zip_entry, files=files))
-            if order.folder.exists():
-                raise TransferError(
-                    f"{order.folder}: appeared while the mouse was downloaded, taken as it is.",
-                    "Run the command again to go on with the other mice.",
-                )
+            _clear(order)
     except DamagedArchiveError as fault:
         order.zip.unlink()
         raise _damaged(order, str(fault)) from fault
@@ -146,6 +159,18 @@ def _publish(order: Order, archive: Archive, on_progress: Progress, stop: thread
             f"{order.folder}: cannot be written ({fault.strerror or fault}).",
             "Mend what is wrong with the disk and run the command again; the zip need not be fetched again.",
         ) from fault
+
+
+def _clear(order: Order) -> None:
+    """Make way for the mouse: only an untouched simulated one gives way, and its noiseless rates go with it."""
+    if order.simulated:
+        require_untouched(order.folder)
+        shutil.rmtree(order.folder.parent / TRUTH_FOLDER / order.mouse, ignore_errors=True)
+    elif order.folder.exists():
+        raise TransferError(
+            f"{order.folder}: appeared while the mouse was downloaded, taken as it is.",
+            "Run the command again to go on with the other mice.",
+        )
 
 
 def require_space(needs: dict[Path, int], purpose: str) -> None:

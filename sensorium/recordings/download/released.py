@@ -17,8 +17,8 @@ import numpy.typing as npt
 from sensorium.errors import ConfigError, DataError, TransferError
 from sensorium.files import PARTIAL_SUFFIX, sha256, sync_tree
 from sensorium.mice import TEST_TIERS
-from sensorium.recordings.download.archive import FileEntry
 from sensorium.recordings.download.manifest import read_manifest, write_manifest
+from sensorium.recordings.inventory import FileEntry
 from sensorium.recordings.raw import RawMouse, first_nan, read_array
 
 Float64Array = npt.NDArray[np.float64]

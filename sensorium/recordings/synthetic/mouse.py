@@ -15,19 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from sensorium.config import SyntheticConfig
-from sensorium.errors import DataError
-from sensorium.files import atomic_folder, digest_json, read_json, write_json
+from sensorium.files import atomic_folder, digest_json
 from sensorium.mice import TEST_TIERS, TIERS, MouseSet, labelled_tiers
 from sensorium.recordings.raw import MODALITIES
 from sensorium.recordings.synthetic import behavior, movies, neurons, patterns
+from sensorium.recordings.synthetic.marker import (
+    TRUTH_FOLDER,
+    is_marked,
+    read_digest,
+    require_untouched,
+    write_marker,
+)
 from sensorium.recordings.synthetic.statistics import write_statistics
 from sensorium.seeding import generator
-
-TRUTH_FOLDER = ".truth"
-"""Sibling of the mice that holds the noiseless rates: <mouse>/<trial>.npy, float32 (N, L)."""
-
-MARKER = Path("meta", "synthetic.json")
-"""Says that this generator wrote the mouse, and from what."""
 
 GENERATOR_VERSION = 1
 """Raised whenever the same seed and settings give other recordings."""
@@ -179,12 +179,10 @@ def _write_meta(folder: Path, simulation: Simulation) -> None:
         path = folder / f"{name}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, table)
-    marker = {"generator": "sensorium synthesize", "version": GENERATOR_VERSION, "digest": simulation.recipe.digest}
-    write_json(folder / MARKER, marker)
 
 
 State = Literal["missing", "current", "outdated", "foreign"]
-"""Of a mouse's folder: absent; written from this recipe; from another recipe; by somebody else."""
+"""Of a mouse's folder by its marker: absent; written from this recipe; from another recipe; by somebody else."""
 
 
 def state(raw: Path, recipe: Recipe) -> State:
@@ -192,10 +190,9 @@ def state(raw: Path, recipe: Recipe) -> State:
     folder = raw / recipe.mouse
     if not folder.exists():
         return "missing"
-    if not (folder / MARKER).exists():
+    if not is_marked(folder):
         return "foreign"
-    marker = read_json(folder / MARKER, DataError, f"Remove {folder} to have the mouse simulated again.")
-    known = isinstance(marker, dict) and marker.get("digest") == recipe.digest
+    known = read_digest(folder) == recipe.digest
     return "current" if known and (raw / TRUTH_FOLDER / recipe.mouse).is_dir() else "outdated"
 
 
@@ -208,10 +205,15 @@ def write_mouse(raw: Path, recipe: Recipe, on_trial: Callable[[], None] = lambda
         raw: folder of the raw mice.
         recipe: what to simulate.
         on_trial: called after each trial.
+
+    Raises:
+        DataError: something else than an untouched simulated mouse stands there.
     """
+    place = raw / recipe.mouse
+    _require_free(place)
     simulation = Simulation(recipe)
     with (
-        atomic_folder(raw / recipe.mouse) as folder,
+        atomic_folder(place) as folder,
         atomic_folder(raw / TRUTH_FOLDER / recipe.mouse) as truth,
     ):
         for modality in MODALITIES:
@@ -224,3 +226,11 @@ def write_mouse(raw: Path, recipe: Recipe, on_trial: Callable[[], None] = lambda
         train = [trial for trial, video in enumerate(simulation.plan) if video.tier == "train"]
         write_statistics(folder, train)
         _write_meta(folder, simulation)
+        write_marker(folder, GENERATOR_VERSION, recipe.digest)
+        _require_free(place)  # the user may have put a mouse there meanwhile
+
+
+def _require_free(place: Path) -> None:
+    """Make sure that nothing stands there but an untouched simulated mouse."""
+    if place.exists():
+        require_untouched(place)

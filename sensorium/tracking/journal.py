@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from sensorium.errors import TrackingError
 from sensorium.files import write_json
 
 FINISHED: Final = "FINISHED"
@@ -73,13 +74,29 @@ class Journal:
         Args:
             kind: `start`, `params`, `metrics`, `artifact` or `close`.
             event: what it says; JSON values.
+
+        Raises:
+            TrackingError: the disk is full or refuses; the events before this one are whole.
         """
         line = json.dumps({"kind": kind, "time": now(), **event}, separators=(",", ":")) + "\n"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self.events_file.open("ab") as stream:
-            stream.write(line.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.events_file.open("ab") as stream:
+                stream.write(line.encode())
+                stream.flush()
+                os.fsync(stream.fileno())
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as fault:
+            with contextlib.suppress(OSError):  # what cannot be cut off now is cut off when the training goes on
+                self.mend()
+            raise TrackingError(
+                f"{self.folder}: what goes to MLflow cannot be written ({fault}).",
+                "Free disk space and run the same command again: a training goes on from its last state.",
+            ) from fault
 
     def mend(self) -> None:
         """Cut off a last line that a crash left unfinished."""
@@ -122,13 +139,17 @@ class Journal:
 
         Returns:
             Its name below `artifacts/`.
+
+        Raises:
+            TrackingError: the disk is full or refuses.
         """
         target = self.artifact(source.name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True)
-        else:
-            shutil.copyfile(source, target)
+        with self._writing():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(source, target)
         return source.name
 
     def artifact(self, name: str) -> Path:

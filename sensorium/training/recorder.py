@@ -1,18 +1,22 @@
 """Where the loop reports to: a narrow protocol, so that training knows nothing of MLflow."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
 
+from sensorium.errors import SensoriumError
 from sensorium.training.stopping import StoppedError
+
+_log = logging.getLogger(__name__)
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended, in MLflow's words; KILLED is a run that was stopped and may go on."""
 
 
 class Recorder(Protocol):
-    """Takes note of a run. A recorder never fails the training and never waits for a server.
+    """Takes note of a run. A recorder never waits for a server; only a disk that is full fails the training.
 
     After a restart the loop reports steps anew that it had reported before; an implementation keeps
     the first report of each step and name, so that every step stands once.
@@ -58,13 +62,13 @@ class NullRecorder:
 
 @contextmanager
 def closing(recorder: Recorder) -> Iterator[None]:
-    """Close a recorder with the status that fits how the block ended."""
-    status: Status = "FAILED"
+    """Close a recorder with the status that fits how the block ended, and why it ended stays the error."""
     try:
         yield
-        status = "FINISHED"
-    except (StoppedError, KeyboardInterrupt):
-        status = "KILLED"
+    except BaseException as fault:
+        try:
+            recorder.close("KILLED" if isinstance(fault, StoppedError | KeyboardInterrupt) else "FAILED")
+        except SensoriumError as second:
+            _log.warning("%s", second)
         raise
-    finally:
-        recorder.close(status)
+    recorder.close("FINISHED")

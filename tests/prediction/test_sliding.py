@@ -22,7 +22,7 @@ WINDOW = WindowConfig(frames=16, step=2)
 @pytest.fixture(scope="session")
 def published_model(request):
     """A function that builds the published fixture model anew."""
-    path = request.config.rootpath / "tests" / "prediction" / "fixtures" / "model-002-0.123456.pth"
+    path = request.config.rootpath / "tests" / "fixtures" / "model-002-0.123456.pth"
 
     def build():
         params, state = published.read(path)

@@ -18,7 +18,7 @@ from sensorium.data.dataset import ValidationData
 from sensorium.data.folds import Folds
 from sensorium.data.inputs import assemble
 from sensorium.data.store import MouseStore
-from sensorium.errors import TrainingError
+from sensorium.errors import TrackingError, TrainingError
 from sensorium.metrics import correlation
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.paths import Paths
@@ -298,3 +298,18 @@ def test_a_run_ends_with_the_status_that_fits(fault: BaseException | None, statu
         with pytest.raises(type(fault)), closing(recorder):
             raise fault
     assert recorder.closed == [status]
+
+
+class FullDisk(NullRecorder):
+    """A recorder that cannot write."""
+
+    def close(self, status: str) -> None:
+        raise TrackingError(f"{status} cannot be written.")
+
+
+def test_a_recorder_that_cannot_write_hides_no_other_fault(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(TrainingError, match="diverged"), closing(FullDisk()):
+        raise TrainingError("diverged.")
+    assert "FAILED cannot be written" in caplog.text
+    with pytest.raises(TrackingError, match="FINISHED cannot be written"), closing(FullDisk()):
+        pass

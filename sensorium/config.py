@@ -375,7 +375,7 @@ def load(path: Path) -> Config:
     """Read params.yaml.
 
     Raises:
-        ConfigError: the file is missing, not YAML, or not valid.
+        ConfigError: the file is missing, not UTF-8, not YAML, or not valid.
     """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -383,6 +383,9 @@ def load(path: Path) -> Config:
         raise ConfigError(
             f"{path}: the file does not exist.", "Run the command inside a clone of the project."
         ) from None
+    except UnicodeDecodeError as fault:
+        line = fault.object[: fault.start].count(b"\n") + 1
+        raise ConfigError(f"{path}: line {line} is not UTF-8 text.", "Save the file as UTF-8.") from fault
     except yaml.YAMLError as fault:
         raise ConfigError(f"{path}: not valid YAML: {fault}", "Correct the line named above.") from fault
     return parse(tree, path.name)

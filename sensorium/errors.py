@@ -1,8 +1,9 @@
 """The exception tree.
 
 Every mistake a user can make surfaces as a `SensoriumError`: the file or key, what is wrong, what to
-do about it. The command line prints its message alone and exits with `exit_code`. Broken invariants
-of our own are `AssertionError`s and keep their traceback.
+do about it. The command line prints its message alone and exits with `exit_code`; it does the same for
+what the operating system refuses (`OSError`). Broken invariants of our own are `AssertionError`s and
+keep their traceback.
 """
 
 

@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from sensorium import __version__
 from sensorium.cli import data, prediction, project, registry, tools, training
+from sensorium.cli.faults import explain, wants_traceback
 from sensorium.cli.process import prepare
 from sensorium.errors import SensoriumError
 
@@ -47,7 +48,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake prints one message, no traceback."""
+    """Run the command line; a user's mistake or a refusing disk prints one message, no traceback."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     prepare()
     try:
@@ -55,6 +56,11 @@ def main() -> None:
     except SensoriumError as fault:
         console.print("[bold red]Error:[/]", escape(str(fault)))
         sys.exit(fault.exit_code)
+    except OSError as fault:
+        if wants_traceback():
+            raise
+        console.print("[bold red]Error:[/]", escape(explain(fault)))
+        sys.exit(SensoriumError.exit_code)
     except KeyboardInterrupt:
         console.print("Interrupted.")
         sys.exit(INTERRUPTED)

@@ -1,5 +1,6 @@
 """Every command that the project ships is one that the command line understands."""
 
+import errno
 import re
 import shlex
 import shutil
@@ -145,6 +146,77 @@ def test_a_bad_option_is_one_clear_error(arguments, words, monkeypatch, capsys):
     assert "Traceback" not in message
     for word in words:
         assert word in message
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with nothing but the settings."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "arguments", ["verify --quick --json /proc/nope/x.json", "weights export /proc/nope -e true_batch_001"]
+)
+def test_a_place_that_cannot_be_written_is_one_clear_error(arguments, project, monkeypatch, capsys):
+    assert run(arguments, monkeypatch, project) == 1
+    message = capsys.readouterr().err
+    assert "Error: /proc/nope: No such file or directory.\nCheck the path" in message
+    assert "Traceback" not in message
+
+
+def refuse(monkeypatch, fault):
+    """Let a verb end with a fault."""
+
+    def end(*_):
+        raise fault
+
+    monkeypatch.setattr("sensorium.stages.folds.run", end)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/data/x"), "/data/x: No space left on device.\nFree space"),
+        (
+            OSError(errno.EROFS, "Read-only file system", "/data/x"),
+            "/data/x: Read-only file system.\nThat disk can only",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/a", None, "/b"),
+            "/a -> /b: Permission denied.\nGive your",
+        ),
+        (OSError("8192 requested and 0 written"), "Error: 8192 requested and 0 written.\nMend what"),
+        (TimeoutError(), "Error: TimeoutError.\nMend what"),
+    ],
+)
+def test_a_disk_that_refuses_is_one_clear_error(fault, words, project, monkeypatch, capsys):
+    refuse(monkeypatch, fault)
+    assert run("folds", monkeypatch, project) == 1
+    message = capsys.readouterr().err
+    assert words in message
+    assert "SENSORIUM_TRACEBACK=1 shows where it happened" in message
+    assert "Traceback" not in message
+
+
+def test_faults_of_our_own_keep_their_traceback(project, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["sensorium", "folds"])
+    monkeypatch.chdir(project)
+    refuse(monkeypatch, ZeroDivisionError("ours"))
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        main()
+    refuse(monkeypatch, OSError("perhaps ours"))
+    monkeypatch.setenv("SENSORIUM_TRACEBACK", "1")
+    with pytest.raises(OSError, match="perhaps ours"):
+        main()
+
+
+def test_settings_that_are_not_utf8_are_one_clear_error(project, monkeypatch, capsys):
+    (project / "params.yaml").write_bytes("# Fr\u00e4nkel\n".encode() + "# M\u00fcller\n".encode("latin-1"))
+    assert run("folds", monkeypatch, project) == 2
+    message = capsys.readouterr().err
+    assert "params.yaml: line 2 is not UTF-8 text.\nSave the file as UTF-8." in message
+    assert "Traceback" not in message
 
 
 def test_outside_a_project_the_command_says_so(monkeypatch, capsys, tmp_path):

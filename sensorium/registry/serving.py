@@ -179,4 +179,4 @@ def _catalog() -> Catalog:
     database = Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
     cache = Path(os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir()) / f"sensorium-{os.getuid()}"
     root = database.parent if database is not None else cache
-    return Catalog(Paths(root), Store(uri, root))
+    return Catalog(Paths(root), Store(uri, root, root))

@@ -26,6 +26,8 @@ PATIENCE_VARIABLE = "SENSORIUM_TRACKING_PATIENCE"
 """Seconds that a training waits at its end for MLflow to take what is left; 0 leaves it to `sensorium sync`."""
 _PATIENCE_SECONDS = 15.0
 _SQLITE = "sqlite:///"
+_PARENT_VARIABLE, _EXPERIMENT_VARIABLE = "DVC_ROOT", "DVC_EXP_NAME"
+"""Variables that DVC sets for the commands of an experiment."""
 
 _TIMEOUT, _RETRIES = "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _CLIENT_SETTINGS = {_TIMEOUT: "600", _RETRIES: "2", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
@@ -87,6 +89,12 @@ def refusals_told() -> Iterator[None]:
         ) from fault
 
 
+def _parent_project() -> Path | None:
+    """Root of the project that a queued experiment belongs to; DVC removes the copy in which it runs it."""
+    name = os.environ.get(_PARENT_VARIABLE)
+    return Path(name).resolve() if name and os.environ.get(_EXPERIMENT_VARIABLE) else None
+
+
 @dataclass(frozen=True)
 class Store:
     """An MLflow tracking store and model registry."""
@@ -95,6 +103,8 @@ class Store:
     """Tracking URI; paths in it are absolute."""
     root: Path
     """The project's root."""
+    home: Path
+    """Root of the project that keeps store and journals: another one where DVC runs a queued experiment in a copy."""
 
     @classmethod
     def of(cls, paths: Paths) -> "Store":
@@ -104,18 +114,23 @@ class Store:
             TrackingError: the variable names a store that MLflow no longer writes.
         """
         root = paths.root.resolve()
-        uri = _absolute(os.environ.get(URI_VARIABLE) or f"{_SQLITE}{root}/mlflow.db")
+        home = _parent_project() or root
+        uri = _absolute(os.environ.get(URI_VARIABLE) or f"{_SQLITE}{home}/mlflow.db")
         if urlsplit(uri).scheme in {"", "file"}:
             raise TrackingError(
                 f"{URI_VARIABLE}: {uri} is a folder, which MLflow 3 does not write runs into.",
                 f"Unset {URI_VARIABLE} for the embedded store, or name a server or a database.",
             )
-        return cls(uri, root)
+        return cls(uri, root, home)
 
     @property
     def embedded(self) -> bool:
         """Whether the store is the project's own SQLite file."""
-        return self.uri == f"{_SQLITE}{self.root}/mlflow.db"
+        return self.uri == f"{_SQLITE}{self.home}/mlflow.db"
+
+    @property
+    def _served(self) -> bool:
+        return urlsplit(self.uri).scheme in {"http", "https"}
 
     @property
     def label(self) -> str:
@@ -126,14 +141,14 @@ class Store:
     def portable(self) -> str:
         """The URI as a stage's output may hold it: without a password, a file in the project relative to the root."""
         path = Path(self.uri.removeprefix(_SQLITE))
-        if self.uri.startswith(_SQLITE) and path.is_relative_to(self.root):
-            return _SQLITE + path.relative_to(self.root).as_posix()
+        if self.uri.startswith(_SQLITE) and path.is_relative_to(self.home):
+            return _SQLITE + path.relative_to(self.home).as_posix()
         return self.label
 
     @property
     def state(self) -> Path:
         """Folder of the journals and locks."""
-        return Paths(self.root).state / "tracking"
+        return Paths(self.home).state / "tracking"
 
     def client(self) -> "MlflowClient":
         """A client of tracking store and registry; a fresh database is initialised once, under a lock.
@@ -148,7 +163,7 @@ class Store:
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
 
-        if urlsplit(self.uri).scheme in {"http", "https"}:
+        if self._served:
             return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         with waiting_lock(self.state / "database.lock"):
             return self._open_database()
@@ -172,13 +187,13 @@ class Store:
     def experiment_id(self, client: "MlflowClient", name: str) -> str:
         """The MLflow experiment of that name, made when missing, with the view of its scores.
 
-        The embedded store keeps artifacts in the project; a server decides by itself.
+        A database keeps rows alone, so the artifacts lie in the project; a server decides by itself.
         """
         from mlflow.exceptions import MlflowException
 
         found = client.get_experiment_by_name(name)
         if found is None:
-            location = (self.root / "mlartifacts" / name).as_uri() if self.embedded else None
+            location = None if self._served else (self.home / "mlartifacts" / name).as_uri()
             try:
                 tags = {VIEW_TAG: scores_view()}
                 return str(client.create_experiment(name, artifact_location=location, tags=tags))

@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 WORKERS ?= 2
 
-.PHONY: help demo install test test-slow lint format ui lock clean
+.PHONY: help demo install test test-slow lint format ui screenshots lock clean
 
 include docker/docker.mk
 
@@ -41,6 +41,9 @@ format: $(VENV)/.develop ## format the code
 ui: install ## open the MLflow UI on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
 
+screenshots: $(VENV)/.browser ## draw the pictures of docs/mlflow.md anew, with the system's Chromium
+	tools/screenshots.py
+
 lock: $(VENV)/.develop ## resolve the dependencies anew into the lock files
 	tools/lock
 
@@ -61,4 +64,8 @@ $(VENV)/.runtime: $(VENV)/.created requirements.lock pyproject.toml
 
 $(VENV)/.develop: $(VENV)/.runtime requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.lock
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable ".[browser]"
 	@touch $@

@@ -16,7 +16,7 @@ from sensorium.registry.catalog import Catalog
 from sensorium.registry.flavor import ENSEMBLE
 from sensorium.registry.manifest import PairPin
 from sensorium.tracking.journal import FINISHED, now
-from sensorium.tracking.links import RUNS, TRAINED, run_links
+from sensorium.tracking.links import RUNS, TRAINED, find_run, run_links
 from sensorium.tracking.runs import EXPERIMENT, PARENT, ROLE, is_alive, known_steps, log_metrics, search
 from sensorium.tracking.store import waiting_lock
 
@@ -102,11 +102,11 @@ def _tell_run(catalog: Catalog, paths: Paths, result: Result, tags: Mapping[str,
 
 
 def _parent(catalog: Catalog, paths: Paths, experiment: str) -> str | None:
-    """The parent run of most of the folds on disk, by the links to their runs; None where they tell nothing."""
+    """The parent run of most of the folds on disk, by their runs; None where they tell nothing."""
     found: Counter[str] = Counter()
-    for link in run_links(paths, experiment).values():
-        if link.run_id and is_alive(catalog.client, link.run_id):
-            found.update(filter(None, [catalog.client.get_run(link.run_id).data.tags.get(PARENT)]))
+    for fold in run_links(paths, experiment):
+        if run_id := find_run(catalog.client, paths, experiment, fold):
+            found.update(filter(None, [catalog.client.get_run(run_id).data.tags.get(PARENT)]))
     return next((parent for parent, _ in found.most_common() if is_alive(catalog.client, parent)), None)
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from sensorium.errors import TrackingError
 from sensorium.files import read_json, write_json
 from sensorium.paths import Paths
-from sensorium.tracking.runs import is_alive
+from sensorium.tracking.journal import FINISHED
+from sensorium.tracking.runs import FINGERPRINT, ROLE, is_alive, search
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,6 +66,29 @@ def run_links(paths: Paths, experiment: str) -> dict[int, RunLink]:
     for path in paths.run_link(experiment, 0).parent.glob("fold_*.json"):
         found[int(path.stem.removeprefix("fold_"))] = RunLink.read(path)
     return dict(sorted(found.items()))
+
+
+def find_run(client: "MlflowClient", paths: Paths, experiment: str, fold: int) -> str | None:
+    """The run of a fold on disk: the linked one, or one of the same fingerprint; None where the store has neither.
+
+    Args:
+        client: client of the store in force.
+        paths: where links and folds lie.
+        experiment: what was trained.
+        fold: fold that was held out.
+    """
+    from sensorium.model.checkpoint import read_info
+    from sensorium.training.fingerprint import fingerprint
+
+    link = RunLink.read(paths.run_link(experiment, fold))
+    if link.run_id is not None and is_alive(client, link.run_id):
+        return link.run_id
+    found, folder = client.get_experiment_by_name(experiment), paths.fold(experiment, fold)
+    if found is None or link.tracking_uri is None or not folder.is_dir():
+        return None
+    tags = {FINGERPRINT: fingerprint(read_info(folder).provenance), ROLE: "fold"}
+    runs = [run for run in search(client, [found.experiment_id], tags) if run.info.status == FINISHED]
+    return str(runs[-1].info.run_id) if runs else None
 
 
 def origin(client: "MlflowClient", links: dict[int, RunLink]) -> dict[str, str]:

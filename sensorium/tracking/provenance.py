@@ -19,6 +19,8 @@ THREADS, HARDWARE = "sensorium.threads", "sensorium.hardware"
 """Tags. The bits of a training on the CPU depend on the number of threads."""
 DATA = "dvc."
 """Before the path of an input, in the tag that holds DVC's digest of it."""
+OF_NOW = {COMMIT, DIRTY, THREADS, HARDWARE, "sensorium.version", "sensorium.stage", "sensorium.dvc.experiment"}
+"""Tags that tell of this process and this tree, and nothing of a training that is over."""
 _GIT_SECONDS = 10
 _PLAIN_DIFF = ("--binary", "--full-index", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/")
 """Whatever the user's git configuration says, the patch is one that `git apply` takes."""

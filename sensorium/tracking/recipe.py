@@ -13,7 +13,7 @@ from sensorium.tracking import provenance
 from sensorium.tracking.journal import FINISHED
 from sensorium.tracking.links import RunLink
 from sensorium.tracking.provenance import COMMIT, DATA, DIRTY, HARDWARE, THREADS
-from sensorium.tracking.recorder import PATCH
+from sensorium.tracking.recorder import PATCH, RECORDED
 from sensorium.tracking.runs import EXPERIMENT, FOLD, PARENT, RECORD, ROLE, is_alive, search
 from sensorium.tracking.store import URI_VARIABLE, Store, refusals_told
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-RECORDED_FROM = "sensorium.recorded_from"
-"""Tag of a record: the run that held the training."""
 REPRODUCED = "sensorium.reproduced"
 """Tag: verdict of the last reproduction."""
 CONFIG, HISTORY = "config.json", "history.csv"
@@ -158,8 +156,8 @@ def _training(client: "MlflowClient", store: Store, run_id: str) -> "Run":
         )
     run = client.get_run(run_id)
     role = run.data.tags.get(ROLE)
-    if role == RECORD and RECORDED_FROM in run.data.tags:
-        return _training(client, store, run.data.tags[RECORDED_FROM])
+    if role == RECORD and RECORDED in run.data.tags:
+        return _training(client, store, run.data.tags[RECORDED])
     if role != "fold":
         folds = search(client, [run.info.experiment_id], {PARENT: run_id, ROLE: "fold"})
         known = ", ".join(f"{fold.info.run_id} (fold {fold.data.tags[FOLD]})" for fold in folds)

@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 ADOPT_VARIABLE = "SENSORIUM_RUN"
 """JSON object: MLflow run id by fold, such as {"true_batch_001/fold_1": "..."}; `mlflow run` made the run."""
 
+RECORDED, REBUILT = "sensorium.recorded_from", "sensorium.rebuilt_from"
+"""Tags: the run that held the training, on a record of it and on a run that stands for it."""
 PATCH = "uncommitted.patch"
 """Artifact: what the tracked files differed in from the commit."""
 _PATCH_BYTES = 4 << 20
@@ -164,10 +166,10 @@ def _attach_settings(run: TrainingRun, journal: Journal, root: Path) -> None:
 
 @dataclass(frozen=True)
 class Past:
-    """A training that is over, to be recorded in a run that `mlflow run` made."""
+    """A training that is over, to be recorded from what it left on disk."""
 
-    run_id: str
-    """The run to record it in."""
+    run_id: str | None
+    """The run to record it in, made by `mlflow run`; None for a run of its own, in a store that lost it."""
     fingerprint: str
     original: str | None
     """The run that held the training, where it is known."""
@@ -178,15 +180,20 @@ class Past:
 def record_past(
     config: Config, paths: Paths, experiment: str, fold: int, past: Past, artifacts: Sequence[Path] = ()
 ) -> None:
-    """Record a training that is over in a run that asked for it, when there was nothing left to train.
+    """Record a training that is over: where there was nothing left to train, or the store was lost.
 
-    The run gets params, metrics and artifacts, and the role `record`: the parent's figures leave it out.
+    The run gets params, metrics and artifacts. One that asked for it has the role `record`: the parent's figures
+    leave it out. One that stands for a lost run tells nothing of the code and the machine, which are not known.
     """
     store = Store.of(paths)
     fields = {"experiment": experiment, "fold": fold, "fingerprint": past.fingerprint}
-    journal = journal_for(store.state, {**fields, "fingerprint": past.run_id})
+    journal = journal_for(store.state, {**fields, "fingerprint": past.run_id or f"rebuilt{past.fingerprint}"})
     header = {**fields, "name": f"fold_{fold}", **_header(config, store, fields), "adopt": past.run_id}
-    header["tags"] |= {ROLE: RECORD} | ({} if past.original is None else {"sensorium.recorded_from": past.original})
+    if past.run_id is None:
+        header["tags"] = {key: text for key, text in header["tags"].items() if key not in provenance.OF_NOW}
+        header["tags"] |= {} if past.original is None else {REBUILT: past.original}
+    else:
+        header["tags"] |= {ROLE: RECORD} | ({} if past.original is None else {RECORDED: past.original})
     run = TrainingRun(journal, store, None, header, None)
     for values, step in past.epochs:
         run.metrics(values, step)

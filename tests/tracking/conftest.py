@@ -1,5 +1,6 @@
 """A project with trained folds and a tracking store of its own, in a temporary folder."""
 
+import io
 import json
 import shutil
 from dataclasses import dataclass
@@ -15,10 +16,28 @@ from sensorium.model import checkpoint
 from sensorium.model.checkpoint import ModelInfo
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.paths import Paths
+from sensorium.tracking import recorder
+from sensorium.tracking.courier import Courier
 from sensorium.tracking.store import Store
 
 _ROOT = Path(__file__).parents[2]
 _SMALL = {"canvas": [8, 8], "features": [4], "strides": [2], "expansion": 2, "se_reduction": 2, "cortex_features": [8]}
+
+
+class InlineCourier:
+    """Delivers in this process when the training ends: what arrives is the same, without the wait."""
+
+    def __init__(self, journal, store):
+        self._journal, self._store, self.stdin = journal, store, io.BytesIO()
+
+    def wait(self, timeout=None):
+        Courier(self._journal, self._store).deliver()
+
+
+@pytest.fixture
+def inline(monkeypatch):
+    """Trainings deliver without a process of their own."""
+    monkeypatch.setattr(recorder, "_start_courier", InlineCourier)
 
 
 @dataclass
@@ -38,7 +57,10 @@ class Project:
         mice = {mouse: 3 + number for number, mouse in enumerate(self.config.dataset.mice)}
         for fold in self.config.folds.train.values():
             torch.manual_seed(1000 * seed + 10 * fold + len(experiment))
-            info = ModelInfo(experiment=experiment, fold=fold, model=settings, window=self.config.window, mice=mice)
+            known = {"experiment": experiment, "fold": fold, "seed": seed}
+            info = ModelInfo(
+                experiment=experiment, fold=fold, model=settings, window=self.config.window, mice=mice, provenance=known
+            )
             model = DwiseNeuro(settings, list(mice.values()))
             checkpoint.save(self.paths.fold(experiment, fold), model, info, {"history.csv": "epoch\n0\n"})
 

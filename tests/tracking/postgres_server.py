@@ -22,7 +22,7 @@ def programs():
 
 @contextlib.contextmanager
 def postgres():
-    """Run PostgreSQL on a free port; yields the URI of an empty database."""
+    """Run PostgreSQL on a free port; yields the URI of an empty database; there is another, `served`, for a server."""
     place, prefix = programs(), []
     folder = Path(tempfile.mkdtemp(prefix="sensorium-postgres-", dir="/tmp"))
     if os.geteuid() == 0:  # it refuses to run as root
@@ -39,7 +39,8 @@ def postgres():
     try:
         ready = [place / "pg_isready", *login]
         wait_until(lambda: subprocess.run(ready, capture_output=True, check=False).returncode == 0)
-        subprocess.run([place / "createdb", *login, "mlflow"], check=True)
+        for name in ("mlflow", "served"):
+            subprocess.run([place / "createdb", *login, name], check=True)
         yield f"postgresql+psycopg2://sensorium@127.0.0.1:{port}/mlflow"
     finally:
         process.send_signal(signal.SIGINT)

@@ -1,6 +1,5 @@
 """What a training tells MLflow arrives whole and once, whatever happens to the server or the training."""
 
-import io
 import json
 import os
 import shutil
@@ -15,8 +14,7 @@ from flaky_server import Proxy, mlflow_server, wait_until
 
 from sensorium.errors import TrackingError
 from sensorium.stages import sync
-from sensorium.tracking import recorder, start_training_run
-from sensorium.tracking.courier import Courier
+from sensorium.tracking import start_training_run
 from sensorium.tracking.journal import Journal, journals
 
 EXPERIMENT = "true_batch_001"
@@ -58,21 +56,6 @@ def assert_whole(project, run, count):
     """Every step of both metrics stands once."""
     assert steps(project, run) == list(range(count))
     assert steps(project, run, "val/correlation") == list(range(count))
-
-
-class InlineCourier:
-    """Delivers in this process when the training ends: what arrives is the same, without the wait."""
-
-    def __init__(self, journal, store):
-        self._journal, self._store, self.stdin = journal, store, io.BytesIO()
-
-    def wait(self, timeout=None):
-        Courier(self._journal, self._store).deliver()
-
-
-@pytest.fixture
-def inline(monkeypatch):
-    monkeypatch.setattr(recorder, "_start_courier", InlineCourier)
 
 
 # -- the embedded store --------------------------------------------------------------------------

@@ -301,3 +301,30 @@ def test_a_damaged_link_is_told(trained, text):
         register.run(trained.config, trained.paths)
     assert "dvc pull" in told.value.remedy
     assert not trained.paths.pair_pin.exists()
+
+
+def test_restore_records_the_trainings_of_pulled_folds_again(trained, inline):
+    """From the histories of the folds, under a parent, once; the links on disk stay as they are."""
+    for experiment in ("true_batch_001", "distillation_001"):
+        for fold in range(3):
+            rows = [f"{epoch},1.0,{epoch / 10 + fold / 100}\n" for epoch in range(2)]
+            history = trained.paths.fold(experiment, fold) / "history.csv"
+            history.write_text("epoch,train_loss,val_correlation\n" + "".join(rows))
+            link = {"tracking_uri": "sqlite:///mlflow.db", "run_id": f"{fold}" * 32}
+            write_json(trained.paths.run_link(experiment, fold), link)
+    register.run(trained.config, trained.paths)
+    for _ in range(2):
+        restore.run(trained.config, trained.paths)
+    found = runs(trained, "true_batch_001")
+    folds = [run for run in found if run.data.tags["sensorium.role"] == "fold"]
+    (parent,) = [run for run in found if run.data.tags["sensorium.role"] == "experiment"]
+    assert sorted(run.info.run_name for run in folds) == ["fold_0", "fold_1", "fold_2"]
+    for run in folds:
+        fold = int(run.data.tags["sensorium.fold"])
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["sensorium.rebuilt_from"] == f"{fold}" * 32
+        assert "sensorium.hardware" not in run.data.tags
+        curve = trained.store.client().get_metric_history(run.info.run_id, "val/correlation")
+        assert [point.value for point in curve] == [fold / 100, 0.1 + fold / 100]
+    assert parent.data.metrics["val/correlation/mean"] == pytest.approx(0.11)
+    assert parent.data.metrics["oof/single_trial_correlation"] == pytest.approx(0.28)

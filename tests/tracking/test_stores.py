@@ -64,7 +64,7 @@ def server(database, s3, tmp_path_factory):
     before = dict(os.environ)
     os.environ.update(variables)
     try:
-        with mlflow_server(folder, database, "s3://mlflow") as port:
+        with mlflow_server(folder, database.replace("/mlflow", "/served"), "s3://mlflow") as port:
             yield f"http://127.0.0.1:{port}", client
     finally:
         os.environ.clear()

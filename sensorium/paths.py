@@ -112,3 +112,7 @@ class Paths:
     def training_lock(self, experiment: str, fold: int) -> Path:
         """Held by whoever writes a trained fold."""
         return self.state / "locks" / f"train-{experiment}-fold_{fold}.lock"
+
+    def training_locks(self) -> list[Path]:
+        """The locks of all folds that were ever written."""
+        return list((self.state / "locks").glob("train-*.lock"))

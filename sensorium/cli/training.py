@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sensorium.cli.options import Experiment, Folds, context
+from sensorium.paths import Paths, find_root
 
 _Folder = Annotated[Path, typer.Argument(help="Folder of the published form: <experiment>/fold_<k>/model-*.pth.")]
 
@@ -15,6 +16,7 @@ def add_commands(app: typer.Typer) -> None:
     panel = "Training"
     app.command(rich_help_panel=panel)(train)
     app.command(rich_help_panel=panel)(model)
+    app.command(rich_help_panel=panel)(states)
     weights = typer.Typer(help="Take in or give out weights in the published form.", no_args_is_help=True)
     weights.command("import")(import_weights)
     weights.command("export")(export_weights)
@@ -43,6 +45,22 @@ def model(
 
     ctx = context()
     stage.run(ctx.config, ctx.paths, experiment, as_json=as_json)
+
+
+def states(
+    unwanted: Annotated[
+        list[str] | None,
+        typer.Option("--remove", metavar="ID", help="Remove this one, as listed, or `all`; repeatable."),
+    ] = None,
+) -> None:
+    """List what unfinished trainings go on from: fold, epoch, size, age.
+
+    States of settings that were given up stay until they are removed with `--remove`; what is being
+    trained at the moment is never removed.
+    """
+    from sensorium.stages import states as stage
+
+    stage.run(Paths(find_root()), unwanted or [])
 
 
 def import_weights(

@@ -31,6 +31,7 @@ from sensorium.training.loop import BatchSource, Surroundings, Trainer
 from sensorium.training.progress import NullView, TerminalView
 from sensorium.training.recorder import NullRecorder, Recorder, closing
 from sensorium.training.resume import ResumeFolder
+from sensorium.training.states import About
 from sensorium.training.stopping import StopRequest, stage_lifeline
 from sensorium.training.task import Supervised
 from sensorium.training.validation import FoldValidation
@@ -113,7 +114,8 @@ def _train(fabric: Fabric, job: Job) -> None:
     """Train in one of the processes."""
     devices.make_deterministic(fabric)
     stores = [MouseStore.open(job.paths.store(mouse)) for mouse in job.config.dataset.mice]
-    folder = ResumeFolder(job.paths.state / "train", fingerprint(job.provenance))
+    about = About(job.experiment, job.fold, job.epochs)
+    folder = ResumeFolder(job.paths.state / "train", fingerprint(job.provenance), about)
     with StopRequest(stage_lifeline(between=int(fabric.world_size > 1))) as stop:
         learner, source, validation = assemble(fabric, job, stores)
         view = TerminalView(job.name, learner.steps, job.epochs) if fabric.is_global_zero else NullView()

@@ -4,7 +4,6 @@ A state's file name holds its position and the start of its SHA-256, so a damage
 one before it is taken. Weights of the best epoch lie in files of their own, since they seldom change.
 """
 
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +15,11 @@ from torch import Tensor
 
 from sensorium.errors import TrainingError
 from sensorium.files import PARTIAL_SUFFIX, atomic_file, sha256
+from sensorium.training.states import DIGITS, STATE_NAME, About, remove, retired_name
 
 KEPT = 2
 """How many states, and how many best weights, are kept."""
 
-_DIGITS = 16
-_STATE = re.compile(rf"(\d{{6}})-(\d{{9}})-([0-9a-f]{{{_DIGITS}}})\.pt")
 _UNNAMED = "unnamed.pt"
 
 State = dict[str, Any]
@@ -31,14 +29,22 @@ State = dict[str, Any]
 class ResumeFolder:
     """The states of one training, which `fingerprint` identifies; only one process may write."""
 
-    def __init__(self, parent: Path, fingerprint: str) -> None:
+    def __init__(self, parent: Path, fingerprint: str, about: About | None = None) -> None:
+        """Name the folder; it appears with the first state.
+
+        Args:
+            parent: holds the folders of all trainings.
+            fingerprint: what the training depends on.
+            about: what the folder tells of itself.
+        """
         self.path = parent / fingerprint
+        self._about = about
 
     def tidy(self) -> None:
         """Remove what a killed process left unfinished; only for the holder of the fold's lock."""
         for partial in [*self.path.glob(f".*{PARTIAL_SUFFIX}"), self.path / _UNNAMED]:
             partial.unlink(missing_ok=True)
-        shutil.rmtree(self._retired, ignore_errors=True)
+        shutil.rmtree(retired_name(self.path), ignore_errors=True)
 
     def save(self, epoch: int, step: int, state: State) -> None:
         """Write a state and remove those that are too old.
@@ -55,7 +61,8 @@ class ResumeFolder:
         try:
             with atomic_file(unnamed) as partial, partial.open("wb") as stream:
                 torch.save({"epoch": epoch, "step": step, **state}, stream)
-            unnamed.rename(self.path / f"{epoch:06d}-{step:09d}-{sha256(unnamed)[:_DIGITS]}.pt")
+            self._describe()
+            unnamed.rename(self.path / f"{epoch:06d}-{step:09d}-{sha256(unnamed)[:DIGITS]}.pt")
         except (OSError, RuntimeError) as fault:  # torch turns some failed writes into a RuntimeError
             raise self._refused(fault) from fault
         self._remove_old()
@@ -93,7 +100,7 @@ class ResumeFolder:
             notify: takes a sentence about each damaged state, which is removed.
         """
         for path in reversed(self._states()):
-            match = _STATE.fullmatch(path.name)
+            match = STATE_NAME.fullmatch(path.name)
             assert match is not None
             if sha256(path).startswith(match[3]):
                 return path
@@ -108,24 +115,19 @@ class ResumeFolder:
         return state
 
     def remove(self) -> None:
-        """Remove everything: the training is published.
+        """Remove everything: the training is published."""
+        remove(self.path)
 
-        All at once, since a state without the best weights it speaks of could never be finished.
-        """
-        if self.path.exists():
-            self.path.rename(self._retired)
-            shutil.rmtree(self._retired)
-
-    @property
-    def _retired(self) -> Path:
-        return self.path.with_name(f".{self.path.name}{PARTIAL_SUFFIX}")
+    def _describe(self) -> None:
+        if self._about is not None:
+            self._about.write(self.path)
 
     def _best(self, epoch: int) -> Path:
         return self.path / f"best-{epoch:06d}.safetensors"
 
     def _states(self) -> list[Path]:
         """Oldest first."""
-        return sorted(path for path in self.path.glob("*.pt") if _STATE.fullmatch(path.name))
+        return sorted(path for path in self.path.glob("*.pt") if STATE_NAME.fullmatch(path.name))
 
     def _remove_old(self) -> None:
         for path in self._states()[:-KEPT]:

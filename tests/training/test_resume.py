@@ -83,7 +83,7 @@ def test_twenty_kills_change_no_bit(project: Path, reference: dict[str, str]) ->
 
 def leave_states(project: Path) -> None:
     """Train until two states lie there, then die."""
-    process = start(project, kill_event=12)
+    process = start(project, kill_event=16)
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert len(states(project)) == 2

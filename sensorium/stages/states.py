@@ -1,0 +1,107 @@
+"""`sensorium states`: the resume states of all trainings, and the removal of those that nobody wants."""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from sensorium.errors import ConfigError, TrainingError
+from sensorium.files import exclusive_lock
+from sensorium.paths import Paths
+from sensorium.training.states import StoredTraining, remove, stored_trainings
+
+ALL = "all"
+
+
+def run(paths: Paths, unwanted: Sequence[str] = ()) -> None:
+    """List the states of trainings that are not published, or remove some.
+
+    Args:
+        paths: the project.
+        unwanted: what to remove: beginnings of ids as listed, or `all` but what is being trained now.
+
+    Raises:
+        ConfigError: no state, or more than one, has such an id; nothing is removed.
+        TrainingError: one that was named is being trained.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    found = stored_trainings(paths.state / "train")
+    if unwanted:
+        _remove(console, paths, _choose(found, unwanted), everything=ALL in unwanted)
+    elif found:
+        console.print(_table(found))
+        console.print(
+            f"{_gigabytes(sum(training.size for training in found))} in all. A training with the same settings, data "
+            "and code goes on from its state; `sensorium states --remove ID` removes one for good."
+        )
+    else:
+        console.print("No states: every training was published, or none was begun.")
+
+
+def _choose(found: Sequence[StoredTraining], unwanted: Sequence[str]) -> list[StoredTraining]:
+    if ALL in unwanted:
+        return list(found)
+    chosen: dict[Path, StoredTraining] = {}
+    for identity in unwanted:
+        matches = [training for training in found if identity and training.identity.startswith(identity)]
+        if len({training.identity for training in matches}) != 1:
+            known = ", ".join(training.identity for training in found) or "there are none"
+            raise ConfigError(f"--remove {identity}: names {len(matches)} trainings.", f"Choose among: {known}.")
+        chosen |= {training.folder: training for training in matches}
+    return list(chosen.values())
+
+
+def _remove(console: Console, paths: Paths, chosen: Sequence[StoredTraining], *, everything: bool) -> None:
+    for training in chosen:
+        try:
+            with _nobody_trains(paths, training):
+                remove(training.folder)
+        except TrainingError as fault:
+            if not everything:
+                raise
+            console.print(fault.problem)
+            continue
+        console.print(f"{training.identity} ({_name(training)}): removed, {_gigabytes(training.size)}.")
+
+
+def _nobody_trains(paths: Paths, training: StoredTraining) -> ExitStack:
+    """Hold the fold's lock, or those of all folds where the state does not tell its own.
+
+    Raises:
+        TrainingError: a training is at work.
+    """
+    busy = TrainingError(
+        f"{training.identity} ({_name(training)}): is being trained, its state stays.",
+        "Wait for it, or stop it; it saves its state.",
+    )
+    about = training.about
+    locks = [paths.training_lock(about.experiment, about.fold)] if about else sorted(paths.training_locks())
+    with ExitStack() as held:
+        for lock in locks:
+            held.enter_context(exclusive_lock(lock, busy))
+        return held.pop_all()
+
+
+def _name(training: StoredTraining) -> str:
+    return f"{training.about.experiment} fold {training.about.fold}" if training.about else "unknown"
+
+
+def _table(found: Sequence[StoredTraining]) -> Table:
+    table = Table(title="States to go on from", title_justify="left")
+    for heading in ("id", "training"):
+        table.add_column(heading)
+    for heading in ("epoch", "size", "age"):
+        table.add_column(heading, justify="right")
+    for training in found:
+        epochs = f" of {training.about.epochs}" if training.about else ""
+        done = "none" if training.epoch is None else f"{training.epoch}{epochs}"
+        age = max(0.0, time.time() - training.written) / 86400
+        table.add_row(training.identity, _name(training), done, _gigabytes(training.size), f"{age:.1f} days")
+    return table
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**27 else f"{count / 2**20:.1f} MiB"

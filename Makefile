@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 WORKERS ?= 2
 
-.PHONY: help demo install test test-slow lint format ui screenshots lock clean
+.PHONY: help demo install test test-slow lint format ui demo-report screenshots lock clean
 
 include docker/docker.mk
 
@@ -40,6 +40,11 @@ format: $(VENV)/.develop ## format the code
 
 ui: install ## open the MLflow UI on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
+
+demo-report: install ## copy the report of the last run into docs/
+	dvc repro report
+	rm -rf docs/demo-report
+	cp -r reports/report docs/demo-report
 
 screenshots: $(VENV)/.browser ## draw the pictures of docs/mlflow.md anew, with the system's Chromium
 	tools/screenshots.py

@@ -46,7 +46,8 @@ STYLE: dict[Any, Any] = {
 _WIDTH = 7.6
 """Inches; the page shows figures at this width on paper."""
 
-_BINS = np.linspace(-0.1, 1.0, 56)
+_BINS = (15, 50)
+"""Fewest and most bins of the histogram over neurons."""
 
 _STRIP = 10
 """Pictures in the film strip."""
@@ -63,7 +64,7 @@ def _figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, lis
 def scores_by_mouse(material: Material, seed: int) -> Figure:
     """A point a mouse and source, with the bootstrap interval over neurons."""
     mice, sources = material.mice, material.sources
-    figure, (axes,) = _figure(1.1 + 0.42 * len(mice))
+    figure, (axes,) = _figure(1.1 + 0.55 * len(mice))
     for row, mouse in enumerate(mice):
         for column, source in enumerate(sources):
             values = material.correlations(mouse, source)
@@ -73,8 +74,9 @@ def scores_by_mouse(material: Material, seed: int) -> Figure:
             axes.plot([low, high], [y, y], color=COLORS[source], linewidth=2.2, solid_capstyle="butt")
             axes.plot(values.mean(), y, "o", color=COLORS[source], markersize=5, label=label)
     axes.set_yticks(range(len(mice)), [short_name(mouse) for mouse in mice])
-    axes.invert_yaxis()
+    axes.set_ylim(len(mice) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
     axes.set_xlabel("single-trial correlation, out of fold")
     figure.legend(loc="outside upper left", ncols=len(sources))
     return figure
@@ -83,14 +85,22 @@ def scores_by_mouse(material: Material, seed: int) -> Figure:
 def distribution(material: Material, _seed: int) -> Figure:
     """Share of the neurons over correlation, an outline a source."""
     figure, (axes,) = _figure(2.7)
-    for source in material.sources:
-        values = material.neurons.loc[material.neurons["source"] == source, SCORE].to_numpy()
-        counts, _ = np.histogram(values.clip(_BINS[0], _BINS[-1]), _BINS)
-        axes.stairs(counts / len(values), _BINS, color=COLORS[source], linewidth=1.6, label=source)
-        axes.axvline(values.mean(), color=COLORS[source], linewidth=0.9, linestyle=":")
+    by_source = {
+        source: material.neurons.loc[material.neurons["source"] == source, SCORE].to_numpy()
+        for source in material.sources
+    }
+    pool = np.concatenate(list(by_source.values()))
+    bins = int(np.clip(2 * np.sqrt(len(pool) / len(by_source)), *_BINS))
+    edges = np.histogram_bin_edges(pool, bins)
+    for source, values in by_source.items():
+        shares = np.histogram(values, edges)[0] / len(values)
+        if source == "ensemble":
+            axes.stairs(shares, edges, color=COLORS[source], fill=True, alpha=0.15)
+        axes.stairs(shares, edges, color=COLORS[source], linewidth=1.6, label=source)
+        axes.axvline(values.mean(), color=COLORS[source], linewidth=1.1, linestyle=":")
     axes.set_xlabel("single-trial correlation of a neuron")
     axes.set_ylabel("share of the neurons")
-    axes.legend()
+    figure.legend(loc="outside upper left", ncols=len(by_source))
     return figure
 
 
@@ -102,6 +112,9 @@ def example_traces(material: Material, _seed: int) -> Figure:
         if trace.noiseless is not None:
             axes.plot(trace.seconds, trace.noiseless, color="#333333", linewidth=0.9, linestyle="--", label="noiseless")
         axes.plot(trace.seconds, trace.predicted, color=COLORS["ensemble"], linewidth=1.5, label="predicted")
+        unscored = material.first_frame / FRAMES_PER_SECOND
+        axes.axvspan(0, unscored, color="#FFFFFF", alpha=0.55, linewidth=0, zorder=3)
+        axes.axvline(unscored, color="#999999", linewidth=0.8, linestyle=":", zorder=4)
         axes.set_title(f"{trace.label} neuron, unit {trace.unit}: r = {trace.correlation:.2f} over all trials")
         axes.set_ylabel("response")
         axes.set_ylim(bottom=0)

@@ -72,10 +72,10 @@ class Material:
         rows = (self.neurons["mouse"] == mouse) & (self.neurons["source"] == source)
         return self.neurons.loc[rows, SCORE].to_numpy(np.float64)
 
-    def pooled(self, fold: str = "all", tier: str = "all") -> pd.DataFrame:
-        """Scores by mouse (rows) and source (columns) on one subset."""
-        rows = self.scores[(self.scores["fold"].astype(str) == fold) & (self.scores["tier"] == tier)]
-        return rows.pivot_table(index="mouse", columns="source", values=SCORE, sort=False)
+    def pooled(self, metric: str = SCORE) -> pd.DataFrame:
+        """One metric over all folds and tiers by mouse (rows) and source (columns)."""
+        rows = self.scores[(self.scores["fold"].astype(str) == "all") & (self.scores["tier"] == "all")]
+        return rows.pivot_table(index="mouse", columns="source", values=metric, sort=False)
 
 
 def bootstrap(values: NDArray[np.float64], seed: int, *place: int) -> tuple[float, float]:

@@ -1,12 +1,15 @@
 """The report as one self-contained HTML file: figures within, no script, nothing fetched."""
 
 import base64
+import math
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 
+import pandas as pd
+
 from sensorium.mice import FRAMES_PER_SECOND, short_name
-from sensorium.report.material import SCORE, Material
+from sensorium.report.material import Material
 
 _CAPTIONS: Mapping[str, tuple[str, str]] = {
     "scores": (
@@ -22,7 +25,7 @@ _CAPTIONS: Mapping[str, tuple[str, str]] = {
         "True and predicted responses",
         (
             "{trace_title}. Neurons are those at the 95th, 50th and 5th percentile of correlation. Frames before "
-            "{first_second:.1f} s are not scored."
+            "{first_second:.1f} s, pale, are not scored."
         ),
     ),
     "training": ("Learning curves", "A line a fold."),
@@ -31,6 +34,17 @@ _CAPTIONS: Mapping[str, tuple[str, str]] = {
         "Trials of one video share a fold. {leak} pairs of near-identical trials lie in different folds.",
     ),
 }
+
+_OTHER_METRICS: Mapping[str, str] = {
+    "published_variant": "as the published solution counts",
+    "correlation_to_average": "correlation to average",
+}
+
+_TABLE_CAPTION = (
+    "Single-trial correlation out of fold: responses normalised, all trials in a row, the mean over neurons. Below, "
+    "over all mice: the published solution's variant, not normalised, the mean over mice; and the correlation of "
+    "responses and predictions that are averaged over the repeats of a video first."
+)
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -43,7 +57,8 @@ figure { margin: .6rem 0 0; } img { width: 100%; height: auto; }
 figcaption { color: #555; font-size: .92rem; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #e6e6e6; text-align: right; }
-th:first-child, td:first-child { text-align: left; } tr.total td { font-weight: 600; border-top: 2px solid #999; }
+th:first-child, td:first-child { text-align: left; }
+tr.total td { font-weight: 600; border-top: 2px solid #999; border-bottom: 2px solid #999; }
 td.wide { text-align: left; word-break: break-word;
           font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .82rem; }
 @media print { body { max-width: none; margin: 0; font-size: 10.5pt; } h2, figure, tr { break-inside: avoid; }
@@ -98,8 +113,14 @@ def _score_table(material: Material) -> Iterator[str]:
     heads = "".join(f"<th>{escape(source)}</th>" for source in sources)
     yield f"<table><tr><th>mouse</th>{heads}</tr>"
     for mouse in [*material.mice, "all"]:
-        scores = table.loc[mouse].to_dict()
-        cells = "".join(f"<td>{scores[source]:.3f}</td>" for source in sources)
-        name = "all neurons" if mouse == "all" else short_name(mouse)
-        yield f"<tr{' class=total' if mouse == 'all' else ''}><td>{escape(name)}</td>{cells}</tr>"
-    yield f"</table><p>{escape(SCORE.replace('_', ' ').capitalize())}, responses normalised, pooled over neurons.</p>"
+        row, name = ("<tr class=total>", "all neurons") if mouse == "all" else ("<tr>", short_name(mouse))
+        yield f"{row}<td>{escape(name)}</td>{_cells(table, mouse, sources)}</tr>"
+    for metric, name in _OTHER_METRICS.items():
+        yield f"<tr><td>{escape(name)}</td>{_cells(material.pooled(metric), 'all', sources)}</tr>"
+    yield f"</table><p>{_TABLE_CAPTION}</p>"
+
+
+def _cells(table: pd.DataFrame, mouse: str, sources: list[str]) -> str:
+    scores = table.loc[mouse].to_dict() if mouse in table.index else {}
+    values = [scores.get(source, math.nan) for source in sources]
+    return "".join("<td>-</td>" if math.isnan(value) else f"<td>{value:.3f}</td>" for value in values)

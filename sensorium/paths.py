@@ -109,9 +109,13 @@ class Paths:
         """Resume state, locks and logs: outside every stage's outputs, ignored by git and DVC."""
         return self.root / ".sensorium"
 
+    def lock(self, name: str) -> Path:
+        """Held by whoever writes the output of that name."""
+        return self.state / "locks" / f"{name}.lock"
+
     def training_lock(self, experiment: str, fold: int) -> Path:
         """Held by whoever writes a trained fold."""
-        return self.state / "locks" / f"train-{experiment}-fold_{fold}.lock"
+        return self.lock(f"train-{experiment}-fold_{fold}")
 
     def training_locks(self) -> list[Path]:
         """The locks of all folds that were ever written."""

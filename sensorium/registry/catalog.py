@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from sensorium.errors import TrackingError
-from sensorium.files import atomic_folder, write_json
+from sensorium.files import atomic_folder, tidy, write_json
 from sensorium.paths import Paths
 from sensorium.registry.flavor import Interface, write_model
 from sensorium.registry.manifest import RESTORE, ModelContent, PairPin
@@ -148,12 +148,17 @@ class Catalog:
 
     def _download(self, version: "ModelVersion", content: ModelContent) -> Path:
         """Copy of a remote version, kept by digest; a damaged copy is fetched anew."""
+        folder = self._paths.state / "registry" / content.digest
+        with waiting_lock(folder.with_name(f"{content.digest}.lock")):
+            tidy(folder)
+            if not folder.exists() or content.faults(folder):
+                self._fetch(version, folder)
+        return folder
+
+    def _fetch(self, version: "ModelVersion", folder: Path) -> None:
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
-        folder = self._paths.state / "registry" / content.digest
-        if folder.exists() and not content.faults(folder):
-            return folder
         try:
             with atomic_folder(folder) as partial:
                 uri = f"{version.source}/{_DATA.as_posix()}"
@@ -163,7 +168,6 @@ class Catalog:
             raise TrackingError(
                 f"{version.name} version {version.version}: its files cannot be fetched ({fault}).", RESTORE
             ) from fault
-        return folder
 
     def _faults(self, version: "ModelVersion", entry: Entry) -> list[str]:
         """What is wrong with the files of a version that should hold the entry."""
@@ -197,9 +201,10 @@ class Catalog:
         return int(version.version)
 
     def _fill(self, location: str, entry: Entry) -> None:
-        """Write the files of a version to where the store keeps them."""
+        """Write the files of a version to where the store keeps them; only for the holder of the registry's lock."""
         local = _local(location)
         if local is not None:
+            tidy(local)
             with atomic_folder(local) as partial:
                 self._write(partial, entry, location)
             return

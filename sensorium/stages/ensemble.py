@@ -6,6 +6,7 @@ from pathlib import Path
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
+from sensorium.files import sole_writer
 from sensorium.inference.device import prediction_device
 from sensorium.inference.ensemble import average
 from sensorium.inference.job import Job
@@ -38,8 +39,8 @@ def run(
         weights: file of weights for the predictions on disk; equal weights by default.
 
     Raises:
-        PredictionError: predictions are missing or do not belong together, or the pin or the weights are of
-            other experiments.
+        PredictionError: predictions are missing or do not belong together, the pin or the weights are of
+            other experiments, or another process writes the mean.
         TrackingError: the registry lacks what the pin names, or what it has is damaged.
     """
     folder = paths.predictions(",".join(experiments), split)
@@ -47,7 +48,11 @@ def run(
         chosen = None if weights is None else list(read_weights(weights, experiments).values())
         members = [Predictions.open(paths.predictions(name, split)) for name in experiments]
         stores = [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice]
-        average(members, stores, split, folder, chosen)
+        busy = PredictionError(
+            f"{folder}: another process is writing these predictions.", "Wait until it has finished."
+        )
+        with sole_writer(paths.lock(f"ensemble-{folder.parent.name}-{split}"), busy, folder):
+            average(members, stores, split, folder, chosen)
         return
     trained, pinned = _registered(pin, paths, experiments)
     stores = [MouseStore.open(paths.store(mouse)) for mouse in chosen_mice(config, split)]

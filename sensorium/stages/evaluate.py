@@ -12,6 +12,7 @@ from sensorium import files
 from sensorium.config import Config
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
+from sensorium.errors import PredictionError
 from sensorium.evaluation import STUDENT, TEACHER, MouseScores, OutOfFold, score_mouse
 from sensorium.evaluation.tables import (
     bars,
@@ -28,8 +29,8 @@ from sensorium.paths import Paths
 from sensorium.stages.weigh import WEIGHTS_FILE, fit_weights, predicted_folds, tell_gain
 
 _DIGITS = "%.6f"
-
-"""What each epoch gave, in a trained fold."""
+_PLOTS = ("plots/mice.csv", "plots/neurons.csv", "plots/training.csv")
+_OUTPUTS = ("scores.csv", "neurons.parquet", *_PLOTS, WEIGHTS_FILE, "metrics.json", "overall.json")
 
 
 def run(config: Config, paths: Paths) -> None:
@@ -40,7 +41,8 @@ def run(config: Config, paths: Paths) -> None:
         paths: the project.
 
     Raises:
-        PredictionError: a prediction is missing, of another mouse or shape, or not finite.
+        PredictionError: a prediction is missing, of another mouse or shape, or not finite, or another process
+            writes the scores.
         DataError: stores or folds are missing or damaged.
         CheckpointError: a fold is not trained.
     """
@@ -53,7 +55,10 @@ def run(config: Config, paths: Paths) -> None:
         for mouse in track(list(config.dataset.mice), "Scoring mice", console=Console(stderr=True), transient=True)
     ]
     curves = {role: learning_curve(training_histories(config, paths, name)) for role, name in roles.items()}
-    _write(mice, curves, weights, paths.evaluation)
+    busy = PredictionError(f"{paths.evaluation}: another process is writing the scores.", "Wait until it has finished.")
+    outputs = [paths.evaluation / name for name in _OUTPUTS]
+    with files.sole_writer(paths.lock("evaluation"), busy, *outputs):
+        _write(mice, curves, weights, paths.evaluation)
 
 
 def _weighted(config: Config, paths: Paths, folds: Folds, sources: OutOfFold) -> tuple[OutOfFold, dict[str, Any]]:

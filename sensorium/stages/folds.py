@@ -18,7 +18,7 @@ def run(config: Config, paths: Paths) -> None:
         DataError: a store is missing, or a mouse has no trial in some fold.
     """
     busy = DataError(f"{paths.folds}: another process is writing the folds.", "Wait until it has finished.")
-    with sole_writer(paths.state / "locks" / "folds.lock", busy, paths.folds):
+    with sole_writer(paths.lock("folds"), busy, paths.folds):
         stores = [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice]
         report = write_folds(stores, config.folds.count, config.folds.grouping, paths.folds)
     table = Table("mouse", *(f"fold {fold}" for fold in range(config.folds.count)), title="Labelled trials")

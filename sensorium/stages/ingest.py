@@ -22,7 +22,7 @@ def run(config: Config, paths: Paths, mouse: str) -> None:
     folder = config.raw_folder(paths.root)
     busy = DataError(f"{store}: another process is writing this store.", "Wait until it has finished.")
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    with sole_writer(paths.state / "locks" / f"ingest-{mouse}.lock", busy, store):
+    with sole_writer(paths.lock(f"ingest-{mouse}"), busy, store):
         raw = RawMouse(folder / mouse)
         truth = folder / TRUTH_FOLDER / mouse
         with atomic_folder(store) as partial, Progress(console=console) as progress:

@@ -3,6 +3,7 @@
 from rich.console import Console
 
 from sensorium.config import Config
+from sensorium.files import tidy, waiting_lock
 from sensorium.paths import Paths
 from sensorium.registry import register_pair
 from sensorium.tracking.courier import deliver_leftovers
@@ -17,6 +18,8 @@ def run(config: Config, paths: Paths) -> None:
     """
     deliver_leftovers(Store.of(paths))  # the scores join the runs of the trainings; what cannot arrive stays on disk
     pin = register_pair(config, paths)
-    pin.write(paths.pair_pin)
+    with waiting_lock(paths.lock("register")):
+        tidy(paths.pair_pin)
+        pin.write(paths.pair_pin)
     names = ", ".join(f"{content.name} {pin.versions[role]}" for role, content in pin.models.items())
     Console().print(f"{pin.pair.name} {pin.pair.version} pins {names}.")

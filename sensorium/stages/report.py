@@ -32,11 +32,12 @@ def run(config: Config, paths: Paths) -> None:
         paths: the project.
 
     Raises:
-        PredictionError: nothing is evaluated yet, or predictions are missing.
+        PredictionError: nothing is evaluated yet, predictions are missing, or another process writes the report.
         CheckpointError: a fold is not trained.
     """
     material = _gather(config, paths)
-    with files.atomic_folder(paths.report) as partial:
+    busy = PredictionError(f"{paths.report}: another process is writing the report.", "Wait until it has finished.")
+    with files.sole_writer(paths.lock("report"), busy, paths.report), files.atomic_folder(paths.report) as partial:
         figures: dict[str, Path] = {}
         for name, figure in draw_all(material, config.seed):
             figures[name] = partial / f"{name}.png"

@@ -41,7 +41,7 @@ def run(config: Config, paths: Paths, mouse: str) -> None:
         return
     busy = DataError(f"{raw / mouse}: another process is simulating this mouse.", "Wait until it has finished.")
     with (
-        sole_writer(paths.state / "locks" / f"raw-{mouse}.lock", busy, raw / mouse, raw / marker.TRUTH_FOLDER / mouse),
+        sole_writer(paths.lock(f"raw-{mouse}"), busy, raw / mouse, raw / marker.TRUTH_FOLDER / mouse),
         Progress(console=console, transient=True) as progress,
     ):
         task = progress.add_task(f"Simulating {mouse}", total=recipe.trials)

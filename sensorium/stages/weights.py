@@ -12,7 +12,7 @@ from rich.console import Console
 
 from sensorium.config import Config, ModelConfig, WindowConfig
 from sensorium.errors import CheckpointError, TrainingError
-from sensorium.files import PARTIAL_SUFFIX, atomic_folder, exclusive_lock, sha256, write_json
+from sensorium.files import PARTIAL_SUFFIX, RETIRED_SUFFIX, atomic_folder, exclusive_lock, sha256, tidy, write_json
 from sensorium.model import checkpoint, published
 from sensorium.model.dwiseneuro import meta_state
 from sensorium.paths import PARAMS_FILE, Paths
@@ -100,11 +100,13 @@ def _find(folder: Path, fold: int) -> _Source:
 
 @contextlib.contextmanager
 def _locked(config: Config, paths: Paths, experiment: str) -> Iterator[None]:
-    """Keep trainers away from the experiment's folds."""
+    """Keep trainers away from the experiment's folds, and put right what a killed import left."""
     with contextlib.ExitStack() as held:
         for fold in range(config.folds.count):
             busy = TrainingError(f"{experiment} fold {fold}: is being trained.", "Wait for it, or stop it.")
             held.enter_context(exclusive_lock(paths.training_lock(experiment, fold), busy))
+        for output in (paths.experiment(experiment), *(paths.fold(experiment, k) for k in range(config.folds.count))):
+            tidy(output)
         yield
 
 
@@ -167,7 +169,7 @@ def _same(there: Path, fold: Path) -> bool:
 def _keep_others(target: Path, partial: Path) -> None:
     """Carry along what is not imported, without copying it."""
     for other in sorted(target.iterdir()) if target.is_dir() else ():
-        if (partial / other.name).exists() or other.name.endswith(PARTIAL_SUFFIX):
+        if (partial / other.name).exists() or other.name.endswith((PARTIAL_SUFFIX, RETIRED_SUFFIX)):
             continue
         if other.is_dir():
             shutil.copytree(other, partial / other.name, copy_function=os.link)

@@ -256,8 +256,16 @@ def test_other_trained_folds_stay_unless_forced(paths, torrent):
 def test_import_again_is_the_same(paths, torrent):
     take(paths, torrent)
     before = content(paths.root / "data")
+    own = paths.experiment(EXPERIMENT)
+    for leftover in (
+        own.with_name(f".{EXPERIMENT}.0a.retired"),
+        own / ".fold_0.0a.retired",
+        own / ".fold_1.0a.partial",
+    ):
+        leftover.mkdir()
     take(paths, torrent)
     assert content(paths.root / "data") == before
+    assert not list(paths.experiments.rglob(".*"))
 
 
 def test_published_files_in_the_place_of_trained_folds_are_not_lost(paths, torrent):

@@ -34,9 +34,12 @@ def test_the_pin_names_versions_and_digests_and_no_run(registered):
 
 
 def test_equal_content_keeps_its_versions_and_its_pin(registered):
-    before = registered.paths.pair_pin.read_bytes()
+    pin = registered.paths.pair_pin
+    before = pin.read_bytes()
+    pin.with_name(f".{pin.name}.0a1b2c3d.partial").touch()  # of a run that was killed
     register.run(registered.config, registered.paths)
-    assert registered.paths.pair_pin.read_bytes() == before
+    assert pin.read_bytes() == before
+    assert [path.name for path in pin.parent.iterdir()] == [pin.name]
     assert [versions(registered, name) for name in (TEACHER, STUDENT, PAIR)] == [[1], [1], [1]]
 
 

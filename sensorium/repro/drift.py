@@ -34,9 +34,9 @@ class Outcome:
 
     @classmethod
     def of(cls, folder: Path) -> "Outcome":
-        """The outcome in a fold's folder."""
-        weights = folder / "model.safetensors"
-        return cls((folder / "config.json").read_bytes(), (folder / "history.csv").read_bytes(), weights)
+        """The outcome in a fold's folder, as far as its files are there."""
+        config, history, weights = (folder / name for name in ("config.json", "history.csv", "model.safetensors"))
+        return cls(_read(config), _read(history), weights if weights.is_file() else None)
 
     @property
     def digest(self) -> str | None:
@@ -49,6 +49,10 @@ class Outcome:
     def provenance(self) -> dict[str, Any]:
         """What the training depended on; empty where it is not at hand."""
         return {} if self.config is None else dict(json.loads(self.config)["info"]["provenance"])
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 @dataclass(frozen=True)

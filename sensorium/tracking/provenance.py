@@ -46,12 +46,12 @@ def commit_of(root: Path) -> str | None:
     return None if output is None else output.decode().strip()
 
 
-def uncommitted(root: Path) -> bytes:
-    """What the tracked files differ in from the commit, as a patch; empty for a clean tree.
+def uncommitted(root: Path) -> bytes | None:
+    """What the tracked files differ in from the commit, as a patch; empty for a clean tree, None where git fails.
 
     dvc.lock is left out: every stage rewrites it, and what it says of the data is recorded as tags.
     """
-    return _git(root, "diff", "HEAD", *_PLAIN_DIFF, "--", ".", ":(exclude)dvc.lock") or b""
+    return _git(root, "diff", "HEAD", *_PLAIN_DIFF, "--", ".", ":(exclude)dvc.lock")
 
 
 def hardware() -> str:
@@ -84,7 +84,7 @@ def run_tags(root: Path, config: Config, stage: str) -> dict[str, str]:
         THREADS: str(torch.get_num_threads()),
     }
     if commit is not None:
-        tags |= {COMMIT: commit, DIRTY: "true" if uncommitted(root) else "false"}
+        tags |= {COMMIT: commit, DIRTY: "false" if uncommitted(root) == b"" else "true"}
     if name := os.environ.get("DVC_EXP_NAME"):
         tags["sensorium.dvc.experiment"] = name
     return tags

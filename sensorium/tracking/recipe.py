@@ -133,12 +133,11 @@ def _pulled(config: Config, paths: Paths, experiment: str, fold: int) -> Recipe:
     for file in files:
         if not file.is_file():
             raise TrackingError(f"{file}: the file does not exist.", "Type `dvc pull`, or name a run's id.")
-    inputs = provenance.training_inputs(config, paths.root, experiment, fold)
-    if commit is None or not inputs:
+    inputs, patch = provenance.training_inputs(config, paths.root, experiment, fold), provenance.uncommitted(paths.root)
+    if commit is None or patch is None or not inputs:
         raise TrackingError(
             f"{folder}: neither its run nor a commit with dvc.lock tells how it was trained.", "Name a run's id."
         )
-    patch = provenance.uncommitted(paths.root)
     return Recipe(None, experiment, fold, commit, patch, inputs, None, "", {f.name: f.read_bytes() for f in files})
 
 

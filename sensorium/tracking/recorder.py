@@ -158,7 +158,7 @@ def _attach_settings(run: TrainingRun, journal: Journal, root: Path) -> None:
     if (root / PARAMS_FILE).exists():
         run.artifact(root / PARAMS_FILE)
     patch = provenance.uncommitted(root)
-    if 0 < len(patch) <= _PATCH_BYTES:
+    if patch and len(patch) <= _PATCH_BYTES:
         path = journal.folder / PATCH
         path.write_bytes(patch)
         run.artifact(path)

@@ -144,6 +144,25 @@ def test_a_parent_names_its_folds(project):
     assert f"{fold} (fold 1)" in told.value.remedy
 
 
+def test_a_pulled_fold_is_trained_again_from_the_tree_that_it_came_with(repository):
+    """Its run is in another store."""
+    root, folder = repository.paths.root, repository.paths.fold(EXPERIMENT, 1)
+    write_json(repository.paths.run_link(EXPERIMENT, 1), {"run_id": "0" * 32, "tracking_uri": "http://elsewhere"})
+    with pytest.raises(TrackingError, match=r"config\.json: the file does not exist"):
+        read(repository, f"{EXPERIMENT}/fold_1")
+    folder.mkdir(parents=True)
+    for name in ("config.json", "history.csv"):
+        (folder / name).write_text("{}")
+    with pytest.raises(TrackingError, match=r"neither its run nor a commit with dvc\.lock"):
+        read(repository, f"{EXPERIMENT}/fold_1")
+    digest = TOLD["dvc.data/folds"]
+    (root / "dvc.lock").write_text(f"stages:\n  folds:\n    outs:\n    - {{path: data/folds, md5: {digest}}}\n")
+    recipe = read(repository, f"{EXPERIMENT}/fold_1")
+    assert (recipe.run_id, recipe.patch, recipe.inputs) == (None, b"", {"data/folds": digest})
+    assert recipe.commit == git(root, "rev-parse", "HEAD")
+    assert recipe.key == f"{EXPERIMENT}-fold_1"
+
+
 def test_unknown_names_are_refused(project):
     with pytest.raises(TrackingError, match="not at sqlite") as told:
         read(project, "0" * 32)

@@ -161,7 +161,12 @@ def test_the_pair_goes_through_the_server_to_s3_and_back(server, bare_project, m
     shutil.rmtree(bare_project.paths.experiments)
     shutil.rmtree(bare_project.paths.state)
     pair = load_pair(bare_project.paths.pair_pin, bare_project.paths)
-    assert [folder.name for folder in pair["distillation_001"]] == ["fold_0", "fold_1", "fold_2"]
+    folders = pair["distillation_001"]
+    assert [folder.name for folder in folders] == ["fold_0", "fold_1", "fold_2"]
+    copy = folders[0].parent
+    copy.rename(copy.with_name(f".{copy.name}.0a1b2c3d.retired"))  # as a kill leaves it
+    assert load_pair(bare_project.paths.pair_pin, bare_project.paths) == pair
+    assert not list(copy.parent.glob(".*"))
     assert promote(bare_project.paths).version == 1
 
     # damage in the store is found when it is fetched, and mended from the trained folds

@@ -5,7 +5,8 @@ from pathlib import Path
 from rich.console import Console
 
 from sensorium.config import Config
-from sensorium.errors import ConfigError
+from sensorium.errors import ConfigError, DataError
+from sensorium.files import sole_writer
 from sensorium.paths import Paths
 from sensorium.recordings.download.released import fill_in, from_folder, from_hub
 from sensorium.recordings.raw import RawMouse
@@ -22,7 +23,8 @@ def run(config: Config, paths: Paths, mice: list[str], folder: Path | None) -> N
 
     Raises:
         ConfigError: none of the mice is old, or the hub's library is not installed.
-        DataError: a mouse or its responses are unsound; what was there is unchanged.
+        DataError: a mouse or its responses are unsound, or another process writes the mouse; what was there
+            is unchanged.
         TransferError: the hub does not answer.
     """
     old = [mouse for mouse in mice if config.dataset.mice[mouse] == "old"]
@@ -33,6 +35,9 @@ def run(config: Config, paths: Paths, mice: list[str], folder: Path | None) -> N
         )
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for name in old:
-        mouse = RawMouse(config.raw_folder(paths.root) / name)
-        released = from_folder(folder, mouse) if folder else from_hub(mouse)
-        console.print(f"{mouse.folder}: {fill_in(mouse, released)} trials filled in.")
+        place = config.raw_folder(paths.root) / name
+        busy = DataError(f"{place}: another process is writing this mouse.", "Wait until it has finished.")
+        with sole_writer(paths.lock(f"raw-{name}"), busy, place):
+            mouse = RawMouse(place)
+            released = from_folder(folder, mouse) if folder else from_hub(mouse)
+            console.print(f"{mouse.folder}: {fill_in(mouse, released)} trials filled in.")

@@ -175,7 +175,9 @@ def test_the_verb_takes_old_mice_and_files(withheld, folder, tiny_config, tmp_pa
     mouse, truth = withheld
     dataset = tiny_config.dataset.model_copy(update={"raw": str(mouse.folder.parent)})
     config = tiny_config.model_copy(update={"dataset": dataset})
+    (mouse.folder.parent / f".{mouse.name}.a_killed.partial").mkdir()
     responses.run(config, Paths(tmp_path), list(config.dataset.mice), folder)
+    assert sorted(path.name for path in mouse.folder.parent.iterdir()) == [".truth", mouse.name]
     assert f"{len(truth)} trials filled in" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="not an old mouse"):
         responses.run(config, Paths(tmp_path), list(config.dataset.mice)[:1], folder)

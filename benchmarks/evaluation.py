@@ -1,15 +1,17 @@
 """Measure scoring a mouse of 7,900 neurons: time against reading alone, and memory against trials.
 
-    python benchmarks/evaluation.py --trials 100 400 700
+    python benchmarks/evaluation.py --trials 100 700 --cold
 
-Teacher, student, their ensemble and the noise ceiling are scored on trials of 300 frames, files in the
-page cache. Each run is a process of its own, so that its peak memory is its own. The baseline holds all
-trials in memory and calls `numpy.corrcoef`'s formula once; it grows with the trials and is run on the
-smallest number only. Prints a Markdown table.
+Teacher, student, their ensemble and the noise ceiling are scored on trials of 300 frames; with `--cold`
+every file is dropped from the page cache once it is read, so that each trial comes from the disk. Each
+run is a process of its own, so that its peak memory is its own. The baseline holds all trials in memory
+and calls `numpy.corrcoef`'s formula once; it grows with the trials and is run on a few only. Weights are
+fitted in a pass of their own. Prints a Markdown table.
 """
 
 import argparse
 import multiprocessing
+import os
 import resource
 import tempfile
 import time
@@ -18,8 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from sensorium.cli.process import prepare
 from sensorium.config import EvaluationConfig
 from sensorium.evaluation import OutOfFold, score_mouse
+from sensorium.evaluation.weights import fit, gather
 from sensorium.inference.predictions import Predictions
 from sensorium.metrics import correlation, response_precision
 
@@ -27,32 +31,55 @@ NEURONS, FRAMES, DISTINCT, FOLDS, REPEATS = 7900, 300, 10, 7, 10
 CONFIG = EvaluationConfig(first_frame=50, frames=249)
 
 
+class Disk:
+    """The files of a few trials, which stand for many."""
+
+    def __init__(self, folder: Path, cold: bool) -> None:
+        self.folder = folder
+        self.cold = cold
+
+    def read(self, name: str) -> np.ndarray:
+        path = self.folder / name
+        array = np.load(path)
+        if self.cold:
+            with path.open("rb") as stream:
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return array
+
+
 class Recording:
     """Stands for a mouse's store; a few trials on disk are shown again and again."""
 
     name, neurons = "mouse", NEURONS
 
-    def __init__(self, folder: Path, trials: int) -> None:
-        self.folder = folder
+    def __init__(self, disk: Disk, trials: int) -> None:
+        self.disk = disk
         self.lengths = np.full(trials, FRAMES)
         self.tiers = np.array(["train" if trial % 2 else "oracle" for trial in range(trials)])
         self.unit_ids = np.arange(NEURONS, dtype=np.uint32)
 
     def responses(self, trial: int) -> np.ndarray:
-        return np.load(self.folder / f"responses_{trial % DISTINCT}.npy")
+        return self.disk.read(f"responses_{trial % DISTINCT}.npy")
 
     def truth(self, trial: int) -> np.ndarray:
-        return np.load(self.folder / f"truth_{trial % DISTINCT}.npy")
+        return self.disk.read(f"truth_{trial % DISTINCT}.npy")
 
     def statistics(self, modality: str, name: str) -> np.ndarray:
-        return np.load(self.folder / f"{modality}_{name}.npy")
+        return self.disk.read(f"{modality}_{name}.npy")
 
 
 class Cycled(Predictions):
     """Predictions of the same few trials."""
 
+    def __init__(self, disk: Disk, name: str) -> None:
+        super().__init__(disk.folder / name, {})
+        self.disk = disk
+
     def load(self, mouse: str, trial: int, shape: tuple[int, int]) -> np.ndarray:
-        return super().load(mouse, trial % DISTINCT, shape)
+        prediction = self.disk.read(f"{self.folder.name}/{mouse}/{trial % DISTINCT}.npy")
+        assert prediction.shape == shape
+        assert np.isfinite(prediction).all()
+        return prediction
 
 
 def write(folder: Path) -> None:
@@ -67,25 +94,32 @@ def write(folder: Path) -> None:
             np.save(folder / member / "mouse" / f"{trial}.npy", rate + rng.random(rate.shape, np.float32))
 
 
-def sources(folder: Path) -> OutOfFold:
-    return OutOfFold({name: Cycled(folder / name, {}) for name in ("teacher", "student")})
+def sources(disk: Disk) -> OutOfFold:
+    return OutOfFold({name: Cycled(disk, name) for name in ("teacher", "student")})
 
 
-def read_only(folder: Path, trials: int) -> Any:
-    recording, load = Recording(folder, trials), sources(folder).load
-    return [
-        float(load(recording, trial)["teacher"][0, 0] + recording.responses(trial)[0, 0]) for trial in range(trials)
-    ]
+def read_only(disk: Disk, trials: int) -> Any:
+    recording, members = Recording(disk, trials), sources(disk).members.values()
+    for trial in range(trials):
+        recording.responses(trial)
+        recording.truth(trial)
+        for member in members:
+            member.disk.read(f"{member.folder.name}/mouse/{trial % DISTINCT}.npy")
 
 
-def streamed(folder: Path, trials: int) -> Any:
+def streamed(disk: Disk, trials: int) -> Any:
     videos = np.arange(trials, dtype=np.uint64) // REPEATS
     folds = (videos % FOLDS).astype(np.int64)
-    return score_mouse(Recording(folder, trials), folds, videos, sources(folder).load, CONFIG).pooled("ensemble")
+    return score_mouse(Recording(disk, trials), folds, videos, sources(disk).load, CONFIG).pooled("ensemble")
 
 
-def in_memory(folder: Path, trials: int) -> Any:
-    recording, load = Recording(folder, trials), sources(folder).load
+def weighed(disk: Disk, trials: int) -> Any:
+    folds = np.arange(trials) // REPEATS % FOLDS
+    return fit([gather(Recording(disk, trials), folds, sources(disk).load_members, CONFIG)])
+
+
+def in_memory(disk: Disk, trials: int) -> Any:
+    recording, load = Recording(disk, trials), sources(disk).load
     scored = slice(CONFIG.first_frame, CONFIG.first_frame + CONFIG.frames)
     precision = response_precision(recording.statistics("responses", "std").T)[:, scored]
     found = [load(recording, trial) for trial in range(trials)]
@@ -100,32 +134,43 @@ def in_memory(folder: Path, trials: int) -> Any:
     return scores
 
 
-def _measured(work: Any, folder: Path, trials: int, answer: Any) -> None:
+def _measured(work: Any, disk: Disk, trials: int, answer: Any) -> None:
+    prepare()  # as the command line does
     wall, cpu = time.perf_counter(), time.process_time()
-    work(folder, trials)
+    work(disk, trials)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     answer.put((time.perf_counter() - wall, time.process_time() - cpu, peak))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, nargs="+", default=[40, 160, 700])
+    parser.add_argument("--trials", type=int, nargs="+", default=[100, 700])
+    parser.add_argument("--baseline", type=int, default=20, help="trials that the baseline holds in memory")
+    parser.add_argument("--cold", action="store_true", help="read every trial from the disk")
+    parser.add_argument("--folder", help="where to write the trials, 400 MB")
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
-    megabytes = NEURONS * FRAMES * 4 * 4 / 2**20  # responses, rate and two predictions
-    print("| approach | trials | seconds | processor seconds | MiB/s | peak memory, MiB |")
-    print("|---|---|---|---|---|---|")
-    runs = [(in_memory, options.trials[0]), (read_only, options.trials[0])]
-    with tempfile.TemporaryDirectory() as name:
+    megabytes = dict.fromkeys((in_memory, read_only, streamed), NEURONS * FRAMES * 4 * 4 / 2**20)
+    megabytes[weighed] = NEURONS * FRAMES * 4 * 3 / 2**20  # without the noiseless rate
+    print("| approach | trials | seconds | MiB/s | processor seconds | MiB a processor second | peak memory, MiB |")
+    print("|---|---|---|---|---|---|---|")
+    runs = [(in_memory, options.baseline), (read_only, options.trials[0])]
+    runs += [(streamed, trials) for trials in options.trials] + [(weighed, options.trials[-1])]
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
         write(Path(name))
-        for work, trials in [*runs, *((streamed, trials) for trials in options.trials)]:
+        os.sync()
+        disk = Disk(Path(name), options.cold)
+        for work, trials in runs:
             answer = context.Queue()
-            process = context.Process(target=_measured, args=(work, Path(name), trials, answer))
+            process = context.Process(target=_measured, args=(work, disk, trials, answer))
             process.start()
-            wall, cpu, peak = answer.get()
             process.join()
-            speed = trials * megabytes / wall
-            print(f"| {work.__name__} | {trials} | {wall:.1f} | {cpu:.1f} | {speed:.0f} | {peak:,.0f} |", flush=True)
+            if process.exitcode:
+                raise SystemExit(f"{work.__name__} of {trials} trials ended with exit code {process.exitcode}")
+            wall, cpu, peak = answer.get()
+            size = trials * megabytes[work]
+            speeds = f"{wall:.1f} | {size / wall:.0f} | {cpu:.1f} | {size / cpu:.0f}"
+            print(f"| {work.__name__} | {trials} | {speeds} | {peak:,.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Definitions: the Sensorium 2023 competition (arXiv:2305.19654) and its published winning solution.
 """
 
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -20,7 +21,7 @@ _CONSTANT_VARIANCE = 1e-24
 """Variance over mean square below which a series is constant up to float64 rounding."""
 
 _BLOCK_ELEMENTS = 1 << 16
-"""Elements of a series block that is reduced at once: float64 temporaries stay in the CPU's cache."""
+"""Elements of a block of all series that is reduced at once: float64 temporaries stay in the CPU's cache."""
 
 
 def correlation(y1: NDArray[np.floating], y2: NDArray[np.floating], axis: int = -1) -> FloatArray:
@@ -88,26 +89,16 @@ class StreamingCorrelation:
             target: (N, T).
             prediction: (N, T).
         """
-        assert target.shape == prediction.shape, f"target {target.shape}, prediction {prediction.shape}"
-        assert target.ndim == 2, f"{target.ndim} axes"
-        assert len(target) == self.neurons, f"{len(target)} neurons instead of {self.neurons}"
-        frames = target.shape[1]
-        if frames == 0:
-            return
-        mean, moments = np.empty_like(self._mean), np.empty_like(self._moments)
-        rows = max(1, _BLOCK_ELEMENTS // frames)
-        for start in range(0, self.neurons, rows):
-            block = slice(start, start + rows)
-            mean[:, block], moments[:, block] = _reduce(target[block], prediction[block])
-        self._combine(frames, mean, moments)
+        update_together([self], target, [prediction])
 
     def merge(self, other: Self) -> None:
         """Append the frames that another stream of the same neurons has seen."""
         assert other.neurons == self.neurons, f"{other.neurons} neurons instead of {self.neurons}"
         if other.frames:
-            self._combine(other.frames, other._mean, other._moments)
+            self.append(other.frames, other._mean, other._moments)
 
-    def _combine(self, frames: int, mean: FloatArray, moments: FloatArray) -> None:
+    def append(self, frames: int, mean: FloatArray, moments: FloatArray) -> None:
+        """Append frames by what `of` takes."""
         total = self.frames + frames
         shift = mean - self._mean
         cross = np.stack([shift[0] ** 2, shift[1] ** 2, shift[0] * shift[1]])
@@ -128,12 +119,45 @@ class StreamingCorrelation:
         return np.asarray(product / ((np.sqrt(square_1) + STD_EPSILON) * (np.sqrt(square_2) + STD_EPSILON)), np.float64)
 
 
-def _reduce(target: NDArray[np.floating], prediction: NDArray[np.floating]) -> tuple[FloatArray, FloatArray]:
-    """Means (2, n) and moments (3, n) of one block of neurons, each (n, T)."""
-    x = target.astype(np.float64, order="C")  # time-major input would make every pass below stride through memory
-    y = prediction.astype(np.float64, order="C")
-    mean = np.stack([x.mean(1), y.mean(1)])
-    x -= mean[0, :, None]
-    y -= mean[1, :, None]
-    pairs = ((x, x), (y, y), (x, y))
-    return mean, np.stack([np.einsum("nt,nt->n", first, second) for first, second in pairs])
+def update_together(
+    streams: Sequence[StreamingCorrelation],
+    target: NDArray[np.floating],
+    predictions: Sequence[NDArray[np.floating]],
+    scale: NDArray[np.floating] | None = None,
+) -> None:
+    """Append frames of one target and several predictions, a stream each; the target is reduced once.
+
+    Args:
+        streams: one a prediction.
+        target: (N, T).
+        predictions: (N, T) each.
+        scale: (N, T) multiplies all of them.
+    """
+    if target.shape[1] == 0:
+        return
+    mean, products = reduce_together([target, *predictions], scale)
+    for number, stream in enumerate(streams, 1):
+        assert len(target) == stream.neurons, f"{len(target)} neurons instead of {stream.neurons}"
+        pairs = products[:, 0, 0], products[:, number, number], products[:, 0, number]
+        stream.append(target.shape[1], mean[:, [0, number]].T, np.stack(pairs))
+
+
+def reduce_together(
+    series: Sequence[NDArray[np.floating]], scale: NDArray[np.floating] | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Means (N, S), and sums of products about the means (N, S, S), of S series (N, T), times a scale (N, T)."""
+    neurons, frames = series[0].shape
+    mean, products = np.empty((neurons, len(series))), np.empty((neurons, len(series), len(series)))
+    rows = max(1, _BLOCK_ELEMENTS // (frames * len(series)))
+    for start in range(0, neurons, rows):
+        block = slice(start, start + rows)
+        values = np.empty((len(series[0][block]), len(series), frames))
+        for number, part in enumerate(series):
+            assert part.shape == (neurons, frames), f"shape {part.shape} instead of {(neurons, frames)}"
+            values[:, number] = part[block]
+        if scale is not None:
+            values *= scale[block, None]
+        mean[block] = values.mean(2)
+        values -= mean[block, :, None]
+        products[block] = values @ values.transpose(0, 2, 1)
+    return mean, products

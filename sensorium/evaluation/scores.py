@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from sensorium.config import EvaluationConfig
 from sensorium.data.store import MouseStore
-from sensorium.metrics import StreamingCorrelation, response_precision
+from sensorium.metrics import StreamingCorrelation, response_precision, update_together
 
 ALL = "all"
 """Stands for every fold, tier or mouse in a table."""
@@ -134,7 +134,7 @@ def _videos(
 
 
 class _Repeats:
-    """Mean over the repeats of one video, as running sums; frames beyond the shortest repeat are dropped."""
+    """Sums over the repeats of one video; frames beyond the shortest repeat are dropped."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -146,15 +146,18 @@ class _Repeats:
         for name, values in series.items():
             total = self._sums.get(name)
             if total is None:
-                self._sums[name] = values
+                self._sums[name] = values.copy()
             else:
                 frames = min(total.shape[1], values.shape[1])
-                self._sums[name] = total[:, :frames] + values[:, :frames]
+                self._sums[name] = total[:, :frames]
+                self._sums[name] += values[:, :frames]
 
-    def append_to(self, name: str, stream: StreamingCorrelation) -> None:
-        """Append the mean of one source to its stream, where there is something to average."""
+    def append_to(self, streams: Mapping[str, StreamingCorrelation], precision: NDArray[np.float32]) -> None:
+        """Append the normalised means to the stream of each source, where there is something to average."""
         if self.count > 1:
-            stream.update(self._sums[_TARGET] / self.count, self._sums[name] / self.count)
+            target, predictions = self._sums[_TARGET], [self._sums[name] for name in streams]
+            scale = precision[:, : target.shape[1]] / np.float32(self.count)
+            update_together(list(streams.values()), target, predictions, scale)
 
 
 class _Scorer:
@@ -171,32 +174,31 @@ class _Scorer:
         """Add all trials, as (fold, trial), that show one video."""
         whole, by_fold = _Repeats(), defaultdict[int, _Repeats](_Repeats)
         for fold, trial in trials:
-            normalised = self._add_trial(fold, tier, trial)
+            series = self._add_trial(fold, tier, trial)
             if len(trials) > 1:
-                whole.add(normalised)
-                by_fold[fold].add(normalised)
-        for name in self.scores.sources if len(trials) > 1 else ():
-            stream = self.scores.repeats.setdefault((name, tier), StreamingCorrelation(self._store.neurons))
-            whole.append_to(name, stream)
+                whole.add(series)
+                by_fold[fold].add(series)
+        if len(trials) > 1:
+            neurons, known, cells = self._store.neurons, self.scores.repeats, self.scores.cells
+            names = self.scores.sources
+            streams = {name: known.setdefault((name, tier), StreamingCorrelation(neurons)) for name in names}
+            whole.append_to(streams, self._precision)
             for fold, repeats in by_fold.items():
-                repeats.append_to(name, self.scores.cells[name, fold, tier].to_average)
+                repeats.append_to({name: cells[name, fold, tier].to_average for name in names}, self._precision)
 
     def _add_trial(self, fold: int, tier: str, trial: int) -> Sources:
-        """Add one trial to the cells of every source, a thread each; returns the normalised series."""
-        target = np.ascontiguousarray(self._store.responses(trial)[self._frames].T)
+        """Add one trial to the cells of every source; returns the series (N, T) by name, responses among them."""
+        series = {_TARGET: np.ascontiguousarray(self._store.responses(trial)[self._frames].T)}
+        series |= {name: values[:, self._frames] for name, values in self._load(self._store, trial).items()}
+        target, predictions = series[_TARGET], [values for name, values in series.items() if name != _TARGET]
+        names = [name for name in series if name != _TARGET]
+        cells = [self.scores.cells.setdefault((name, fold, tier), Cell(self._store.neurons)) for name in names]
+        variant = self._threads.submit(
+            update_together, [cell.published_variant for cell in cells], target, predictions, None
+        )
         precision = self._precision[:, : target.shape[1]]
-        normalised = {_TARGET: target * precision}
-
-        def add(source: tuple[str, NDArray[np.floating]]) -> None:
-            name, prediction = source[0], source[1][:, self._frames]
-            normalised[name] = prediction * precision
-            cell = self.scores.cells[name, fold, tier]
+        update_together([cell.single_trial for cell in cells], target, predictions, precision)
+        variant.result()
+        for cell in cells:
             cell.trials += 1
-            cell.published_variant.update(target, prediction)
-            cell.single_trial.update(normalised[_TARGET], normalised[name])
-
-        predictions = self._load(self._store, trial)
-        for name in predictions:  # in order, before the threads
-            self.scores.cells.setdefault((name, fold, tier), Cell(self._store.neurons))
-        list(self._threads.map(add, predictions.items()))
-        return normalised
+        return series

@@ -20,12 +20,9 @@ from sensorium.config import EvaluationConfig
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
 from sensorium.evaluation.scores import scored_precision
-from sensorium.metrics import STD_EPSILON, StreamingCorrelation
+from sensorium.metrics import STD_EPSILON, StreamingCorrelation, reduce_together
 
 FloatArray = NDArray[np.float64]
-
-_BLOCK_ELEMENTS = 1 << 16
-"""Elements of a series block that is reduced at once."""
 
 _DIGITS = 4
 """Decimals of a weight: finer ones are below what trials can tell, and differ between processors."""
@@ -42,20 +39,12 @@ class Moments:
         self.mean = np.zeros((neurons, members + 1))
         self.products = np.zeros((neurons, members + 1, members + 1))
 
-    def update(self, series: Sequence[NDArray[np.floating]]) -> None:
-        """Append frames: responses, then the prediction of each experiment, all (N, T)."""
+    def update(self, series: Sequence[NDArray[np.floating]], scale: NDArray[np.floating] | None = None) -> None:
+        """Append frames: responses, then the prediction of each experiment, all (N, T), times a scale (N, T)."""
         frames = series[0].shape[1]
         if frames == 0:
             return
-        mean, products = np.empty_like(self.mean), np.empty_like(self.products)
-        rows = max(1, _BLOCK_ELEMENTS // frames)
-        for start in range(0, len(mean), rows):
-            block = slice(start, start + rows)
-            values = np.stack([part[block] for part in series], axis=1).astype(np.float64)  # (n, K + 1, T)
-            mean[block] = values.mean(2)
-            values -= mean[block, :, None]
-            products[block] = values @ values.transpose(0, 2, 1)
-        self._combine(frames, mean, products)
+        self._combine(frames, *reduce_together(series, scale))
 
     def merge(self, other: Self) -> None:
         """Append the frames that another one of the same neurons has seen."""
@@ -95,10 +84,10 @@ def gather(
     scored, precision = scored_precision(store, config)
     found: dict[int, Moments] = {}
     for trial in np.flatnonzero(folds >= 0).tolist():
-        series = [store.responses(trial).T, *load(store, trial).values()]
-        normalised = [values[:, scored] * precision[:, : values[:, scored].shape[1]] for values in series]
+        whole = [np.ascontiguousarray(store.responses(trial).T), *load(store, trial).values()]
+        series = [values[:, scored] for values in whole]
         moments = found.setdefault(int(folds[trial]), Moments(store.neurons, len(series) - 1))
-        moments.update(normalised)
+        moments.update(series, precision[:, : series[0].shape[1]])
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 from sensorium.errors import CheckpointError, PredictionError
 from sensorium.evaluation import score_mouse
 from sensorium.metrics import correlation, response_precision
-from sensorium.mice import short_name
+from sensorium.mice import TEST_TIERS, short_name
 from sensorium.stages import evaluate, results
 
 NEW_MOUSE = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20"
@@ -167,6 +167,51 @@ def test_memory_does_not_grow_with_trials(stores, table, tiny_config):
     store = stores[0]
     score_mouse(store, table.of(store.name), table.group(store.name), load, tiny_config.evaluation)
     assert len(alive) == (table.of(store.name) >= 0).sum()
+
+
+def test_a_silent_neuron_counts_as_zero_and_is_counted(evaluated, tiny_config, project):
+    for path in (project.predictions(TEACHER, "folds") / NEW_MOUSE).glob("*.npy"):
+        array = np.load(path)
+        array[2] = 0
+        np.save(path, array)
+    before = _row(evaluated, source="teacher", mouse=NEW_MOUSE, fold="all", tier="all")
+    neurons = pd.read_parquet(project.evaluation / "neurons.parquet").query(
+        "source == 'teacher' and mouse == @NEW_MOUSE"
+    )
+    evaluate.run(tiny_config, project)
+    after = _row(
+        pd.read_csv(project.evaluation / "scores.csv"), source="teacher", mouse=NEW_MOUSE, fold="all", tier="all"
+    )
+    assert (before["undefined_neurons"], after["undefined_neurons"]) == (0, 1)
+    lost = neurons["single_trial_correlation"].iloc[2] / len(neurons)
+    assert after["single_trial_correlation"] == pytest.approx(before["single_trial_correlation"] - lost, abs=2e-6)
+
+
+def test_withheld_responses_are_not_scored(evaluated, stores, table):
+    """New mice have responses of zeros in the test tiers; old mice have released ones."""
+    for store in stores:
+        tiers = set(evaluated.loc[evaluated["mouse"] == store.name, "tier"]) - {"all"}
+        released = {tier for tier in TEST_TIERS if store.mouse_set == "old"}
+        assert tiers == {"train", "oracle"} | released
+        withheld = np.flatnonzero(np.isin(store.tiers, TEST_TIERS) & (table.of(store.name) < 0))
+        assert len(withheld) == (0 if store.mouse_set == "old" else np.isin(store.tiers, TEST_TIERS).sum())
+        assert not any(store.responses(int(trial)).any() for trial in withheld)
+
+
+def test_the_scored_frames_are_a_setting(evaluated, tiny_config, project, stores, table):
+    later = tiny_config.evaluation.model_copy(update={"first_frame": 30, "frames": 25})
+    evaluate.run(tiny_config.model_copy(update={"evaluation": later}), project)
+    store = stores[0]
+    trials = np.flatnonzero(table.of(store.name) >= 0).tolist()
+    targets, predictions, precision = _series(project, store, trials, [TEACHER], slice(30, 55))
+    expected = correlation(
+        np.concatenate([t * precision for t in targets], 1), np.concatenate([p * precision for p in predictions], 1)
+    )
+    row = _row(
+        pd.read_csv(project.evaluation / "scores.csv"), source="teacher", mouse=store.name, fold="all", tier="all"
+    )
+    assert row["frames"] == 25 * len(trials)
+    assert row["single_trial_correlation"] == pytest.approx(expected.mean(), abs=1e-5)
 
 
 @pytest.fixture

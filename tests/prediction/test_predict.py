@@ -12,7 +12,7 @@ import torch
 import yaml
 from prediction_runs import STUDENT, TEACHER, TIER, Killed, contents, kill_after, train
 
-from sensorium.errors import CheckpointError, PredictionError
+from sensorium.errors import CheckpointError, PredictionError, TrackingError
 from sensorium.inference.member import load_member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput
 from sensorium.model import checkpoint
@@ -235,6 +235,14 @@ def test_the_ensemble_of_a_registered_pair_equals_that_of_its_predictions(traine
     assert json.loads((folder / "provenance.json").read_text())["ensemble_weights"] == weights
     with pytest.raises(PredictionError, match=f"pins {STUDENT}, {TEACHER}, not {TEACHER}"):
         ensemble.run(tiny_config, trained, [TEACHER], TIER, trained.pair_pin)
+
+
+def test_a_pair_that_is_not_registered(trained, tiny_config):
+    with pytest.raises(TrackingError) as caught:
+        ensemble.run(tiny_config, trained, [STUDENT, TEACHER], TIER, trained.pair_pin)
+    assert f"{trained.pair_pin}: the file does not exist." in str(caught.value)
+    assert "sensorium register" in str(caught.value)
+    assert not trained.predictions(f"{STUDENT},{TEACHER}", TIER).exists()
 
 
 def test_an_ensemble_lacks_a_trial(trained, tiny_config):

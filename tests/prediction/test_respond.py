@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sensorium.errors import PredictionError
+from sensorium.errors import PredictionError, TrackingError
 from sensorium.inference.video import read_clip, resample
 from sensorium.model import checkpoint
 from sensorium.model.dwiseneuro import DwiseNeuro
@@ -61,7 +61,7 @@ def test_colours_become_grey(tmp_path):
 
 
 def test_a_film(tmp_path, levels):
-    av = pytest.importorskip("av")
+    av = pytest.importorskip("av", reason="films need the extra `video`")
     with av.open(str(tmp_path / "clip.mp4"), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height = 40, 20
@@ -140,6 +140,25 @@ def test_behaviour_matters_and_is_checked(registered, tiny_config, stores, level
         with pytest.raises(PredictionError, match=r"shape \(4, 48\)"):
             respond.run(tiny_config, registered, video, mouse, tmp_path / "bad", tmp_path / "behavior.npy")
     assert not (tmp_path / "bad").exists()
+
+
+def test_no_pair_is_registered(tiny_config, project, stores, levels, tmp_path):
+    video = write_gif(tmp_path / "clip.gif", levels, 100)
+    with pytest.raises(TrackingError, match=r"pair\.json: the file does not exist") as caught:
+        respond.run(tiny_config, project, video, stores[0].name, tmp_path / "out")
+    assert "sensorium register" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("shape", "rate", "frames"), [((30, 60, 44), 12.5, 72), ((90, 9, 200), 60, 45)])
+def test_any_size_and_rate_gives_responses_at_the_rate_of_the_recordings(
+    registered, tiny_config, stores, tmp_path, shape, rate, frames
+):
+    np.save(tmp_path / "clip.npy", np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8))
+    respond.run(
+        tiny_config, registered, tmp_path / "clip.npy", stores[0].name, tmp_path / "out", frames_per_second=rate
+    )
+    assert np.load(tmp_path / "out" / "responses.npy").shape == (stores[0].neurons, frames)
 
 
 def test_a_video_shorter_than_the_window(registered, tiny_config, stores, levels, tmp_path):

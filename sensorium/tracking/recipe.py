@@ -13,8 +13,8 @@ from sensorium.tracking import provenance
 from sensorium.tracking.journal import FINISHED
 from sensorium.tracking.links import RunLink
 from sensorium.tracking.provenance import COMMIT, DATA, DIRTY, HARDWARE, THREADS
-from sensorium.tracking.recorder import PATCH, RECORDED
-from sensorium.tracking.runs import EXPERIMENT, FOLD, PARENT, RECORD, ROLE, is_alive, search
+from sensorium.tracking.recorder import PATCH
+from sensorium.tracking.runs import EXPERIMENT, FOLD, PARENT, RECORD, RECORDED, ROLE, is_alive, search
 from sensorium.tracking.store import URI_VARIABLE, Store, refusals_told
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from sensorium.paths import PARAMS_FILE, Paths
 from sensorium.tracking import provenance
 from sensorium.tracking.journal import FINISHED, Journal, journal_for, journal_name, journals
 from sensorium.tracking.links import RunLink
-from sensorium.tracking.runs import EXPERIMENT, FINGERPRINT, FOLD, FOLDS, GROUP, RECORD, ROLE
+from sensorium.tracking.runs import EXPERIMENT, FINGERPRINT, FOLD, FOLDS, GROUP, REBUILT, RECORD, RECORDED, ROLE
 from sensorium.tracking.store import Store, patience
 from sensorium.tracking.system import SystemLoad
 from sensorium.training.recorder import Status
@@ -28,8 +28,6 @@ _log = logging.getLogger(__name__)
 ADOPT_VARIABLE = "SENSORIUM_RUN"
 """JSON object: MLflow run id by fold, such as {"true_batch_001/fold_1": "..."}; `mlflow run` made the run."""
 
-RECORDED, REBUILT = "sensorium.recorded_from", "sensorium.rebuilt_from"
-"""Tags: the run that held the training, on a record of it and on a run that stands for it."""
 PATCH = "uncommitted.patch"
 """Artifact: what the tracked files differed in from the commit."""
 _PATCH_BYTES = 4 << 20

@@ -24,6 +24,8 @@ FOLD = "sensorium.fold"
 EXPERIMENT = "sensorium.experiment"
 FOLDS = "sensorium.folds"
 """Tag: number of folds that the experiment trains."""
+RECORDED, REBUILT = "sensorium.recorded_from", "sensorium.rebuilt_from"
+"""Tags: the run that held the training, on a record of it and on a run that stands for it."""
 VALIDATION, SCORE = "val/", "val/correlation"
 """Prefix of validation metrics, and the one that decides; `val/correlation/<mouse>` is a mouse's."""
 WARMUP = "training.warmup_epochs"
@@ -143,7 +145,7 @@ def _parent(client: "MlflowClient", experiment: str, header: Mapping[str, Any]) 
         children = _children(client, run_id, header["tags"][FOLD])
         if all(child.info.status != FINISHED or _is_same(child, header) for child in children):
             return run_id
-    tags = {k: v for k, v in header["tags"].items() if k not in {FOLD, FINGERPRINT, "sensorium.stage"}}
+    tags = {k: v for k, v in header["tags"].items() if k not in {FOLD, FINGERPRINT, REBUILT, "sensorium.stage"}}
     created = client.create_run(experiment, run_name=header["experiment"], tags={**tags, ROLE: "experiment"})
     log_params(client, created.info.run_id, {k: v for k, v in header["params"].items() if k != "fold"})
     return str(created.info.run_id)

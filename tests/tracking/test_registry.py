@@ -321,6 +321,7 @@ def test_restore_records_the_trainings_of_pulled_folds_again(trained, inline):
     found = runs(trained, "true_batch_001")
     folds = [run for run in found if run.data.tags["sensorium.role"] == "fold"]
     (parent,) = [run for run in found if run.data.tags["sensorium.role"] == "experiment"]
+    assert "sensorium.rebuilt_from" not in parent.data.tags
     assert sorted(run.info.run_name for run in folds) == ["fold_0", "fold_1", "fold_2"]
     for run in folds:
         fold = int(run.data.tags["sensorium.fold"])

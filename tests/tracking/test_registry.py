@@ -332,3 +332,17 @@ def test_restore_records_the_trainings_of_pulled_folds_again(trained, inline):
         assert [point.value for point in curve] == [fold / 100, 0.1 + fold / 100]
     assert parent.data.metrics["val/correlation/mean"] == pytest.approx(0.11)
     assert parent.data.metrics["oof/single_trial_correlation"] == pytest.approx(0.28)
+
+
+def test_weights_are_found_by_their_digest(registered):
+    from sensorium.files import sha256
+    from sensorium.registry.lookup import find_weights
+
+    digest = sha256(registered.paths.fold("distillation_001", 2) / "model.safetensors")
+    found = find_weights(registered.paths, "distillation_001", 2, digest)
+    assert found is not None
+    assert sha256(found) == digest
+    assert registered.paths.experiments not in found.parents
+    assert find_weights(registered.paths, "distillation_001", 1, digest) is None
+    found.unlink()  # a damaged version is nothing to compare with
+    assert find_weights(registered.paths, "distillation_001", 2, digest) is None

@@ -122,6 +122,18 @@ def test_a_run_tells_commit_data_threads_and_changes(project):
     assert read(project, record) == recipe
 
 
+def test_an_older_run_is_compared_by_what_it_recorded(project):
+    """The fold on disk is that of a later training."""
+    config = json.dumps({"weights": {"sha256": "a" * 64}, "info": {"provenance": {}}})
+    run_id = make_run(project, artifacts={"config.json": config, "history.csv": "epoch\n0\n"})
+    project.train(EXPERIMENT)
+    write_json(project.paths.run_link(EXPERIMENT, 1), {"run_id": "0" * 32, "tracking_uri": "sqlite:///mlflow.db"})
+    first = stage._first(project.paths, read(project, run_id))
+    assert (first.digest, first.history, first.weights) == ("a" * 64, b"epoch\n0\n", None)
+    with pytest.raises(TrackingError, match=r"neither config\.json nor history\.csv"):
+        stage._first(project.paths, read(project, make_run(project)))
+
+
 @pytest.mark.parametrize(
     ("run", "problem"),
     [

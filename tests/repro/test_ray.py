@@ -1,5 +1,6 @@
 """Runs on a real Ray cluster on this machine: a head without work of its own, and two nodes."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from toy_project import alive, diamond, meet, wait_until
+import yaml
+from tiny import ROOT, tiny_tree
+from toy_project import Project, alive, diamond, meet, wait_until
 
 from sensorium.errors import ConfigError, PipelineError
 
@@ -122,6 +125,57 @@ def test_a_stage_on_a_dead_node_is_run_again_elsewhere(on_ray, project, processe
     serial.path("started").touch()
     serial.serial()
     assert toy.lock() == serial.lock()
+
+
+class Trainings(Project):
+    """The project itself on tiny mice, with trainings long enough to be killed in their midst."""
+
+    def __init__(self, root):
+        super().__init__(root, {})
+        shutil.copy(ROOT / "dvc.yaml", root)
+        shutil.copy(ROOT / ".dvcignore", root)
+        shutil.copytree(ROOT / "sensorium", root / "sensorium", ignore=shutil.ignore_patterns("__pycache__"))
+        tree = tiny_tree()
+        tree["experiments"]["true_batch_001"]["training"] |= {"samples_per_epoch": 360, "cosine_epochs": 2}
+        (root / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+
+    def fold_at_work(self):
+        """The stage and the process of a training that has saved a state in its second epoch."""
+        folders = {state.parent for state in self.root.glob(".sensorium/train/**/000001-*.pt")}
+        stages = {
+            f"train_teacher@fold_{json.loads((folder / 'training.json').read_text())['fold']}" for folder in folders
+        }
+        for process in psutil.process_iter(["cmdline", "environ", "cwd"]):
+            stage = (process.info["environ"] or {}).get("DVC_STAGE")
+            if stage in stages and "train" in process.info["cmdline"] and process.info["cwd"] == str(self.root):
+                return stage, process.pid
+        return None
+
+    def digests(self):
+        """What dvc.lock records, but links to runs of MLflow and the order, which DVC draws for a group's stages."""
+        stages = yaml.safe_load(self.lock())["stages"]
+        for entry in stages.values():
+            entry["outs"] = [out for out in entry["outs"] if not out["path"].startswith("data/runs/")]
+        return stages
+
+
+def test_a_fold_whose_node_dies_in_its_midst_ends_in_the_same_bits(on_ray, tmp_path, processes):
+    toy, serial = Trainings(tmp_path / "parallel"), Trainings(tmp_path / "serial")
+    one_thread = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(toy.root)}
+    run = toy.start("train_teacher", "-j", "2", "--executor", "ray", **one_thread)
+    processes.append(run)
+    wait_until(lambda: toy.fold_at_work() or run.poll() is not None, "a fold in its second epoch", seconds=300)
+    stage, pid = toy.fold_at_work()
+    on_ray.kill(node_of(pid))
+    output, _ = run.communicate()
+    assert run.returncode == 0, output
+    assert f"{stage}: failed after" in output
+    assert "goes on in epoch 2" in toy.log(stage)
+    again = serial.start("train_teacher", "-j", "1", **{**one_thread, "PYTHONPATH": str(serial.root)})
+    processes.append(again)
+    output, _ = again.communicate()
+    assert again.returncode == 0, output
+    assert toy.digests() == serial.digests()
 
 
 def test_ctrl_c_lets_a_command_on_the_cluster_save_its_state(on_ray, project, processes):

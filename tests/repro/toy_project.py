@@ -18,10 +18,10 @@ PATIENCE = 60.0
 """Seconds after which a test gives up waiting."""
 
 
-def wait_until(condition, what="the condition"):
-    end = time.monotonic() + PATIENCE
+def wait_until(condition, what="the condition", seconds=PATIENCE):
+    end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"waited {PATIENCE} s for {what}"
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
         time.sleep(0.02)
 
 

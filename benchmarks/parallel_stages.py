@@ -2,7 +2,7 @@
 
     python benchmarks/parallel_stages.py [--jobs 4] [--runs 20] [--seconds 2]   stages that sleep, graph as dvc.yaml's
     python benchmarks/parallel_stages.py --real [--jobs 4] [--runs 20]          the stages themselves, in fresh clones
-    python benchmarks/parallel_stages.py --real --short                         with short videos, small models and trainings of a few steps
+    python benchmarks/parallel_stages.py --real --short                         the same, all of it small
 
 A stage's own time is what its command took. Overhead is the wall time over the best that these times allow: the sum
 of them for the serial `dvc repro`, and for a parallel run the same schedule with nothing between the commands, both

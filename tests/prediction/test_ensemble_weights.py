@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy.optimize import approx_fprime
 
+from sensorium.cli import main
 from sensorium.errors import PredictionError
 from sensorium.evaluation.weights import Moments, _Objective, fit, maximise
 from sensorium.inference.weights import combine, read_weights
@@ -196,3 +198,40 @@ def test_files_of_weights_that_cannot_be_used(tmp_path, content, message):
         read_weights(path, ["a", "b"])
     assert str(path) in str(caught.value)
     assert "sensorium weigh -e a,b" in str(caught.value)
+
+
+@pytest.fixture
+def command(fitted_config, project, monkeypatch, capsys):
+    """A function that types a command, and returns its exit code and what it tells."""
+    (project.root / "params.yaml").write_text(yaml.safe_dump(fitted_config.model_dump(mode="json")))
+    monkeypatch.chdir(project.root)
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["sensorium", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        streams = capsys.readouterr()
+        return ended.value.code, streams.out + streams.err
+
+    return run
+
+
+def test_the_commands_weigh_and_average(predicted, make_predictions, command, project):
+    pair = f"{STUDENT},{TEACHER}"
+    for seed, name in enumerate((STUDENT, TEACHER)):
+        make_predictions(name, TIER, seed=seed)
+    code, told = command("ensemble", "-e", pair, "-s", TIER)
+    assert code == 1
+    assert f"{project.weights([STUDENT, TEACHER])}: the file does not exist" in told
+    assert f"sensorium weigh -e {pair}" in told
+    assert command("weigh", "-e", f"{TEACHER},{STUDENT}")[0] == 0
+    assert command("ensemble", "-e", pair, "-s", TIER)[0] == 0
+    weights = read_weights(project.weights([STUDENT, TEACHER]), [STUDENT, TEACHER])
+    provenance = json.loads((project.predictions(pair, TIER) / "provenance.json").read_text())
+    assert provenance["weights"] == list(weights.values())
+
+
+def test_a_registered_pair_brings_its_own_weights(command):
+    code, told = command("ensemble", "-e", TEACHER, "-s", TIER, "--pin", "pair.json", "--weights", "weights.json")
+    assert code == 2
+    assert "--weights: a registered pair brings its own." in told

@@ -120,6 +120,7 @@ def example_traces(material: Material, _seed: int) -> Figure:
         axes.set_ylim(bottom=0)
         axes.margins(x=0)
     panels[-1].set_xlabel("time in the trial, s")
+    figure.align_ylabels()
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
     return figure
@@ -181,7 +182,8 @@ def draw_responses(video: NDArray[np.float32], responses: NDArray[np.float32], t
         figure = Figure(figsize=(_WIDTH, 5.2))
         strip, raster, mean = figure.subplots(3, 1, height_ratios=(1, 3, 1.2), sharex=True)
         moments = np.linspace(0, len(video) - 1, _STRIP).round().astype(int)
-        pictures = np.concatenate(list(video[moments]), axis=1)
+        gap = max(1, video.shape[2] // 30)
+        pictures = np.concatenate([np.pad(video[m], ((0, 0), (0, gap)), constant_values=255) for m in moments], axis=1)
         strip.imshow(pictures, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=(0, seconds, 0, 1))
         strip.set_yticks([])
         strip.set_title(title)
@@ -195,6 +197,8 @@ def draw_responses(video: NDArray[np.float32], responses: NDArray[np.float32], t
         mean.set_xlabel("time, s")
         for axes in (strip, raster):
             axes.grid(visible=False)
+        strip.tick_params(length=0)
+        figure.align_ylabels()
     return figure
 
 

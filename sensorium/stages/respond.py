@@ -16,7 +16,7 @@ from sensorium.inference.device import prediction_device
 from sensorium.inference.member import load_member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput
 from sensorium.inference.video import read_clip, resample
-from sensorium.mice import FRAMES_PER_SECOND
+from sensorium.mice import FRAMES_PER_SECOND, short_name
 from sensorium.paths import Paths
 from sensorium.registry import load_pair
 from sensorium.report.figures import draw_responses
@@ -58,7 +58,9 @@ def run(
     responses = sliding.predict([trial])[0]
     with files.atomic_folder(output) as partial:
         _write(partial, store, responses)
-        draw_responses(shown, responses, f"{video.name}, {mouse}").savefig(partial / "responses.png")
+        draw_responses(shown, responses, f"{video.name}, seen by mouse {short_name(mouse)}").savefig(
+            partial / "responses.png"
+        )
     Console().print(
         f"Wrote {output}: {len(responses):,} neurons, {len(shown) / FRAMES_PER_SECOND:.1f} s.", highlight=False
     )

@@ -30,7 +30,7 @@ CHANGED, FAILED, UNCHANGED = 0, 1, 3
 """Exit codes: the stage was run and recorded, it failed, it had nothing to do."""
 
 PRELOAD = (
-    "__main__",
+    "sensorium.cli",  # each process runs the program's main module anew, whose imports are then there
     __name__,
     "dvc.repo.index",
     "dvc.repo.reproduce",

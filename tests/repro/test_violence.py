@@ -171,7 +171,7 @@ def test_two_runs_at_once_are_refused(project, launch):
 def test_dvc_is_free_while_a_command_runs(project, launch):
     toy = project(diamond(left=hang_once(f"touch started; echo $$ > pid; {meet('left', 'outside')}")))
     run = launch(toy)
-    with make_lock(str(toy.path(".dvc/tmp/lock"))):
+    with make_lock(str(toy.path(".dvc/tmp/lock")), wait=True):
         toy.path("outside.here").touch()
         with pytest.raises(subprocess.TimeoutExpired):  # the stage waits to record its result
             run.wait(timeout=1)

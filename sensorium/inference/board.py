@@ -161,6 +161,7 @@ class Board:
             while it published.
         """
         with files.waiting_lock(self._root / "lock"):
+            files.tidy(folder)
             if self.closed and self._stands_in(folder):
                 return True
             self._closed_mark.unlink(missing_ok=True)

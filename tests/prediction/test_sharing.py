@@ -17,7 +17,7 @@ import yaml
 from prediction_runs import TEACHER, TIER, contents, kill_after
 
 from sensorium.errors import PredictionError
-from sensorium.files import waiting_lock
+from sensorium.files import PARTIAL_SUFFIX, waiting_lock
 from sensorium.inference import board
 from sensorium.model import checkpoint
 from sensorium.stages import predict
@@ -190,8 +190,11 @@ def test_a_publisher_that_died_is_replaced(alone, trained, config, monkeypatch):
         assert place(trained, "closed").exists()
         moved = max(next(path for path in unfinished_folders(trained)).rglob("*.npy"))
         moved.unlink()
+        folder = trained.predictions(TEACHER, TIER)
+        folder.with_name(f".{folder.name}.dead{PARTIAL_SUFFIX}").mkdir(parents=True)
         predict.run(config, trained, TEACHER, TIER)
-    assert contents(trained.predictions(TEACHER, TIER)) == alone
+    assert contents(folder) == alone
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def unfinished_folders(trained):

@@ -32,7 +32,7 @@ SETTINGS = {
 }
 """Everything that moves the curve, so that a change of a preset does not."""
 
-TOLERANCE = 2e-3
+TOLERANCE = 1e-2
 """Relative; machines and thread counts round differently, and training carries that on."""
 
 

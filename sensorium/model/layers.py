@@ -320,8 +320,10 @@ class PositionEncoding(nn.Module):
         super().__init__()
         self.channels = channels
         share = math.ceil(channels / 6) * 2
-        exponents = torch.arange(0, share, 2).float() / share
-        self.register_buffer("inverse_frequencies", 1.0 / 10000**exponents)
+        # On the CPU, then moved: arithmetic on the device meta has torch import its compiler, which takes a second.
+        exponents = torch.arange(0, share, 2, device="cpu").float() / share
+        frequencies = 1.0 / 10000**exponents
+        self.register_buffer("inverse_frequencies", frequencies.to(torch.get_default_device()))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, H, W, C) to the same."""

@@ -33,11 +33,13 @@ def test_a_first_entry_makes_the_file():
 names = st.sampled_from(["a", "train@fold_0", "train@fold_1", "b.c", "yes", "1", "on off", "é", "x: y", "'q'", "- d"])
 # Not any float: DVC itself, rewriting the whole file, spoils the last digit of numbers such as 1.1478738223312179e-231.
 numbers = st.sampled_from([0, 7, -3, 0.006, 1e-05, 2.5e-07, 3.0, 1e20, 0.1])
-params = st.dictionaries(names, st.one_of(numbers, st.text(max_size=90), st.none(), st.booleans()))
+# Nor lines that end as YAML 1.1 alone knows it: rewriting, DVC makes spaces of them.
+letters = st.characters(exclude_categories=["Cs"], exclude_characters="\x85\u2028\u2029")
+params = st.dictionaries(names, st.one_of(numbers, st.text(letters, max_size=90), st.none(), st.booleans()))
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.lists(st.tuples(names, st.text(max_size=200), params), max_size=6), st.lists(names, unique=True))
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(st.lists(st.tuples(names, st.text(letters, max_size=200), params), max_size=6), st.lists(names, unique=True))
 def test_any_file_is_the_one_that_dvc_would_write(records, order):
     rank = {name: position for position, name in enumerate(order)}
     text = HEAD

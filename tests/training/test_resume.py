@@ -75,7 +75,6 @@ def test_three_kills_change_no_bit(project: Path, reference: dict[str, str]) -> 
     run_kill_test(project, reference, 3)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_twenty_kills_change_no_bit(project: Path, reference: dict[str, str]) -> None:
     run_kill_test(project, reference, 20)

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from sensorium.errors import TrackingError
-from sensorium.files import atomic_folder, tidy, write_json
+from sensorium.files import atomic_folder, tidy, waiting_lock, write_json
 from sensorium.paths import Paths
 from sensorium.registry.flavor import Interface, write_model
 from sensorium.registry.manifest import RESTORE, ModelContent, PairPin
 from sensorium.registry.placing import Placer
-from sensorium.tracking.store import Store, waiting_lock
+from sensorium.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sensorium.files import digest_json
+from sensorium.files import digest_json, waiting_lock
 from sensorium.paths import Paths
 from sensorium.registry.card import Papers, learning_curves, model_card, scores_by_mouse
 from sensorium.registry.catalog import Catalog
@@ -18,7 +18,6 @@ from sensorium.registry.manifest import PairPin
 from sensorium.tracking.journal import FINISHED, now
 from sensorium.tracking.links import RUNS, TRAINED, find_run, run_links
 from sensorium.tracking.runs import EXPERIMENT, PARENT, ROLE, is_alive, known_steps, log_metrics, search
-from sensorium.tracking.store import waiting_lock
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

@@ -13,12 +13,13 @@ from rich.console import Console
 
 from sensorium.config import Config
 from sensorium.errors import ConfigError, PipelineError
+from sensorium.files import waiting_lock
 from sensorium.paths import PARAMS_FILE, Paths
 from sensorium.repro.deathsig import die_with_parent
 from sensorium.tracking.journal import journals
 from sensorium.tracking.links import RunLink
 from sensorium.tracking.recorder import ADOPT_VARIABLE, Past, record_past
-from sensorium.tracking.store import Store, waiting_lock
+from sensorium.tracking.store import Store
 
 RUN_VARIABLE = "MLFLOW_RUN_ID"
 _TAKEN_OUT = (RUN_VARIABLE, "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")

@@ -5,8 +5,9 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from sensorium.files import waiting_lock
 from sensorium.tracking.journal import FINISHED, now
-from sensorium.tracking.store import Store, waiting_lock
+from sensorium.tracking.store import Store
 from sensorium.tracking.system import PREFIX as SYSTEM
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sensorium.errors import TrackingError
-from sensorium.files import waiting_lock as waiting_lock
+from sensorium.files import waiting_lock
 from sensorium.paths import Paths
 from sensorium.tracking.views import VIEW_TAG, scores_view
 

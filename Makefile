@@ -43,8 +43,7 @@ ui: install ## open the MLflow UI on http://127.0.0.1:5000
 
 demo-report: install ## copy the report of the last run into docs/
 	dvc repro report
-	rm -rf docs/demo-report
-	cp -r reports/report docs/demo-report
+	tools/copy-report
 
 screenshots: $(VENV)/.browser ## draw the pictures of docs/mlflow.md anew, with the system's Chromium
 	tools/screenshots.py

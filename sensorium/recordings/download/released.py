@@ -69,7 +69,8 @@ def from_hub(mouse: RawMouse, address: str = HUB) -> Released:
         try:
             rows = deeplake.query(f'select id, responses from "{source}"')  # noqa: S608  the address is ours
             for row in rows:
-                yield int(np.ravel(row["id"])[0]), np.asarray(row["responses"])
+                # A copy: the library's arrays are views of memory that it frees with the query.
+                yield int(np.ravel(row["id"])[0]), np.array(row["responses"])
         except RuntimeError as fault:  # all that the library raises
             raise TransferError(
                 f"{source}: cannot be read ({fault}).",

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib import format as npy
 
 from sensorium.errors import DataError
 from sensorium.mice import TIERS
@@ -43,6 +44,10 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"{path}: the file does not exist.", RESTORE) from None
+    except PermissionError:
+        raise DataError(f"{path}: your user may not read it.", "Give your user the right to read the file.") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: a folder, expected a .npy file.", RESTORE) from None
     except (ValueError, EOFError, OSError) as fault:
         raise DataError(f"{path}: truncated, or not a .npy file ({fault}).", RESTORE) from fault
 
@@ -54,7 +59,7 @@ def open_array(path: Path) -> npt.NDArray[Any]:
         DataError: the file is missing, truncated, or no .npy file.
     """
     with _readable(path):
-        mapped: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        mapped: npt.NDArray[Any] = npy.open_memmap(path, mode="r")  # np.load also takes archives and pickles
     return mapped
 
 
@@ -64,8 +69,8 @@ def read_array(path: Path) -> npt.NDArray[Any]:
     Raises:
         DataError: the file is missing, truncated, or no .npy file.
     """
-    with _readable(path):
-        array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
+    with _readable(path), path.open("rb") as stream:
+        array: npt.NDArray[Any] = npy.read_array(stream, allow_pickle=False)
     return array
 
 
@@ -126,6 +131,20 @@ def first_nan(row: npt.NDArray[Any]) -> int:
     return int(missing.argmax()) if missing.any() else len(row)
 
 
+def require_linked(folder: Path) -> None:
+    """Refuse a folder that is, or lies in, a link to nowhere: most likely to a disk that is not mounted.
+
+    Raises:
+        DataError: naming the link and where it points.
+    """
+    for place in (folder, *folder.parents):
+        if place.is_symlink() and not place.exists():
+            raise DataError(
+                f"{place}: a link to {place.readlink()}, which does not exist.",
+                "Mount the disk that it points to, or remove the link.",
+            )
+
+
 class RawMouse:
     """One mouse's raw recordings, read on demand; making one reads the meta files only."""
 
@@ -149,6 +168,7 @@ class RawMouse:
             self.video_shape = video_shape
 
     def _require_folders(self) -> None:
+        require_linked(self.folder)
         if not self.folder.is_dir():
             raise DataError(
                 f"{self.folder}: the mouse's folder does not exist.",

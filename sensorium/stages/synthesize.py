@@ -7,6 +7,7 @@ from sensorium.config import Config
 from sensorium.errors import ConfigError, DataError
 from sensorium.files import sole_writer
 from sensorium.paths import PARAMS_FILE, Paths
+from sensorium.recordings.raw import require_linked
 from sensorium.recordings.synthetic import marker
 from sensorium.recordings.synthetic import mouse as synthetic
 
@@ -24,12 +25,13 @@ def run(config: Config, paths: Paths, mouse: str) -> None:
 
     Raises:
         ConfigError: params.yaml does not say how to simulate the mouse.
-        DataError: the folder's marker is damaged, the folder was made from other settings and changed
+        DataError: the folder is a link to nowhere, its marker is damaged, it was made from other settings and changed
             since, or another process simulates the mouse.
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     recipe = _recipe(config, mouse)
     raw = config.raw_folder(paths.root)
+    require_linked(raw / mouse)
     state = synthetic.state(raw, recipe)
     if state == "foreign":
         console.print(f"{raw / mouse}: already there and not simulated, taken as it is.")

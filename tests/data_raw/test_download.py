@@ -144,6 +144,27 @@ def test_a_mouse_placed_by_hand_is_taken_as_it_is(site, fetch, raw, mouse, capsy
     assert site.requests == []
 
 
+def test_a_link_to_nowhere_is_refused_before_anything_is_fetched(site, fetch, raw, mouse):
+    raw.mkdir(parents=True)
+    (raw / mouse).symlink_to("/not/mounted")
+    with pytest.raises(DataError, match=rf"{mouse}: a link to /not/mounted, which does not exist.\nMount the disk"):
+        fetch(mouse)
+    assert site.gets() == []
+    assert (raw / mouse).is_symlink()
+
+
+def test_a_zip_made_from_a_download_brings_no_manifest(site, fetch, raw, mouse, zips, capsys):
+    content = io.BytesIO(zips[mouse])
+    with zipfile.ZipFile(content, "a") as file:
+        file.writestr(f"{mouse}/meta/manifest.json", "{}")
+    site.files[f"/{mouse}.zip"] = content.getvalue()
+    fetch(mouse)
+    manifest = json.loads((raw / mouse / "meta/manifest.json").read_text())
+    assert set(manifest["files"]) == names(raw / mouse) - {"meta/manifest.json"}
+    fetch(mouse)
+    assert "unchanged since its download" in capsys.readouterr().err
+
+
 def test_a_simulated_mouse_gives_way_to_the_recorded_one(site, fetch, mouse, copy_raw, raw, capsys):
     copy_raw(mouse, to=raw)
     fetch(mouse)

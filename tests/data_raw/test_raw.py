@@ -22,6 +22,18 @@ def rewrite(path: Path, change) -> Path:
     return path
 
 
+def become_archive(path: Path) -> None:
+    """Put an .npz in a .npy file's place."""
+    array = np.load(path)
+    with path.open("wb") as stream:
+        np.savez(stream, array)
+
+
+def become_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def test_shapes_follow_the_format(raw_dataset, tiny_config):
     settings = tiny_config.synthetic
     for name in tiny_config.dataset.mice:
@@ -83,6 +95,10 @@ def test_a_missing_mouse_is_named(tmp_path):
         (lambda p: p.write_bytes(p.read_bytes()[:30]), "truncated"),
         (lambda p: p.write_bytes(b""), "truncated"),
         (lambda p: p.write_bytes(b"<html>404</html>" * 100), "truncated, or not a .npy file"),
+        (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(100)), "truncated, or not a .npy file"),
+        (become_archive, "truncated, or not a .npy file"),
+        (become_folder, "a folder, expected a .npy file"),
+        (lambda p: rewrite(p, lambda a: a.astype(np.float16)), "dtype float16, expected float64"),
         (lambda p: rewrite(p, lambda a: a.astype(np.float32)), "dtype float32, expected float64"),
         (lambda p: rewrite(p, lambda a: a[..., :-1]), "expected"),
         (lambda p: rewrite(p, lambda a: a[:-1]), "expected"),
@@ -100,6 +116,29 @@ def test_an_unsound_file_is_named_with_a_remedy(mouse, modality, damage, message
             read(modality, 2)
         assert str(path) in fault.value.problem
         assert fault.value.remedy
+        assert "load it unsafely" not in str(fault.value)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(mouse, monkeypatch):
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("sensorium.recordings.raw.npy.open_memmap", refuse)
+    with pytest.raises(DataError, match=r"behavior/2.npy: your user may not read it.\nGive your user the right"):
+        RawMouse(mouse).open("behavior", 2)
+
+
+def test_a_mouse_that_is_a_link_is_followed(mouse, tmp_path):
+    (tmp_path / "links").symlink_to(mouse.parent)
+    assert RawMouse(tmp_path / "links" / mouse.name).load("responses", 2).shape == (9, 80)
+
+
+@pytest.mark.parametrize("link", ["raw", "raw/dynamic0"])
+def test_a_link_to_nowhere_is_named(tmp_path, link):
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to("/not/mounted")
+    with pytest.raises(DataError, match=rf"{link}: a link to /not/mounted, which does not exist.\nMount the disk"):
+        RawMouse(tmp_path / "raw" / "dynamic0")
 
 
 def test_responses_that_do_not_match_the_neurons_say_so(mouse):

@@ -199,6 +199,13 @@ def test_a_foreign_mouse_is_taken_as_it_is(tiny_config, first_mouse, tmp_path, c
     assert mine.read_bytes() == b"precious"
 
 
+def test_a_link_to_nowhere_is_left_alone(tiny_config, first_mouse, tmp_path):
+    (tmp_path / first_mouse).symlink_to("/not/mounted")
+    with pytest.raises(DataError, match="a link to /not/mounted, which does not exist"):
+        synthesize.run(changed(tiny_config, tmp_path), Paths(tmp_path), first_mouse)
+    assert list(tmp_path.iterdir()) == [tmp_path / first_mouse]
+
+
 def test_a_current_mouse_is_kept_and_an_outdated_one_is_made_anew(tiny_config, first_mouse, copy_raw, tmp_path, capsys):
     raw = copy_raw(first_mouse)
     before = (raw / first_mouse).stat().st_ino

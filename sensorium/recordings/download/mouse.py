@@ -17,6 +17,7 @@ from sensorium.recordings.download.archive import Archive, DamagedArchiveError, 
 from sensorium.recordings.download.manifest import MANIFEST, Manifest, check_manifest, read_manifest, write_manifest
 from sensorium.recordings.download.transfer import Policy, Transfer
 from sensorium.recordings.inventory import FileEntry
+from sensorium.recordings.raw import require_linked
 from sensorium.recordings.synthetic.marker import TRUTH_FOLDER, is_marked, require_untouched
 
 Phase = Literal["checking", "downloading", "unpacking"]
@@ -72,9 +73,11 @@ def provide(order: Order, on_progress: Progress, stop: threading.Event) -> Outco
         stop: ends the work when set; a transfer goes on at the next call.
 
     Raises:
-        DataError: the mouse is there, but differs from its manifest or from what was simulated.
+        DataError: the mouse is there, but differs from its manifest or from what was simulated; or its
+            folder is a link to nowhere.
         TransferError: the mouse cannot be had, does not fit the disk, or another process fetches it.
     """
+    require_linked(order.folder)
     if not order.missing:
         return _check_standing(order, on_progress, stop)
     simulated = order.simulated
@@ -148,6 +151,7 @@ def _publish(order: Order, archive: Archive, on_progress: Progress, stop: thread
     try:
         with atomic_folder(order.folder) as partial:
             files = unpack(archive, partial, meter)
+            files.pop(MANIFEST.as_posix(), None)  # of who made the zip from a download; ours takes its place
             zip_entry = FileEntry(size=archive.path.stat().st_size, sha256=sha256(archive.path))
             write_manifest(partial, Manifest(url=order.url, zip=zip_entry, files=files))
             _clear(order)

@@ -22,6 +22,11 @@ from sensorium.mice import FRAMES_PER_SECOND, TIERS, MouseSet, labelled_tiers
 from sensorium.recordings import phash
 from sensorium.recordings.raw import BEHAVIOR_CHANNELS, MODALITIES, RESTORE, STATISTICS, RawMouse, read_array
 
+_UNUSABLE = "none"
+"""Tier of the trials of which as much is kept as is sound, be it nothing."""
+
+_LARGEST = float(np.finfo(np.float32).max)
+
 _ROWS = 64
 """Neurons looked at at once when searching for a response."""
 
@@ -56,6 +61,16 @@ def _is_withheld(raw: RawMouse, trial: int) -> bool:
     return zeros
 
 
+def _sound_frames(raw: RawMouse, trial: int) -> int:
+    """Frames of an unusable trial before the first that cannot be stored, 0 where there are none."""
+    sound = np.ones(raw.padded_frames, dtype=bool)
+    for modality in MODALITIES:
+        if modality != "responses":
+            values = raw.load(modality, trial)
+            sound &= (np.abs(values) <= _LARGEST).reshape(-1, raw.padded_frames).all(axis=0)
+    return raw.padded_frames if sound.all() else int(sound.argmin())
+
+
 def survey(raw: RawMouse, mouse_set: MouseSet) -> Survey:
     """Length of every trial, and whether it is labelled.
 
@@ -64,15 +79,20 @@ def survey(raw: RawMouse, mouse_set: MouseSet) -> Survey:
     """
     candidates = labelled_tiers(mouse_set)
     labelled = [tier in candidates and not _is_withheld(raw, trial) for trial, tier in enumerate(raw.tiers)]
-    return Survey([raw.valid_length(trial, labelled[trial]) for trial in range(raw.trials)], labelled)
+    lengths = [
+        _sound_frames(raw, trial) if tier == _UNUSABLE else raw.valid_length(trial, labelled[trial])
+        for trial, tier in enumerate(raw.tiers)
+    ]
+    return Survey(lengths, labelled)
 
 
 def _valid(raw: RawMouse, modality: str, trial: int, length: int) -> npt.NDArray[np.float64]:
-    """The trial's valid frames, time last, checked for gaps."""
+    """The trial's valid frames, time last, checked for gaps and for what float32 cannot hold."""
     values = raw.load(modality, trial)[..., :length]
-    if not np.isfinite(values).all():
+    if not (values.min(initial=0) >= -_LARGEST and values.max(initial=0) <= _LARGEST):  # NaN compares as false
         raise DataError(
-            f"{raw.file(modality, trial)}: NaN or infinite values before the end of the trial at frame {length}.",
+            f"{raw.file(modality, trial)}: NaN, infinite or too large values before the end of the trial at "
+            f"frame {length}.",
             RESTORE,
         )
     return values
@@ -143,7 +163,7 @@ class _Ingest:
             for video in self._trials("videos"):
                 frames = _frames(video, dtype)
                 stream.append(frames)
-                hashes.append(phash.video_hash(frames))
+                hashes.append(phash.video_hash(frames) if len(frames) else 0)
                 thumbnails.append(phash.thumbnails(frames))
         self._writer.add("video_hash", np.array(hashes, dtype=np.uint64))
         longest = max(len(t) for t in thumbnails)

@@ -147,6 +147,32 @@ def test_bad_raw_files_are_named_and_nothing_is_published(how, copy_raw, with_ra
     assert not paths.stores.exists() or list(paths.stores.iterdir()) == []
 
 
+@pytest.mark.parametrize(("first_gap", "modality"), [(0, "behavior"), (20, "videos"), (20, "pupil_center")])
+def test_of_an_unusable_trial_what_is_sound_is_kept(built, first_gap, modality, copy_raw, with_raw, tmp_path):
+    raw, paths = copy_raw(OLD_MOUSE), Paths(tmp_path)
+    trial = _trial(raw, OLD_MOUSE, "none")
+    frames = slice(None) if first_gap == 0 else slice(first_gap, first_gap + 1)
+    _edit(raw, OLD_MOUSE, modality, trial, lambda v: v.__setitem__((-1, ..., frames), np.nan))
+    ingest.run(with_raw(raw), paths, OLD_MOUSE)
+    store, whole = (MouseStore.open(place.store(OLD_MOUSE)) for place in (paths, built))
+    assert store.lengths[trial] == first_gap
+    assert np.array_equal(store.video(trial), whole.video(trial)[:first_gap])
+    assert np.array_equal(store.states(trial), whole.states(trial)[:first_gap])
+    others = np.arange(store.trials) != trial
+    assert np.array_equal(store.lengths[others], whole.lengths[others])
+    assert np.array_equal(store.video_hashes[others], whole.video_hashes[others])
+    store.verify()
+
+
+@pytest.mark.parametrize("modality", ["videos", "responses", "behavior"])
+def test_values_that_float32_cannot_hold_are_refused(modality, copy_raw, with_raw, tmp_path):
+    raw = copy_raw(OLD_MOUSE)
+    path = _edit(raw, OLD_MOUSE, modality, _trial(raw, OLD_MOUSE, "train"), lambda v: v.__setitem__((0, ..., 3), -1e39))
+    with pytest.raises(DataError, match=rf"{path}: NaN, infinite or too large values before the end of the trial"):
+        ingest.run(with_raw(raw), Paths(tmp_path), OLD_MOUSE)
+    assert list(Paths(tmp_path).stores.iterdir()) == []
+
+
 def test_a_failed_run_leaves_the_older_store_alone(built, copy_raw, with_raw, tmp_path):
     raw, paths = copy_raw(OLD_MOUSE), Paths(tmp_path)
     ingest.run(with_raw(raw), paths, OLD_MOUSE)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sensorium.cli.options import Mouse, context
+from sensorium.errors import ConfigError
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -84,6 +85,10 @@ def verify(
     if stores:
         from sensorium.stages import verify_stores
 
+        if quick or json:
+            raise ConfigError(
+                "--stores: checks checksums alone, and knows no --quick and no --json.", "Leave them out."
+            )
         verify_stores.run(ctx.paths, ctx.mice(mouse))
         return
     from sensorium.stages import verify as stage

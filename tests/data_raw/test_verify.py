@@ -1,5 +1,6 @@
 """Verification: every rule is broken once and found; findings come all at once."""
 
+import itertools
 import json
 import re
 import shutil
@@ -8,8 +9,10 @@ import sys
 import numpy as np
 import pytest
 import yaml
+from tiny import NEW_MOUSE
 
 from sensorium.cli import main
+from sensorium.config import parse
 from sensorium.errors import DataError
 from sensorium.paths import Paths
 from sensorium.recordings.raw import MODALITIES, RawMouse
@@ -82,7 +85,9 @@ STRUCTURE = [
     ("data/videos/0.npy", lambda a: a[:-1], "error", "shape", r"\(17, 32, 80\), expected \(18, 32, 80\)"),
     ("data/behavior/4.npy", lambda a: a[0], "error", "shape", r"\(80,\), expected \(2, 80\)"),
     ("data/responses/4.npy", lambda a: a[1:], "error", "shape", "unit_ids.npy lists 8 neurons"),
+    ("meta/neurons/cell_motor_coordinates.npy", put((0, 1), np.nan), "warning", "coordinates", "1 neurons lie at NaN"),
     ("meta/statistics/videos/all/std.npy", lambda a: a[0], "error", "statistics", "expected that of a trial"),
+    ("meta/statistics/videos/all/std.npy", lambda a: a.astype("f4"), "error", "statistics", "float32, expected"),
 ]
 
 
@@ -103,6 +108,7 @@ def test_missing_extra_and_truncated_files(new_mouse):
     (new_mouse / "meta/statistics/responses/all/median.npy").unlink()
     (new_mouse / "meta/neurons/unit_ids.npy").unlink()
     for quick in (True, False):
+        assert not any(str(new_mouse) in finding.message for finding in verify_mouse(new_mouse, "new", quick).findings)
         assert {
             ("error", "files", "data/videos/3.npy"),
             ("error", "files", "data/videos/5.npy"),
@@ -126,7 +132,7 @@ def test_values_that_break_a_rule(old_mouse, modality):
     sound = np.load(old_mouse / file)
     cases = {
         "tails": [put((..., slice(40, None)), np.nan), put((0, ..., 20), np.nan), put(..., np.nan)],
-        "range": [put((0, ..., 20), np.inf)],
+        "range": [put((0, ..., 20), np.inf), put((0, ..., 20), 1e39)],
     }
     if modality in ("videos", "responses"):
         cases["range"].append(put((0, ..., 20), -1.0))
@@ -162,6 +168,16 @@ def test_an_unusable_trial_only_warns(old_mouse):
     trial = trial_of(old_mouse, "none")
     edit(old_mouse / f"data/behavior/{trial}.npy", put(..., np.nan))
     assert {level for level, *_ in found(verify_mouse(old_mouse, "old"))} == {"warning"}
+
+
+def test_usable_trials_must_be_as_long_as_the_window_needs(old_mouse):
+    used, unusable = trial_of(old_mouse, "live_test_main"), trial_of(old_mouse, "none")
+    for trial, modality in itertools.product((used, unusable), MODALITIES):
+        edit(old_mouse / f"data/{modality}/{trial}.npy", put((..., slice(31, None)), np.nan))
+    assert verify_mouse(old_mouse, "old", shortest=31).findings == []
+    findings = verify_mouse(old_mouse, "old", shortest=32).findings
+    assert [(f.level, f.rule, f.file) for f in findings] == [("error", "length", f"data/videos/{used}.npy")]
+    assert findings[0].message.startswith("31 frames, fewer than the 32 that the window of params.yaml needs")
 
 
 @pytest.mark.parametrize(
@@ -200,6 +216,32 @@ def test_the_verb_reports_all_mice_and_fails(copy_raw, tiny_config, tmp_path, ca
     assert tree["mice"][2]["findings"][0]["file"] == "data/videos/0.npy"
     output = capsys.readouterr().out
     assert all(mouse in output for mouse in (first, second, third))
+
+
+def test_the_verb_knows_the_window(tiny_config, tmp_path):
+    tree = tiny_config.model_dump(mode="json")
+    verify.run(parse(tree | {"window": {"frames": 31, "step": 2}}, "here"), Paths(tmp_path), [NEW_MOUSE])
+    longer = parse(tree | {"window": {"frames": 37, "step": 2}}, "here")  # 73 frames, trials have 68 to 72
+    with pytest.raises(DataError, match=r"30 errors in 1 of 1 mice.* frames, fewer than the 74 that the window"):
+        verify.run(longer, Paths(tmp_path), [NEW_MOUSE])
+
+
+def test_findings_are_shown_where_they_cannot_be_written(raw_dataset, tiny_config, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):
+        verify.run(tiny_config, Paths(tmp_path), [NEW_MOUSE], quick=True, json_file=tmp_path / "file" / "all.json")
+    assert f"{NEW_MOUSE} (new): 30 trials, 8 neurons: sound" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--quick", "--json=all.json"])
+def test_options_of_the_raw_mice_are_refused_for_stores(tiny_config, tmp_path, monkeypatch, capsys, option):
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny_config.model_dump(mode="json"), sort_keys=False))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sensorium", "verify", "--stores", option])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    assert "--stores: checks checksums alone" in capsys.readouterr().err
 
 
 def test_the_command_line_exits_with_the_verdict(raw_dataset, tiny_config, tmp_path, monkeypatch, capsys):

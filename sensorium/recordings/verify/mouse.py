@@ -22,7 +22,11 @@ def _ignore(_trials: int) -> None:
 
 
 def verify_mouse(
-    folder: Path, mouse_set: MouseSet, quick: bool = False, on_trial: Callable[[int], None] = _ignore
+    folder: Path,
+    mouse_set: MouseSet,
+    quick: bool = False,
+    on_trial: Callable[[int], None] = _ignore,
+    shortest: int = 1,
 ) -> Report:
     """Check a raw mouse against every rule of the format.
 
@@ -31,6 +35,7 @@ def verify_mouse(
         mouse_set: the mouse's set.
         quick: check files, shapes, dtypes and meta files alone, and read no trial's values.
         on_trial: called after each trial whose values were checked, with the number of all trials.
+        shortest: fewest frames of a usable trial.
     """
     report = Report(folder.name, mouse_set, quick)
     if not folder.is_dir():
@@ -42,7 +47,7 @@ def verify_mouse(
     check_statistics(folder, report)
     seen: dict[int, Thumbnails] = {}
     for trial in range(len(structure.tiers)):
-        shown = check_trial(structure, trial, report)
+        shown = check_trial(structure, trial, report, shortest)
         if shown is not None and shown[1] > 0:
             video, length = shown
             seen[trial] = thumbnails(video[..., :length].transpose(2, 0, 1))

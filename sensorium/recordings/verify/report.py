@@ -43,11 +43,12 @@ class Report:
         self.findings.append(Finding(rule, level, file, message))
 
     def attempt(self, rule: str, file: str, read: Callable[[], _Result]) -> _Result | None:
-        """Call `read`; where it refuses, note why and return None."""
+        """Call `read`; where it refuses, note why, without the path that the finding names already, and return None."""
         try:
             return read()
         except DataError as fault:
-            self.add(rule, file, str(fault) if rule == "folder" else fault.problem)
+            named, _, reason = fault.problem.partition(f"/{file}: ")
+            self.add(rule, file, str(fault) if rule == "folder" else reason or named)
             return None
 
     def count(self, level: Level) -> int:

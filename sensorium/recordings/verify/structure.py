@@ -77,9 +77,11 @@ def _check_neurons(folder: Path, report: Report) -> int:
     stored = open_array(folder / file).dtype
     if stored.kind != _UNSIGNED:
         report.add("unit_ids", file, f"dtype {stored}, expected unsigned integers", "warning")
-    report.attempt(
-        "coordinates", "meta/neurons/cell_motor_coordinates.npy", partial(read_coordinates, folder, len(ids))
-    )
+    file = "meta/neurons/cell_motor_coordinates.npy"
+    places = report.attempt("coordinates", file, partial(read_coordinates, folder, len(ids)))
+    if places is not None and not np.isfinite(places).all():
+        lost = int((~np.isfinite(places)).any(axis=1).sum())
+        report.add("coordinates", file, f"{lost} neurons lie at NaN or infinity", "warning")
     return len(ids)
 
 
@@ -163,3 +165,5 @@ def _check_statistics(folder: Path, shapes: dict[str, tuple[int, ...]], report: 
             array = report.attempt("statistics", file, partial(open_array, folder / file))
             if array is not None and expected and array.shape != expected:
                 report.add("statistics", file, f"shape {array.shape}, expected that of a trial, {expected}")
+            if array is not None and array.dtype != np.float64:
+                report.add("statistics", file, f"{array.dtype}, expected float64")

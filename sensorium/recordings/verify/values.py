@@ -17,12 +17,15 @@ from sensorium.recordings.verify.structure import Structure
 
 Float64Array = npt.NDArray[np.float64]
 
-_RANGES = {"videos": (0.0, 255.0), "responses": (0.0, np.inf)}
+_LARGEST = float(np.finfo(np.float32).max)
+"""Stores are float32."""
+
+_RANGES = {"videos": (0.0, 255.0), "responses": (0.0, _LARGEST)}
 """Smallest and largest value of a modality."""
 
 
-def check_trial(structure: Structure, trial: int, report: Report) -> tuple[Float64Array, int] | None:
-    """Check the values of one trial, reading each of its files once.
+def check_trial(structure: Structure, trial: int, report: Report, shortest: int = 1) -> tuple[Float64Array, int] | None:
+    """Check the values of one trial, reading each of its files once; `shortest` is the fewest frames it may have.
 
     Returns:
         The video (H, W, L) and its valid length, or None where it cannot be read.
@@ -43,7 +46,16 @@ def check_trial(structure: Structure, trial: int, report: Report) -> tuple[Float
     if len(set(lengths.values())) > 1:
         text = ", ".join(f"{modality} {length}" for modality, length in lengths.items())
         report.add("tails", structure.file("videos", trial), f"valid lengths of the modalities differ: {text}", level)
+    _check_length(structure, trial, lengths, shortest, report)
     return (arrays["videos"], lengths["videos"]) if "videos" in arrays else None
+
+
+def _check_length(structure: Structure, trial: int, lengths: dict[str, int], shortest: int, report: Report) -> None:
+    """Check that a window covers every frame; a trial without any is told by its tail, an unusable one may be short."""
+    length = min(lengths.values(), default=0)
+    if structure.tiers[trial] != "none" and 0 < length < shortest:
+        message = f"{length} frames, fewer than the {shortest} that the window of params.yaml needs to predict each"
+        report.add("length", structure.file("videos", trial), message)
 
 
 def _read(structure: Structure, modality: str, trial: int, report: Report) -> Float64Array | None:
@@ -60,7 +72,7 @@ def _check_array(file: str, modality: str, array: Float64Array, level: Level, re
         report.add("tails", file, "not one valid frame, all values are NaN", level)
     elif not missing[:, length:].all():
         report.add("tails", file, f"NaN at frame {length}, but values after it", level)
-    low, high = _RANGES.get(modality, (-np.inf, np.inf))
+    low, high = _RANGES.get(modality, (-_LARGEST, _LARGEST))
     with np.errstate(invalid="ignore"):
         outside = (array < low) | (array > high) | np.isinf(array)
     if outside.any():

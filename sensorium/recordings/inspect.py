@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sensorium.data.folds import UNLABELLED
 from sensorium.data.store import MouseStore
+from sensorium.errors import DataError
 from sensorium.mice import FRAMES_PER_SECOND, TIERS
 
 Facts = dict[str, str]
@@ -53,7 +54,13 @@ def mean_responses(store: MouseStore) -> npt.NDArray[np.float64]:
     Raises:
         DataError: the statistics are damaged.
     """
-    means: npt.NDArray[np.float64] = np.nanmean(store.statistics("responses", "mean"), axis=0, dtype=np.float64)
+    statistic = store.statistics("responses", "mean")
+    if lost := int((~np.isfinite(statistic).any(axis=0)).sum()):
+        raise DataError(
+            f"{store.path}: statistics/responses holds no mean of {lost} neurons, NaN alone.",
+            "Run `sensorium verify`, restore the statistics of the raw mouse, then run `dvc repro ingest`.",
+        )
+    means: npt.NDArray[np.float64] = np.nanmean(statistic, axis=0, dtype=np.float64)
     return means
 
 

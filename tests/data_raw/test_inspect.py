@@ -206,6 +206,18 @@ def test_a_missing_store_says_how_to_build_it(private, monkeypatch, capsys):
     assert not private.inspection.exists()
 
 
+def test_statistics_without_a_value_are_named(raw_dataset, copy_raw, tmp_path):
+    raw = RawMouse(copy_raw(NEW_MOUSE) / NEW_MOUSE)
+    path = raw.folder / "meta/statistics/responses/all/mean.npy"
+    values = np.load(path)
+    values[2:4] = np.nan
+    np.save(path, values)
+    ingest(raw, "new", tmp_path / "store", None, lambda: None)
+    with pytest.raises(DataError, match=r"statistics/responses holds no mean of 2 neurons") as fault:
+        mean_responses(MouseStore.open(tmp_path / "store"))
+    assert "sensorium verify" in fault.value.remedy
+
+
 def test_folds_of_other_stores_are_refused(private):
     table = private.folds / "folds.csv"
     lines = table.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from sensorium.config import Config
 from sensorium.errors import ConfigError, DataError
@@ -179,6 +180,20 @@ def test_the_same_seed_gives_the_same_bytes_whatever_else_was_made(raw_dataset, 
         _, different, errors = filecmp.cmpfiles(tmp_path / folder, raw_dataset / folder, names, shallow=False)
         assert not different
         assert not errors
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_the_number_of_threads_changes_no_byte(tiny_config, first_mouse, tmp_path, threads):
+    """At a size at which a product of matrices is shared out among threads."""
+    size = {"frame_height": 36, "frame_width": 64, "padded_frames": 300, "valid_frames": (290, 300)}
+    trials = {"train_trials": 1, "repeated_trials": 1, "repeats": 1, "shared_videos": 0, "unusable_trials": 0}
+    settings = changed(tiny_config, tmp_path, neurons={first_mouse: 120}, **size, **trials)
+    written = []
+    for limit, place in ((None, tmp_path / "default"), (threads, tmp_path / "limited")):
+        with threadpool_limits(limit, user_api="blas"):
+            synthetic.write_mouse(place, recipe(settings, first_mouse))
+        written.append({name: (place / name).read_bytes() for name in files_below(place)})
+    assert written[0] == written[1]
 
 
 def test_another_seed_gives_another_mouse(raw_dataset, tiny_config, first_mouse, tmp_path):

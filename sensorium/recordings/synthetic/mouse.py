@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from sensorium.config import SyntheticConfig
 from sensorium.files import atomic_folder, digest_json
@@ -31,6 +32,9 @@ from sensorium.seeding import generator
 
 GENERATOR_VERSION = 1
 """Raised whenever the same seed and settings give other recordings."""
+
+_BLAS_THREADS = 2
+"""Always as many, whatever the machine has: a matrix that is shared out otherwise is rounded otherwise."""
 
 _CALIBRATION_TRIALS = 8
 _SINGLE_TIERS = ("train", "none")
@@ -211,11 +215,12 @@ def write_mouse(raw: Path, recipe: Recipe, on_trial: Callable[[], None] = lambda
     """
     place = raw / recipe.mouse
     _require_free(place)
-    simulation = Simulation(recipe)
     with (
+        threadpool_limits(_BLAS_THREADS, user_api="blas"),
         atomic_folder(place) as folder,
         atomic_folder(raw / TRUTH_FOLDER / recipe.mouse) as truth,
     ):
+        simulation = Simulation(recipe)
         for modality in MODALITIES:
             (folder / "data" / modality).mkdir(parents=True)
         for trial in range(len(simulation.plan)):

@@ -1,12 +1,13 @@
 """Folds of labelled trials and the leak that exact matching leaves."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sensorium.config import Config
+from sensorium.config import Config, WindowConfig
 from sensorium.data.folds import UNLABELLED, Folds, write_folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError
@@ -120,6 +121,22 @@ def test_a_mouse_without_labelled_trials_is_named(copy_raw, with_raw, tmp_path):
     ingest.run(with_raw(raw), paths, NEW_MOUSE)
     with pytest.raises(DataError, match=r"zarr: not one labelled trial"):
         write_folds([MouseStore.open(paths.store(NEW_MOUSE))], 2, "exact", tmp_path / "folds")
+
+
+def test_trials_that_could_not_be_predicted_are_refused_before_training(built, tiny_config, stores, tmp_path):
+    paths = Paths(tmp_path)
+    paths.stores.parent.mkdir()
+    paths.stores.symlink_to(built.stores)
+    shortest = min(int(store.lengths.min()) for store in stores)
+    fitting = tiny_config.model_copy(update={"window": WindowConfig(frames=shortest, step=1)})
+    stage.run(fitting, paths)
+    shutil.rmtree(paths.folds)
+    longer = tiny_config.model_copy(update={"window": WindowConfig(frames=shortest + 1, step=1)})
+    words = rf"trial \d+ has {shortest} frames, the window needs {shortest + 1} to predict each of them"
+    with pytest.raises(DataError, match=words) as fault:
+        stage.run(longer, paths)
+    assert "Give such trials the tier `none`" in fault.value.remedy
+    assert not paths.folds.exists()
 
 
 def test_a_missing_store_stops_the_stage(tiny_config, tmp_path):

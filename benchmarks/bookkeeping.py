@@ -1,46 +1,47 @@
-"""What tracking, progress and saved states cost a training of the demonstration.
+"""What tracking, progress and saved states cost the trainings of the demonstration.
 
     dvc repro folds && python benchmarks/bookkeeping.py
 
-trains fold 0 of the teacher in turns with nothing around it (no MLflow, no bar, no state on disk) and with all of
-it: the journal and its courier with a fresh MLflow store, the progress bar, a state every 50 steps and each epoch.
-From the first step to the end of the run in MLflow. Nothing of the project's folder is changed.
+trains the teacher's folds one after another, each in a process of its own as in a pipeline, in turns with nothing
+around them (no MLflow, no bar, no state on disk) and with all of it: the journal, the courier that delivers it to a
+fresh MLflow store, a progress bar on a terminal, a state every 50 steps and each epoch. A series ends when its last
+training ends; what the courier then still delivers, while a pipeline would go on, is told apart. `--without PART`
+leaves one part away. Nothing of the project's folder is changed.
 """
 
 import argparse
 import contextlib
 import io
+import json
 import os
-import resource
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
+EXPERIMENT = "true_batch_001"
+PARTS = ("tracking", "progress", "states")
 
-from sensorium.cli.process import prepare
 
-prepare()
+@dataclass
+class Series:
+    """Seconds of several trainings in a row, means a training."""
 
-from sensorium import tracking
-from sensorium.config import Config, load
-from sensorium.data.store import MouseStore
-from sensorium.paths import PARAMS_FILE, Paths, find_root
-from sensorium.stages import train as stage
-from sensorium.tracking.store import Store
-from sensorium.training import devices
-from sensorium.training.fingerprint import provenance
-from sensorium.training.loop import Surroundings, Trainer
-from sensorium.training.progress import NullView, TerminalView
-from sensorium.training.recorder import NullRecorder, closing
-from sensorium.training.resume import ResumeFolder
-from sensorium.training.stopping import StopRequest
-
-EXPERIMENT, FOLD = "true_batch_001", 0
+    command: float
+    """From the start of the process to its end."""
+    training: float
+    """From the first step to the end of the run."""
+    trainer: float
+    """Processor time of the training, without what it loads before."""
+    courier: float
+    """Processor time of the courier, its start included."""
+    late: float
+    """Seconds after the last training until everything is delivered; of the whole series."""
 
 
 class Nowhere:
@@ -59,47 +60,101 @@ class Nowhere:
         pass
 
 
-@dataclass
-class Spent:
-    """Seconds of one training."""
+def train(fold: int, turn: int, parts: list[str]) -> None:
+    """Train one fold in this process, as `sensorium train` does, and print what it took."""
+    from sensorium.cli.process import prepare
 
-    wall: float
-    trainer: float
-    """Processor seconds of the training's own process."""
-    courier: float
-    """Processor seconds of the process that talks to MLflow."""
+    prepare()
+    from sensorium.config import load
+    from sensorium.paths import PARAMS_FILE, Paths
 
+    here = Path.cwd()
+    config, paths = load(here / PARAMS_FILE), Paths(here)
+    if "tracking" in parts:
+        from sensorium.tracking.courier import ensure_running
+        from sensorium.tracking.store import Store
 
-def children_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+        ensure_running(Store.of(paths))
+    from rich.console import Console
 
+    from sensorium import tracking
+    from sensorium.data.store import MouseStore
+    from sensorium.stages import train as stage
+    from sensorium.training import devices
+    from sensorium.training.fingerprint import provenance
+    from sensorium.training.loop import Surroundings, Trainer
+    from sensorium.training.progress import NullView, TerminalView
+    from sensorium.training.recorder import NullRecorder, closing
+    from sensorium.training.resume import ResumeFolder
+    from sensorium.training.stopping import StopRequest
 
-def train(config: Config, paths: Paths, *, bare: bool, turn: int) -> Spent:
-    """Train the fold once, from equal weights."""
-    known = provenance(config, paths, EXPERIMENT, FOLD, None)
-    recorder = partial(tracking.start_training_run, config, paths, EXPERIMENT, FOLD, f"{turn}")
+    known = provenance(config, paths, EXPERIMENT, fold, None)
+    recorder = partial(tracking.start_training_run, config, paths, EXPERIMENT, fold, f"{turn}-{fold}")
     fabric = devices.make_fabric(config.runtime, "32-true", unused_readouts=True)
-    devices.make_deterministic(fabric)
-    job = stage.Job(config, paths, EXPERIMENT, FOLD, known, recorder)
+    devices.make_deterministic(fabric, config.runtime.threads)
+    job = stage.Job(config, paths, EXPERIMENT, fold, known, recorder)
     stores = [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice]
     learner, source, validation = stage.assemble(fabric, job, stores)
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    folder = Nowhere() if bare else ResumeFolder(paths.state / "train", f"{turn}")
-    view = NullView() if bare else TerminalView(job.name, learner.steps, job.epochs, console)
-    wall, own, others = time.perf_counter(), time.process_time(), children_seconds()
+    folder = ResumeFolder(paths.state / "train", f"{turn}-{fold}") if "states" in parts else Nowhere()
+    view = TerminalView(job.name, learner.steps, job.epochs, console) if "progress" in parts else NullView()
+    wall, own = time.perf_counter(), time.process_time()
     with StopRequest(None) as stop:
-        written = NullRecorder() if bare else job.open_recorder()
+        written = job.open_recorder() if "tracking" in parts else NullRecorder()
         with closing(written), view:
             around = Surroundings(written, view, stop)
             Trainer(learner, source, validation, folder, config.runtime.checkpoint_steps, around).run()
-    return Spent(time.perf_counter() - wall, time.process_time() - own, children_seconds() - others)
+    print(json.dumps({"training": time.perf_counter() - wall, "trainer": time.process_time() - own}))
+
+
+def series(folds: int, turn: int, parts: list[str]) -> Series:
+    """Train folds one after another, and wait until nobody delivers any more."""
+    times, commands = [], []
+    for fold in range(folds):
+        began = time.perf_counter()
+        call = [sys.executable, __file__, "--train", f"{fold}", f"{turn}", *parts]
+        told = subprocess.run(call, check=True, stdout=subprocess.PIPE).stdout
+        commands.append(time.perf_counter() - began)
+        times.append(json.loads(told))
+    late, spent = settle()
+    means = {key: statistics.fmean(one[key] for one in times) for key in ("training", "trainer")}
+    return Series(statistics.fmean(commands), **means, courier=spent / folds, late=late)
+
+
+def settle() -> tuple[float, float]:
+    """Wait for the courier; returns for how long it delivered, and the processor seconds it took in all."""
+    import psutil
+
+    began, late, spent = time.perf_counter(), 0.0, 0.0
+    while couriers := [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if (process.info["cmdline"] or [])[1:4] == ["-m", "sensorium.tracking", str(Path.cwd())]
+    ]:
+        if any(Path().glob(".sensorium/tracking/journals/*/events.jsonl")):
+            late = time.perf_counter() - began
+        with contextlib.suppress(psutil.NoSuchProcess):
+            used = couriers[0].cpu_times()
+            spent = used.user + used.system
+        time.sleep(0.1)
+    return late, spent
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=5)
-    turns = parser.parse_args().turns
+    parser.add_argument("--folds", type=int, default=3, help="trainings of a series")
+    parser.add_argument("--without", choices=PARTS, action="append", default=[])
+    parser.add_argument("--train", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.train:
+        fold, turn, *parts = options.train
+        train(int(fold), int(turn), parts)
+        return
+    from sensorium.config import load
+    from sensorium.paths import PARAMS_FILE, Paths, find_root
+    from sensorium.tracking.store import Store
+
     root = find_root()
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
@@ -109,28 +164,30 @@ def main() -> None:
         for name in ("store", "folds"):
             (there / "data" / name).symlink_to(root / "data" / name)
         (there / "sensorium").symlink_to(root / "sensorium")
-        config, paths = load(there / PARAMS_FILE), Paths(there)
-        Store.of(paths).client()  # makes the tables once, as the first of many trainings does
-        spent: dict[bool, list[Spent]] = {True: [], False: []}
-        for turn in range(turns + 1):
-            for bare, times in spent.items():
-                one = train(config, paths, bare=bare, turn=turn)
+        load(there / PARAMS_FILE)
+        Store.of(Paths(there)).client()  # makes the tables once, as the first of many trainings does
+        full = [part for part in PARTS if part not in options.without]
+        spent: dict[str, list[Series]] = {"bare": [], "full": []}
+        for turn in range(options.turns + 1):
+            for name, parts in (("bare", []), ("full", full)):
+                one = series(options.folds if turn else 1, turn, parts)
                 if turn > 0:  # the first one warms up
-                    times.append(one)
-    report(spent[True], spent[False])
+                    spent[name].append(one)
+    report(spent["bare"], spent["full"], full)
 
 
-def report(bare: list[Spent], full: list[Spent]) -> None:
-    print(f"\n{os.cpu_count()} processors, {len(bare)} turns, medians in seconds\n")
-    print("| a training | wall clock | trainer's processor time | courier's processor time |")
-    print("|---|---|---|---|")
-    for name, times in (("bare", bare), ("with everything", full)):
-        row = [statistics.median(getattr(one, key) for one in times) for key in ("wall", "trainer", "courier")]
+def report(bare: list[Series], full: list[Series], parts: list[str]) -> None:
+    print(f"\n{os.cpu_count()} processors, {len(bare)} turns, seconds a training, medians\n")
+    print("| | whole command | from the first step on | trainer's processor time | courier's processor time |")
+    print("|---|---|---|---|---|")
+    for name, times in (("bare", bare), (f"with {', '.join(parts)}", full)):
+        keys = ("command", "training", "trainer", "courier")
+        row = [statistics.median(getattr(one, key) for one in times) for key in keys]
         print(f"| {name} | {' | '.join(f'{value:.2f}' for value in row)} |")
-    for key in ("wall", "trainer"):
+    for key in ("command", "training", "trainer"):
         shares = [getattr(more, key) / getattr(less, key) - 1 for less, more in zip(bare, full, strict=True)]
         print(f"\n{key}: {100 * statistics.median(shares):+.1f} % (turn by turn, median)", end="")
-    print()
+    print(f"\ndelivered {statistics.median(one.late for one in full):.1f} s after the last training of a series")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def train(config: Config, paths: Paths, fold: int, form: str) -> float:
     """Best validation correlation of one training."""
     stage.DwiseNeuro = FORMS[form]
     fabric = devices.make_fabric(config.runtime, "32-true", unused_readouts=True)
-    devices.make_deterministic(fabric)
+    devices.make_deterministic(fabric, config.runtime.threads)
     job = stage.Job(config, paths, EXPERIMENT, fold, {}, NullRecorder)
     stores = [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice]
     learner, source, validation = stage.assemble(fabric, job, stores)

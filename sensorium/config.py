@@ -253,12 +253,15 @@ class RegistryConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """How the work is carried out. On one machine, only `accelerator` and `devices` can change bits of the result."""
+    """How the work is carried out. On one machine, `workers` and `checkpoint_steps` change no bit of the result."""
 
     accelerator: Literal["auto", "cpu", "cuda"]
     """Device to use; `auto` takes a GPU where there is one."""
     devices: Positive
     """Processes that train one fold together; the batch is split among them."""
+    threads: Positive | None = None
+    """Threads that a training process computes with on the CPU; null takes a thread a core. A small model is trained
+    as fast by one, which leaves the other cores to other folds and gives equal bits whatever the number of cores."""
     workers: Annotated[int, Field(ge=0)]
     """Loader processes a training process; 0 loads in the training process."""
     checkpoint_steps: Positive

@@ -1,5 +1,6 @@
 """Fixtures that all tests share: a tiny raw dataset and the settings that belong to it."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,9 @@ from sensorium.config import Config
 
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
+
+os.environ.setdefault("SENSORIUM_TRACKING_PATIENCE", "30")  # a test reads at once what a training delivered
+os.environ.setdefault("SENSORIUM_COURIER_LINGER", "0")  # and its folder goes with it
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

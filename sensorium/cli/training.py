@@ -28,11 +28,17 @@ def train(experiment: Experiment, folds: Folds = None) -> None:
 
     Examples: `sensorium train -e true_batch_001`, `sensorium train -e true_batch_001 -f 0,2`.
     """
-    from sensorium.stages import train as stage
+    from sensorium.tracking.courier import ensure_running
+    from sensorium.tracking.store import Store
 
     ctx = context()
     ctx.config.experiment(experiment)
-    for fold in ctx.folds(folds):
+    numbers = ctx.folds(folds)
+    ensure_running(Store.of(ctx.paths))  # MLflow is imported there while PyTorch is imported here
+
+    from sensorium.stages import train as stage
+
+    for fold in numbers:
         stage.run(ctx.config, ctx.paths, experiment, fold)
 
 

@@ -11,17 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sensorium.config import ModelConfig
-from sensorium.model.layers import (
-    ChannelConv,
-    GatedProjection,
-    PointConv,
-    PositionEncoding,
-    VideoNorm,
-    as_images,
-    as_video,
-    drop_path,
-    tile_channels,
-)
+from sensorium.model.layers import PositionEncoding, drop_path, tile_channels
+from sensorium.model.video import ChannelConv, GatedProjection, PointConv, VideoNorm, as_images, as_video
 
 INPUT_CHANNELS = 5
 """The video, two channels of behavior and two of the pupil's centre."""

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from sensorium.model.cortex import CortexLayer
 from sensorium.model.dwiseneuro import DwiseNeuro
-from sensorium.model.layers import ChannelConv, GatedProjection, GroupedLinear, PointConv, SequenceNorm, VideoNorm
+from sensorium.model.layers import GroupedLinear, SequenceNorm
 from sensorium.model.readout import Readout
+from sensorium.model.video import ChannelConv, GatedProjection, PointConv, VideoNorm
 
 
 @torch.no_grad()

@@ -14,8 +14,9 @@ from sensorium.config import ModelConfig
 from sensorium.model.core import INPUT_CHANNELS, Shortcut
 from sensorium.model.cortex import CortexLayer
 from sensorium.model.dwiseneuro import DwiseNeuro
-from sensorium.model.layers import ChannelConv, GatedProjection, GroupedLinear, PointConv
+from sensorium.model.layers import GroupedLinear
 from sensorium.model.readout import Readout
+from sensorium.model.video import ChannelConv, GatedProjection, PointConv
 
 _SHOWN = (PointConv, ChannelConv, GatedProjection, Shortcut, CortexLayer, Readout)
 

@@ -17,7 +17,7 @@ from sensorium.registry.flavor import ENSEMBLE, Interface
 from sensorium.registry.manifest import PAIR, REGISTER, STUDENT, TEACHER, ModelContent, PairPin, Pin, trained_content
 from sensorium.registry.results import tell
 from sensorium.tracking.links import origin, run_links
-from sensorium.tracking.provenance import locked_digests, run_tags
+from sensorium.tracking.provenance import locked_digests, run_tags, uncommitted
 from sensorium.tracking.store import refusals_told
 
 EVALUATE = "Type `dvc repro evaluate`."
@@ -60,7 +60,7 @@ class Registration:
     @cached_property
     def tags(self) -> dict[str, str]:
         """Tags of every version made."""
-        return run_tags(self.paths.root, self.config, "register")
+        return run_tags(self.paths.root, self.config, "register", uncommitted(self.paths.root))
 
     def carry_out(self, catalog: Catalog) -> PairPin:
         """Register what is not registered yet."""

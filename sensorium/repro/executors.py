@@ -18,6 +18,9 @@ from sensorium.repro.deathsig import die_with_parent
 GRACE = 30.0
 """Seconds that a command has to end after SIGTERM, to save its state, before it is killed."""
 
+_NICENESS = 5
+"""Commands step back behind DVC's own work, so that the next ones start soon where all cores are busy."""
+
 
 class Handle(Protocol):
     """A submitted command."""
@@ -78,6 +81,11 @@ class LocalExecutor:
     def submit(self, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> LocalHandle:
         """See `Executor`; the command is killed when this process dies without having ended it."""
         parent = os.getpid()
+
+        def begin() -> None:
+            die_with_parent(signal.SIGKILL, parent)
+            os.nice(_NICENESS)
+
         with log.open("ab") as output:
             process = subprocess.Popen(  # noqa: S603 - the commands of dvc.yaml are what is to be run
                 shell_call(command, environment),
@@ -87,7 +95,7 @@ class LocalExecutor:
                 stdout=output,
                 stderr=output,
                 process_group=0,
-                preexec_fn=lambda: die_with_parent(signal.SIGKILL, parent),
+                preexec_fn=begin,
             )
         return LocalHandle(process)
 

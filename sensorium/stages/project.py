@@ -19,7 +19,7 @@ from sensorium.repro.deathsig import die_with_parent
 from sensorium.tracking.journal import journals
 from sensorium.tracking.links import RunLink
 from sensorium.tracking.recorder import ADOPT_VARIABLE, Past, record_past
-from sensorium.tracking.store import Store
+from sensorium.tracking.store import PATIENCE_VARIABLE, Store, patience
 
 RUN_VARIABLE = "MLFLOW_RUN_ID"
 _TAKEN_OUT = (RUN_VARIABLE, "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
@@ -124,7 +124,8 @@ def _environment(adopt: Mapping[str, str]) -> dict[str, str]:
     """Variables for DVC: without the run of `mlflow run`, which only the stage that was asked for gets."""
     kept = {name: value for name, value in os.environ.items() if name not in _TAKEN_OUT}
     programs = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
-    return {**kept, "PATH": programs, **({ADOPT_VARIABLE: json.dumps(adopt)} if adopt else {})}
+    adopting = {ADOPT_VARIABLE: json.dumps(adopt), PATIENCE_VARIABLE: f"{patience():g}"}  # whoever calls reads the run
+    return {**kept, "PATH": programs, **(adopting if adopt else {})}
 
 
 def _repro(root: Path, arguments: list[str], environment: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ from sensorium.config import Config
 from sensorium.files import tidy, waiting_lock
 from sensorium.paths import Paths
 from sensorium.registry import register_pair
-from sensorium.tracking.courier import deliver_leftovers
+from sensorium.tracking.delivery import deliver_leftovers
 from sensorium.tracking.store import Store
 
 

@@ -19,6 +19,7 @@ from sensorium.repro.coordinator import Folder, Run
 from sensorium.repro.executors import GRACE
 from sensorium.repro.live import clock, make_view
 from sensorium.repro.scheduler import Scheduler, State
+from sensorium.tracking.store import PATIENCE_VARIABLE, patience
 
 _TAKEN_OUT = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 """Variables of an MLflow run around this command, which every training would take for its own."""
@@ -141,4 +142,6 @@ def _environment(folder: Folder, options: Options) -> Mapping[str, str]:
         shell.USER_SHELL: os.environ.get("SHELL") or "/bin/sh",
         shell.EXECUTOR: options.executor,
         shell.GPUS: str(options.gpus_per_stage),
+        # A cluster ends what a job leaves behind, the courier as well.
+        **({} if options.executor == "local" else {PATIENCE_VARIABLE: f"{patience():g}"}),
     }

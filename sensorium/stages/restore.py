@@ -11,7 +11,7 @@ from sensorium.model.checkpoint import CONFIG, HISTORY, read_info
 from sensorium.paths import Paths
 from sensorium.registry import restore_pair
 from sensorium.stages.project import measured
-from sensorium.tracking.courier import deliver_leftovers
+from sensorium.tracking.delivery import deliver_leftovers
 from sensorium.tracking.links import RunLink, find_run, run_links
 from sensorium.tracking.recorder import Past, record_past
 from sensorium.tracking.store import Store, refusals_told

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from sensorium.errors import TrackingError
 from sensorium.paths import Paths
-from sensorium.tracking.courier import deliver_leftovers
+from sensorium.tracking.delivery import deliver_leftovers
 from sensorium.tracking.store import Store
 
 

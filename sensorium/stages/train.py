@@ -112,7 +112,7 @@ def _teacher_digest(settings: ExperimentConfig, paths: Paths, fold: int) -> str 
 
 def _train(fabric: Fabric, job: Job) -> None:
     """Train in one of the processes."""
-    devices.make_deterministic(fabric)
+    devices.make_deterministic(fabric, job.config.runtime.threads)
     stores = [MouseStore.open(job.paths.store(mouse)) for mouse in job.config.dataset.mice]
     about = About(job.experiment, job.fold, job.epochs)
     folder = ResumeFolder(job.paths.state / "train", fingerprint(job.provenance), about)

@@ -1,239 +1,193 @@
-"""Delivery of journals to MLflow, in a process of its own.
+"""The courier: a process that brings the journals of a project's trainings to MLflow.
 
-The training pays neither for MLflow's import nor for a slow server, and its end, even by SIGKILL,
-closes the pipe that the courier listens on. The courier then has a few seconds to deliver the rest;
-what it cannot deliver stays on disk for `sensorium sync`. Every event is delivered once: metrics are
-compared with the history that the server has before anything is sent again.
+One serves all trainings that write to the same store. A training pays neither for MLflow's import nor for
+a slow server: the courier is started first of all, while the training still loads PyTorch, then takes a
+low priority, and stays for a while after its last training, since the next one of a pipeline soon follows.
+A training may end in any way, by SIGKILL too; what cannot be delivered within a few seconds stays on disk
+for the next courier or `sensorium sync`.
 """
 
+import fcntl
 import logging
 import math
 import os
-import select
-import signal
 import sys
 import time
-from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+import sensorium
+from sensorium.files import digest_json, waiting_lock
 from sensorium.paths import Paths
-from sensorium.tracking import runs
-from sensorium.tracking.journal import FINISHED, Delivery, Journal, journals
-from sensorium.tracking.store import Store, be_brief, patience, redacted
+from sensorium.tracking.delivery import Courier, close_if_killed
+from sensorium.tracking.journal import Journal, journals
+from sensorium.tracking.store import Store, be_brief, patience, redacted, seconds_of
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+LINGER_VARIABLE = "SENSORIUM_COURIER_LINGER"
+"""Seconds that a courier stays when nothing is left to deliver."""
+_LINGER_SECONDS = 20.0
+
+_LOOK_SECONDS = 0.25
+_POLL_SECONDS = 5.0
+"""Pause between two deliveries of a journal: what gathers meanwhile costs MLflow one call, not one each."""
+
+_RETRY_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 30.0
+_NICENESS = 10
+"""A tenth of a busy core at least, and all that a training leaves."""
 
 _log = logging.getLogger(__name__)
 
-_POLL_SECONDS = 2.0
-"""Pause between two deliveries: what gathers meanwhile costs MLflow one call, not one each."""
 
-_RETRY_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 30.0
-_GROUP = 200
-"""Metric events sent in one go."""
+def ensure_running(store: Store) -> None:
+    """Start a courier for the store, unless one is at work.
 
-Events = list[tuple[dict[str, Any], int]]
+    Whoever calls this stays served as long as it lives; a journal that it writes by then is seen.
+    """
+    with waiting_lock(_door(store)), _presence(store).open("a") as presence:
+        if _is_held(presence.fileno()):
+            return
+        _start(store, presence.fileno())  # the lock stays with the file that the courier inherits
 
 
-class Courier:
-    """Delivers one journal to one store."""
+def _is_held(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _name(store: Store) -> str:
+    return f"courier-{digest_json(store.label)[:8]}"
+
+
+def _door(store: Store) -> Path:
+    """Lock of whoever starts a courier, and of the courier that is about to leave."""
+    return store.state / f"{_name(store)}.door"
+
+
+def _presence(store: Store) -> Path:
+    """Lock that the courier holds while it lives; it holds its process id."""
+    return store.state / f"{_name(store)}.lock"
+
+
+def _start(store: Store, presence: int) -> None:
+    """Start the process in a session of its own, where no signal of the terminal reaches it."""
+    code = Path(sensorium.__file__).parents[1]
+    searched = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
+    log = str(store.state / f"{_name(store)}.log")
+    os.set_inheritable(presence, True)
+    os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-m", "sensorium.tracking", str(store.root), str(os.getpid()), str(presence)],
+        {**os.environ, "PYTHONPATH": searched},
+        setsid=True,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+    )
+
+
+class Errand:
+    """One journal that the courier has taken on; nobody else delivers it meanwhile."""
 
     def __init__(self, journal: Journal, store: Store) -> None:
-        self._journal = journal
-        self._store = store
-        self._client: MlflowClient | None = None
-        self._known: dict[str, set[int]] = {}
-        self._delivery = journal.delivery
+        self.journal, self._store = journal, store
+        self._held = ExitStack()
+        self._courier = Courier(journal, store)
+        self._due, self._pause, self._deadline = 0.0, 0.0, math.inf
 
-    def deliver(self, deadline: float = math.inf) -> None:
-        """Send every event that the store does not have.
+    def begin(self) -> bool:
+        """Claim the journal; returns whether it is free."""
+        return self._held.enter_context(self.journal.claimed("courier"))
 
-        Args:
-            deadline: time of `time.monotonic` after which nothing more is begun.
-
-        Raises:
-            Exception: whatever MLflow raises; the journal then notes what arrived before it.
-        """
-        try:
-            for group in _groups(list(self._journal.read(self._start()))):
-                self._send(group)
-                self._delivery.position = group[-1][1]
-                self._journal.note(self._delivery)
-                if time.monotonic() > deadline:
-                    return
-        except BaseException:
-            self._known = {}  # what was under way may have arrived
-            raise
-
-    def _start(self) -> int:
-        """Position to go on from: the beginning when the run is to be another one than before."""
-        if self._client is None:
-            self._client = self._store.client()
-            self._check_run(self._client)
-        return self._delivery.position
-
-    def _check_run(self, client: "MlflowClient") -> None:
-        """Forget a run that is gone, in another store, or replaced by one that `mlflow run` made."""
-        run_id, header = self._delivery.run_id, self._journal.contents().header
-        if run_id is None:
-            return
-        here = self._delivery.uri == self._store.label and runs.is_alive(client, run_id)
-        replaced = header.get("adopt") not in {None, run_id}
-        if here and replaced:
-            client.set_tag(run_id, "sensorium.continued_by", header["adopt"])
-            client.set_terminated(run_id, "KILLED")
-        if replaced or not here:
-            self._delivery = Delivery()
-
-    def _send(self, group: Events) -> None:
-        assert self._client is not None
-        event = group[0][0]
-        if event["kind"] == "start":
-            self._begin(self._client, event)
-            return
-        run_id = self._delivery.run_id
-        assert run_id is not None, "a journal begins with a start event"
-        match event["kind"]:
-            case "metrics":
-                self._send_metrics(self._client, run_id, [item for item, _ in group])
-            case "params":
-                runs.log_params(self._client, run_id, event["values"])
-            case "artifact":
-                self._upload(self._client, run_id, event["name"])
-            case "close":
-                self._client.set_terminated(run_id, event["status"], event["time"])
-                if event["status"] == FINISHED:
-                    runs.summarise(self._client, run_id)
-
-    def _begin(self, client: "MlflowClient", event: dict[str, Any]) -> None:
-        if self._delivery.run_id is None:
-            header = self._journal.contents().header  # a later start may name another run to adopt
-            experiment_id, run_id = runs.attach(client, self._store, header)
-            self._delivery = Delivery(self._store.label, experiment_id, run_id, self._delivery.position)
-            self._journal.note(self._delivery)
-        attached = self._delivery.run_id
-        assert attached is not None, "attached above"
-        client.update_run(attached, status="RUNNING")
-        runs.log_params(client, attached, event["params"])
-        self._log_datasets(client, attached, event["datasets"])
-
-    @staticmethod
-    def _log_datasets(client: "MlflowClient", run_id: str, digests: dict[str, str]) -> None:
-        """Name DVC's outputs and digests as the run's inputs; nothing of them is read."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        inputs = [
-            DatasetInput(
-                Dataset(name=path, digest=digest[:36], source_type="dvc", source=f'{{"path": "{path}"}}'),
-                [InputTag("mlflow.data.context", "training")],
-            )
-            for path, digest in digests.items()
-        ]
-        if inputs:
-            client.log_inputs(run_id, datasets=inputs)
-
-    def _send_metrics(self, client: "MlflowClient", run_id: str, events: list[dict[str, Any]]) -> None:
-        unknown = {key for event in events for key in event["values"]} - self._known.keys()
-        if unknown:
-            self._known |= runs.known_steps(client, run_id, unknown)
-        batch = {
-            (key, event["step"]): (key, value, event["time"], event["step"])
-            for event in events
-            for key, value in event["values"].items()
-            if event["step"] not in self._known[key]
-        }
-        runs.log_metrics(client, run_id, batch.values())
-        for key, step in batch:
-            self._known[key].add(step)
-
-    def _upload(self, client: "MlflowClient", run_id: str, name: str) -> None:
-        source = self._journal.artifact(name)
-        if source.is_dir():
-            client.log_artifacts(run_id, str(source), name)
-        elif source.exists():
-            client.log_artifact(run_id, str(source))
-
-
-def _groups(events: Events) -> Iterator[Events]:
-    """Join neighbouring metric events, so that one call carries many."""
-    group: Events = []
-    for item in events:
-        metrics = item[0]["kind"] == "metrics"
-        if group and not (metrics and group[0][0]["kind"] == "metrics" and len(group) < _GROUP):
-            yield group
-            group = []
-        group.append(item)
-    if group:
-        yield group
-
-
-def follow(journal: Journal, store: Store, ended: "Ended") -> None:
-    """Deliver a journal while it is written, until its run is closed and all of it has arrived.
-
-    After the training's end it tries for `patience` seconds more; what is left then stays on disk.
-    """
-    courier, pause, deadline = Courier(journal, store), 0.0, math.inf
-    leftovers = True
-    while True:
-        over = ended.wait(pause or _POLL_SECONDS)
+    def go(self) -> bool:
+        """Deliver when it is time; returns whether nothing is left to do, or nothing more to try."""
+        over = not self.journal.is_written
         if over:
-            deadline = min(deadline, time.monotonic() + patience())
-            close_if_killed(journal)
+            self._deadline = min(self._deadline, time.monotonic() + patience())
+            close_if_killed(self.journal)
+        hurry = self._pause == 0 and self.journal.is_closed
+        if (hurry or time.monotonic() >= self._due) and self.journal.waits:
+            self._deliver()
+        if over and not self.journal.waits:
+            if self.journal.is_finished:
+                self.journal.remove()
+            return True
+        return time.monotonic() > self._deadline
+
+    def _deliver(self) -> None:
         try:
-            courier.deliver(deadline)
+            self._courier.deliver(self._deadline)
         except Exception as fault:  # whatever the server does, the training goes on
-            _log.warning("%s: %s", journal.folder.name, fault)
-            pause = min(max(2 * pause, _RETRY_SECONDS), _LONGEST_PAUSE_SECONDS)
+            _log.warning("%s: %s", self.journal.folder.name, redacted(str(fault)))
+            self._pause = min(max(2 * self._pause, _RETRY_SECONDS), _LONGEST_PAUSE_SECONDS)
         else:
-            pause = 0.0
-            if journal.contents().status is not None and not journal.pending:
-                return
-            if leftovers and not over:
-                deliver_leftovers(store)
-                leftovers = False
-        if time.monotonic() > deadline:
-            return
+            self._pause = 0.0
+        self._due = time.monotonic() + (self._pause or _POLL_SECONDS)
+
+    def end(self) -> None:
+        """Leave the journal to others."""
+        self._held.close()
 
 
-def deliver_leftovers(store: Store) -> dict[str, str | None]:
-    """Deliver the journals that no process holds, and delete those that are then of no more use.
+class Round:
+    """All journals that one courier looks after."""
 
-    Returns:
-        What went wrong, by journal; None where everything arrived.
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._errands: dict[str, Errand] = {}
+        self._given_up: set[str] = set()
+
+    def go(self) -> bool:
+        """Take on new journals and see to each; returns whether any is open."""
+        for journal in journals(self._store.state):
+            if journal.folder.name not in self._errands and self._concerns_us(journal):
+                self._take_on(journal)
+        for name, errand in list(self._errands.items()):
+            if errand.go():
+                if errand.journal.waits:
+                    self._given_up.add(name)
+                errand.end()
+                del self._errands[name]
+        return bool(self._errands)
+
+    def _concerns_us(self, journal: Journal) -> bool:
+        """Whether it is written for this store now, or was left by a training that is over."""
+        if journal.is_written:
+            self._given_up.discard(journal.folder.name)
+            return journal.address == self._store.label
+        return journal.waits and journal.folder.name not in self._given_up
+
+    def _take_on(self, journal: Journal) -> None:
+        errand = Errand(journal, self._store)
+        if errand.begin():
+            self._errands[journal.folder.name] = errand
+        else:
+            errand.end()
+
+
+def serve(store: Store, starter: int, presence: int) -> None:
+    """Go round until the starter is gone and nothing was left to do for a while.
+
+    Args:
+        store: where to deliver.
+        starter: id of the process that started this one.
+        presence: descriptor of the lock that shows that this one lives.
     """
-    results: dict[str, str | None] = {}
-    for journal in journals(store.state):
-        with journal.claimed("courier") as free, journal.claimed("writer") as idle:
-            if not (free and idle):
-                continue
-            try:
-                _deliver_leftover(journal, store)
-                results[journal.folder.name] = None
-            except Exception as fault:
-                results[journal.folder.name] = redacted(str(fault))
-    return results
-
-
-def _deliver_leftover(journal: Journal, store: Store) -> None:
-    journal.mend()
-    contents = journal.contents()
-    if not contents.header:
-        return
-    if contents.status is None:
-        journal.append("close", status="KILLED")
-    Courier(journal, store).deliver()
-    if contents.status == FINISHED:
-        journal.remove()
-
-
-def close_if_killed(journal: Journal) -> None:
-    """Note the end of a run whose training ended without a word."""
-    with journal.claimed("writer") as free:
-        contents = journal.contents()
-        if free and contents.header and contents.status is None:
-            journal.append("close", status="KILLED")
+    round_, idle_since = Round(store), time.monotonic()
+    linger = seconds_of(LINGER_VARIABLE, _LINGER_SECONDS)
+    while True:
+        if round_.go() or os.getppid() == starter:
+            idle_since = time.monotonic()
+        elif time.monotonic() - idle_since >= linger:
+            with waiting_lock(_door(store)):
+                if not round_.go():  # whoever comes now finds nobody and starts another one
+                    os.close(presence)
+                    return
+        time.sleep(_LOOK_SECONDS)
 
 
 class _Redacting(logging.Formatter):
@@ -243,35 +197,30 @@ class _Redacting(logging.Formatter):
         return redacted(super().format(record))
 
 
-class Ended:
-    """Tells whether the training that started this process is over."""
+def main(root: Path, starter: int, presence: int) -> None:
+    """Serve the store that the environment names for a project.
 
-    def __init__(self) -> None:
-        self._parent = os.getppid()
-        self._over = False
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for the end of the training, at most `seconds`; returns whether it is over."""
-        if self._over:
-            time.sleep(min(seconds, _RETRY_SECONDS))
-        elif select.select([sys.stdin], [], [], seconds)[0]:
-            self._over = os.read(sys.stdin.fileno(), 1) == b""
-        self._over = self._over or os.getppid() != self._parent
-        return self._over
-
-
-def main(folder: Path, root: Path) -> None:
-    """Deliver the journal that a training writes, and on the way those that earlier ones left."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the training, whose end reaches the courier
+    Args:
+        root: the project's root.
+        starter: as in `serve`.
+        presence: as in `serve`.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(_Redacting("%(asctime)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     be_brief()
-    journal, store = Journal(folder), Store.of(Paths(root))
-    with journal.claimed("courier") as free:
-        if free:
-            follow(journal, store, Ended())
+    store = Store.of(Paths(root))
+    os.chdir(store.home)  # the root may be a copy that DVC removes when its experiment is over
+    os.truncate(presence, 0)
+    os.write(presence, f"{os.getpid()}\n".encode())
+    _get_ready(store)
+    os.nice(_NICENESS)
+    serve(store, starter, presence)
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+def _get_ready(store: Store) -> None:
+    """Import MLflow and open the store while the training still loads."""
+    try:
+        store.client()
+    except Exception as fault:  # told again, and tried again, with the first delivery
+        _log.warning("%s", fault)

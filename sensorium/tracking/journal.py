@@ -14,13 +14,17 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from sensorium.errors import TrackingError
-from sensorium.files import write_json
+from sensorium.files import write_json, write_text
 
 FINISHED: Final = "FINISHED"
 """Status of a run that ended well; others may be resumed."""
+
+_TAIL_BYTES = 256
+"""More than a closing event takes."""
+_TICK_SECONDS = 0.01
 
 
 def now() -> int:
@@ -173,25 +177,111 @@ class Journal:
         """Number of events that the store does not have."""
         return sum(1 for _ in self.read(self.delivery.position))
 
+    @property
+    def waits(self) -> bool:
+        """Whether the store does not have all events."""
+        try:
+            return self.events_file.stat().st_size > self.delivery.position
+        except FileNotFoundError:
+            return False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the last event is the run's end."""
+        return self._last().get("kind") == "close"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run ended well."""
+        return self.is_closed and self._last()["status"] == FINISHED
+
+    def _last(self) -> dict[str, Any]:
+        """The last event when it is a short one, as the end is."""
+        try:
+            with self.events_file.open("rb") as stream:
+                stream.seek(-min(_TAIL_BYTES, stream.seek(0, os.SEEK_END)), os.SEEK_END)
+                last: dict[str, Any] = json.loads(stream.read().split(b"\n")[-2])
+        except (FileNotFoundError, IndexError, ValueError):
+            return {}
+        return last
+
+    @property
+    def address(self) -> str:
+        """Label of the store that the training writes for; empty while nobody told."""
+        try:
+            return self._address_file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ""
+
+    def address_to(self, label: str) -> None:
+        """Tell which store the training writes for.
+
+        Raises:
+            TrackingError: the disk is full or refuses.
+        """
+        with self._writing():
+            write_text(self._address_file, label)
+
+    @property
+    def _address_file(self) -> Path:
+        return self.folder / "address"
+
+    @property
+    def is_written(self) -> bool:
+        """Whether a training holds the journal."""
+        return self._is_held("writer")
+
+    @property
+    def is_attended(self) -> bool:
+        """Whether a delivery holds the journal."""
+        return self._is_held("courier")
+
+    def _is_held(self, role: str) -> bool:
+        """Whether somebody holds a role; asking keeps nobody else from asking."""
+        try:
+            with self._lock_file(role).open() as stream:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def _lock_file(self, role: str) -> Path:
+        return self.folder / f"{role}.lock"
+
     @contextlib.contextmanager
-    def claimed(self, role: str) -> Iterator[bool]:
-        """Hold the journal for one role; yields whether nobody else holds it.
+    def claimed(self, role: str, seconds: float = 0.0) -> Iterator[bool]:
+        """Hold the journal for one role; yields whether nobody else holds it, and it exists.
 
         Args:
             role: `writer` for a training, `courier` for a delivery.
+            seconds: how long to wait for who holds it, or asks whether it is held.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f"{role}.lock").open("a") as stream:
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                stream = held.enter_context(self._lock_file(role).open("a"))
+            except FileNotFoundError:
                 yield False
                 return
-            yield True
+            yield _locked(stream, time.monotonic() + seconds)
 
     def remove(self) -> None:
         """Delete the journal from disk."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _locked(stream: IO[str], deadline: float) -> bool:
+    """Lock a file; returns whether it could be done until a time of `time.monotonic`."""
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_TICK_SECONDS)
+        else:
+            return True
 
 
 def journals(state: Path) -> list[Journal]:

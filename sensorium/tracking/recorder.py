@@ -4,8 +4,7 @@ import contextlib
 import json
 import logging
 import os
-import subprocess
-import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,11 @@ from sensorium.errors import TrackingError
 from sensorium.files import digest_json
 from sensorium.paths import PARAMS_FILE, Paths
 from sensorium.tracking import provenance
+from sensorium.tracking.courier import ensure_running
 from sensorium.tracking.journal import FINISHED, Journal, journal_for, journal_name, journals
 from sensorium.tracking.links import RunLink
 from sensorium.tracking.runs import EXPERIMENT, FINGERPRINT, FOLD, FOLDS, GROUP, REBUILT, RECORD, RECORDED, ROLE
-from sensorium.tracking.store import Store, patience
+from sensorium.tracking.store import Store, closing_seconds, patience
 from sensorium.tracking.system import SystemLoad
 from sensorium.training.recorder import Status
 
@@ -34,7 +34,12 @@ _PATCH_BYTES = 4 << 20
 """A longer patch is data rather than code, and is not recorded."""
 
 _GRACE_SECONDS = 45.0
-"""What the courier may take beyond its patience: to start on a busy machine, or to wait for one answer."""
+"""What the courier may take to start on a busy machine, where it is waited for."""
+_CLAIM_SECONDS = 0.2
+"""Who asks whether a journal is written holds its lock for a moment."""
+_TICK_SECONDS = 0.02
+_SUSPICIOUS_SECONDS = 60.0
+"""A training of this length without a run has a store that does not answer."""
 
 
 class TrainingRun:
@@ -44,8 +49,10 @@ class TrainingRun:
         self, journal: Journal, store: Store, link: Path | None, header: dict[str, Any], load: SystemLoad | None
     ) -> None:
         self._journal, self._store, self._link, self._load = journal, store, link, load
+        self._began = time.monotonic()
         self._held = contextlib.ExitStack()
-        if not self._held.enter_context(journal.claimed("writer")):
+        journal.folder.mkdir(parents=True, exist_ok=True)
+        if not self._held.enter_context(journal.claimed("writer", _CLAIM_SECONDS)):
             self._held.close()
             raise TrackingError(
                 f"{header['experiment']}, {header['name']}: another training of this fold is at work.",
@@ -53,9 +60,10 @@ class TrainingRun:
             )
         journal.mend()
         self._contents = journal.contents()
+        journal.address_to(store.label)
         journal.append("start", **header)
         self._contents.params |= set(header["params"])
-        self._courier = _start_courier(journal, store)
+        ensure_running(store)
 
     def params(self, values: Mapping[str, object]) -> None:
         """Record settings and facts of the run, once each; nested mappings become dotted keys."""
@@ -67,7 +75,10 @@ class TrainingRun:
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record numbers at a step, an epoch as a rule; a step that the run already has is left as it is."""
-        told = {**values, **({} if self._load is None else self._load.sample())}
+        load = {} if self._load is None else self._load.sample()
+        if load:
+            ensure_running(self._store)  # one that died has a successor within seconds
+        told = {**values, **load}
         fresh = {key: float(value) for key, value in told.items() if (key, step) not in self._contents.steps}
         if fresh:
             self._journal.append("metrics", values=fresh, step=step)
@@ -84,45 +95,48 @@ class TrainingRun:
             status: FINISHED, FAILED or KILLED.
         """
         self._journal.append("close", status=status)
-        self._await_courier()
+        duration = time.monotonic() - self._began
+        seconds = patience() if self._load is None else closing_seconds(duration)  # no stage waits for a record
+        _await_delivery(self._journal, self._store, seconds)
+        nowhere = self._journal.delivery.run_id is None and duration > _SUSPICIOUS_SECONDS
+        if self._journal.waits and (nowhere or seconds == patience()):
+            self._warn()
         if status == FINISHED and self._link is not None:
             self._link_content().write(self._link)
-        if status == FINISHED and not self._journal.pending:
+        if status == FINISHED and not self._journal.waits:
             self._journal.remove()
         self._held.close()
 
-    def _await_courier(self) -> None:
-        assert self._courier.stdin is not None, "started with a pipe, whose end tells of the training's"
-        self._courier.stdin.close()
-        try:
-            self._courier.wait(patience() + _GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._courier.terminate()
-            self._courier.wait()
-        if self._journal.pending:
-            _log.warning(
-                "MLflow at %s cannot be reached or is slow: %d events wait in %s; `sensorium sync` delivers them.",
-                self._store.label,
-                self._journal.pending,
-                self._journal.folder,
-            )
+    def _warn(self) -> None:
+        _log.warning(
+            "MLflow at %s cannot be reached or is slow: %d events wait in %s; `sensorium sync` delivers them.",
+            self._store.label,
+            self._journal.pending,
+            self._journal.folder,
+        )
 
     def _link_content(self) -> RunLink:
         delivery = self._journal.delivery
-        waiting = self._journal.folder.name if self._journal.pending else None
+        waiting = self._journal.folder.name if self._journal.waits else None
         return RunLink(self._store.portable, delivery.experiment_id, delivery.run_id, waiting)
 
 
-def _start_courier(journal: Journal, store: Store) -> subprocess.Popen[bytes]:
-    with (journal.folder / "courier.log").open("ab") as log:
-        return subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "sensorium.tracking.courier", str(journal.folder.resolve()), str(store.root)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            cwd=store.root,
-            bufsize=0,
-        )
+def _await_delivery(journal: Journal, store: Store, seconds: float) -> None:
+    """Wait until the store has all events, or the courier had its time.
+
+    Args:
+        journal: what is to be delivered.
+        store: where to.
+        seconds: the courier's time; when that is all it ever gets, its start does not count.
+    """
+    began = time.monotonic()
+    grace = _GRACE_SECONDS if seconds and seconds == patience() else 0.0
+    while journal.waits and time.monotonic() < began + seconds + grace:
+        if not journal.is_attended:
+            ensure_running(store)
+        elif grace:
+            began, grace = time.monotonic(), 0.0
+        time.sleep(_TICK_SECONDS)
 
 
 def start_training_run(config: Config, paths: Paths, experiment: str, fold: int, fingerprint: str) -> TrainingRun:
@@ -145,17 +159,17 @@ def start_training_run(config: Config, paths: Paths, experiment: str, fold: int,
     fields = {"experiment": experiment, "fold": fold, "fingerprint": fingerprint}
     journal = journal_for(store.state, fields)
     _forget_others(store, journal, journal_name({**fields, "fingerprint": ""}))
-    header = {**fields, "name": f"fold_{fold}", **_header(config, store, fields)}
+    patch = provenance.uncommitted(paths.root)
+    header = {**fields, "name": f"fold_{fold}", **_header(config, store, fields, patch)}
     run = TrainingRun(journal, store, paths.run_link(experiment, fold), header, SystemLoad())
-    _attach_settings(run, journal, paths.root)
+    _attach_settings(run, journal, paths.root, patch)
     return run
 
 
-def _attach_settings(run: TrainingRun, journal: Journal, root: Path) -> None:
+def _attach_settings(run: TrainingRun, journal: Journal, root: Path, patch: bytes | None) -> None:
     """Record what it takes to set the training up again, besides the commit and the data."""
     if (root / PARAMS_FILE).exists():
         run.artifact(root / PARAMS_FILE)
-    patch = provenance.uncommitted(root)
     if patch and len(patch) <= _PATCH_BYTES:
         path = journal.folder / PATCH
         path.write_bytes(patch)
@@ -186,7 +200,8 @@ def record_past(
     store = Store.of(paths)
     fields = {"experiment": experiment, "fold": fold, "fingerprint": past.fingerprint}
     journal = journal_for(store.state, {**fields, "fingerprint": past.run_id or f"rebuilt{past.fingerprint}"})
-    header = {**fields, "name": f"fold_{fold}", **_header(config, store, fields), "adopt": past.run_id}
+    told = _header(config, store, fields, provenance.uncommitted(store.root))
+    header = {**fields, "name": f"fold_{fold}", **told, "adopt": past.run_id}
     if past.run_id is None:
         header["tags"] = {key: text for key, text in header["tags"].items() if key not in provenance.OF_NOW}
         header["tags"] |= {} if past.original is None else {REBUILT: past.original}
@@ -200,12 +215,12 @@ def record_past(
     run.close(FINISHED)
 
 
-def _header(config: Config, store: Store, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _header(config: Config, store: Store, fields: Mapping[str, Any], patch: bytes | None) -> dict[str, Any]:
     """What a run is told at its start: group, tags, params, datasets, and the run to adopt."""
     experiment, name = fields["experiment"], f"{fields['experiment']}/fold_{fields['fold']}"
     params = _params(config, experiment)
     group = digest_json([params, sorted(config.dataset.mice), os.environ.get("DVC_EXP_NAME", "")])
-    tags = provenance.run_tags(store.root, config, f"train {name}")
+    tags = provenance.run_tags(store.root, config, f"train {name}", patch)
     tags |= {
         FINGERPRINT: fields["fingerprint"],
         GROUP: group,

@@ -174,12 +174,18 @@ def average_buffers(fabric: Fabric, buffers: list[torch.Tensor]) -> None:
         buffer.copy_(part.view_as(buffer))
 
 
-def make_deterministic(fabric: Fabric) -> None:
+def make_deterministic(fabric: Fabric, threads: int | None) -> None:
     """Give the same bits for the same input, on the CPU and a given number of threads.
 
     A GPU's atomic sums have no order, and its deterministic kernels are slow: there only data, dropout and
     learning rate repeat exactly.
+
+    Args:
+        fabric: what computes.
+        threads: of this process; None leaves PyTorch's choice, or that of OMP_NUM_THREADS.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     if fabric.device.type == "cpu":
         torch.use_deterministic_algorithms(mode=True)
         # Costs time, and nothing reads such memory.

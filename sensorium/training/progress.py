@@ -9,6 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from sensorium.training.history import Row
 
+_REFRESHES_PER_SECOND = 2
+"""Drawing takes milliseconds, in a thread that holds up the training."""
+
 
 class View(Protocol):
     """Shows a training; only the first of several processes has more than `NullView`."""
@@ -84,6 +87,7 @@ class TerminalView:
             TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
+            refresh_per_second=_REFRESHES_PER_SECOND,
         )
         self._task: TaskID = self._bar.add_task(
             escape(title), total=epochs * steps, loss=float("nan"), rate=0.0, speed=0.0

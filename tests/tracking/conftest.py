@@ -1,6 +1,5 @@
 """A project with trained folds and a tracking store of its own, in a temporary folder."""
 
-import io
 import json
 import shutil
 from dataclasses import dataclass
@@ -17,27 +16,18 @@ from sensorium.model.checkpoint import ModelInfo
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.paths import Paths
 from sensorium.tracking import recorder
-from sensorium.tracking.courier import Courier
+from sensorium.tracking.delivery import Courier
 from sensorium.tracking.store import Store
 
 _ROOT = Path(__file__).parents[2]
 _SMALL = {"canvas": [8, 8], "features": [4], "strides": [2], "expansion": 2, "se_reduction": 2, "cortex_features": [8]}
 
 
-class InlineCourier:
-    """Delivers in this process when the training ends: what arrives is the same, without the wait."""
-
-    def __init__(self, journal, store):
-        self._journal, self._store, self.stdin = journal, store, io.BytesIO()
-
-    def wait(self, timeout=None):
-        Courier(self._journal, self._store).deliver()
-
-
 @pytest.fixture
 def inline(monkeypatch):
-    """Trainings deliver without a process of their own."""
-    monkeypatch.setattr(recorder, "_start_courier", InlineCourier)
+    """Trainings deliver in this process when they end: what arrives is the same, without the wait."""
+    monkeypatch.setattr(recorder, "ensure_running", lambda _store: None)
+    monkeypatch.setattr(recorder, "_await_delivery", lambda journal, store, _: Courier(journal, store).deliver())
 
 
 @dataclass

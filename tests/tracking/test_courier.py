@@ -1,0 +1,159 @@
+"""One courier delivers for all trainings of a project, waits for nobody, and holds nobody up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from flaky_server import Proxy, mlflow_server, wait_until
+
+from sensorium.stages import sync
+from sensorium.tracking import start_training_run
+from sensorium.tracking.journal import Journal, journals
+from sensorium.tracking.store import closing_seconds
+
+EXPERIMENT = "true_batch_001"
+
+_TRAINING = """
+import sys
+from pathlib import Path
+from sensorium.config import load
+from sensorium.paths import Paths
+from sensorium.tracking import start_training_run
+root, fold = Path(sys.argv[1]), int(sys.argv[2])
+run = start_training_run(load(root / "params.yaml"), Paths(root), "true_batch_001", fold, sys.argv[2] * 64)
+for step in range(3):
+    run.metrics({"train/loss": 1.0, "val/correlation": step / 10}, step)
+if sys.argv[3] == "wait":
+    print("at work", flush=True)
+    sys.stdin.read()
+run.close("FINISHED")
+"""
+
+
+def training(project, fold, end="finish"):
+    arguments = [sys.executable, "-c", _TRAINING, str(project.paths.root), str(fold), end]
+    return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def courier(project):
+    """Process id of the courier that is or was at work."""
+    (lock,) = project.store.state.glob("courier-*.lock")
+    return int(lock.read_text() or 0)
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def statuses(project):
+    client = project.store.client()
+    found = client.get_experiment_by_name(EXPERIMENT)
+    runs = client.search_runs([found.experiment_id], "tags.`sensorium.role` = 'fold'") if found else []
+    return {int(run.data.tags["sensorium.fold"]): run.info.status for run in runs}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, fresh_database):
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "mlflow.db").write_bytes(fresh_database.read_bytes())
+    with mlflow_server(folder, f"sqlite:///{folder}/mlflow.db") as port:
+        yield port
+
+
+@pytest.fixture
+def proxy(server, bare_project, monkeypatch):
+    proxy = Proxy(server)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
+    yield proxy
+    proxy.close()
+
+
+def test_one_courier_serves_all_and_goes_when_nobody_is_left(project, monkeypatch):
+    first, second = training(project, 0, "wait"), training(project, 1, "wait")
+    for process in (first, second):
+        assert process.stdout.readline() == "at work\n"
+    wait_until(lambda: statuses(project) == {0: "RUNNING", 1: "RUNNING"})
+    served_by = courier(project)
+    first.communicate()
+    second.send_signal(signal.SIGKILL)
+    second.communicate()
+    wait_until(lambda: statuses(project) == {0: "FINISHED", 1: "KILLED"})
+    assert courier(project) == served_by
+    wait_until(lambda: not is_alive(served_by))
+    assert [journal.folder.name for journal in journals(project.store.state)] == [f"{EXPERIMENT}-fold_1-" + "1" * 16]
+
+
+def test_a_courier_stays_for_the_next_training(project, monkeypatch):
+    monkeypatch.setenv("SENSORIUM_COURIER_LINGER", "60")
+    served_by = []
+    for fold in range(2):
+        training(project, fold).communicate()
+        served_by.append(courier(project))
+    assert served_by[0] == served_by[1]
+    assert statuses(project) == {0: "FINISHED", 1: "FINISHED"}
+    os.kill(served_by[0], signal.SIGKILL)
+
+
+def test_a_courier_that_was_killed_is_replaced(project):
+    process = training(project, 0, "wait")
+    process.stdout.readline()
+    wait_until(lambda: courier(project) > 0)
+    os.kill(courier(project), signal.SIGKILL)
+    process.communicate()
+    training(project, 1).communicate()
+    sync.run(project.paths)
+    assert statuses(project) == {0: "FINISHED", 1: "FINISHED"}
+
+
+def test_a_short_training_leaves_its_last_events_to_the_courier(bare_project, proxy, monkeypatch):
+    monkeypatch.delenv("SENSORIUM_TRACKING_PATIENCE")
+    proxy.mode = "down"
+    run = start_training_run(bare_project.config, bare_project.paths, EXPERIMENT, 0, "left" * 16)
+    run.metrics({"train/loss": 1.0}, 0)
+    run.close("FINISHED")
+    link = json.loads(bare_project.paths.run_link(EXPERIMENT, 0).read_text())
+    assert link["run_id"] is None
+    assert (bare_project.store.state / "journals" / link["journal"]).is_dir()
+    proxy.mode = "up"
+    wait_until(lambda: statuses(bare_project).get(0) == "FINISHED")
+    wait_until(lambda: journals(bare_project.store.state) == [])
+
+
+def test_a_journal_goes_to_the_store_of_its_training(project, server, monkeypatch):
+    here = training(project, 0, "wait")
+    here.stdout.readline()
+    wait_until(lambda: statuses(project) == {0: "RUNNING"})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server}")
+    training(project, 1).communicate()
+    assert statuses(project)[1] == "FINISHED"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    here.communicate()
+    assert statuses(project) == {0: "FINISHED"}
+
+
+def test_sync_waits_for_a_courier_at_work(project):
+    process = training(project, 0, "wait")
+    process.stdout.readline()
+    journal = Journal(project.store.state / "journals" / (f"{EXPERIMENT}-fold_0-" + "0" * 16))
+    wait_until(lambda: journal.is_attended)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    sync.run(project.paths)
+    assert statuses(project) == {0: "KILLED"}
+
+
+@pytest.mark.parametrize(
+    ("told", "duration", "seconds"), [(None, 10.0, 0.05), (None, 43_200.0, 15.0), ("30", 10.0, 30.0), ("0", 1e6, 0.0)]
+)
+def test_a_training_waits_for_a_small_share_of_its_duration(monkeypatch, told, duration, seconds):
+    monkeypatch.delenv("SENSORIUM_TRACKING_PATIENCE")
+    if told is not None:
+        monkeypatch.setenv("SENSORIUM_TRACKING_PATIENCE", told)
+    assert closing_seconds(duration) == pytest.approx(seconds)

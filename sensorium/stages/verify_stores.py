@@ -1,4 +1,6 @@
-"""`sensorium verify --stores`: compare every chunk of the stores with its checksum."""
+"""`sensorium verify --stores`: compare every chunk of the stores with its checksum, and metadata with each other."""
+
+from pathlib import Path
 
 from rich.console import Console
 
@@ -6,19 +8,20 @@ from sensorium.data.mapped import REBUILD
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError
 from sensorium.paths import Paths
+from sensorium.recordings.verify.store import check_arrays, check_group
 
 
 def run(paths: Paths, mice: list[str]) -> None:
-    """Read the stores whole and name what is damaged, the first chunk of each mouse.
+    """Read the stores whole and name what is damaged, the first file of each mouse.
 
     Raises:
-        DataError: a store is missing, or a chunk of it is missing or damaged.
+        DataError: a store is missing, or a chunk or an array of it is missing or damaged.
     """
     console = Console(highlight=False, soft_wrap=True)
     problems = []
     for mouse in mice:
         try:
-            MouseStore.open(paths.store(mouse)).verify()
+            _verify(paths.store(mouse))
         except DataError as fault:
             problems.append(fault.problem)
             console.print(f"{mouse}: [red]damaged[/]")
@@ -26,3 +29,11 @@ def run(paths: Paths, mice: list[str]) -> None:
             console.print(f"{mouse}: [green]sound[/]")
     if problems:
         raise DataError("\n".join(problems), REBUILD)
+
+
+def _verify(path: Path) -> None:
+    if path.is_dir():
+        check_group(path)
+    store = MouseStore.open(path)
+    check_arrays(path)
+    store.verify()

@@ -80,6 +80,61 @@ def test_the_stage_names_each_damaged_store(built, stores, tmp_path, capsys):
     verify_stores.run(paths, [stores[2].name])
 
 
+def _change(file, **keys):
+    file.write_text(json.dumps(json.loads(file.read_text()) | keys))
+
+
+def _forget(file, key):
+    metadata = json.loads(file.read_text())
+    del metadata[key]
+    file.write_text(json.dumps(metadata))
+
+
+METADATA = [
+    ("videos", lambda file: shutil.rmtree(file.parent), "the file does not exist"),
+    ("statistics/behavior", lambda file: shutil.rmtree(file.parent), "the file does not exist"),
+    ("statistics", lambda file: file.write_text("null"), "no metadata of Zarr"),
+    ("statistics", lambda file: _change(file, node_type="array"), "no group of Zarr"),
+    ("statistics/videos", lambda file: _change(file, attributes={"statistics": ["mean"]}), "not the statistics mean, "),
+    ("", lambda file: file.write_text("[]"), "no metadata of Zarr"),
+    ("", lambda file: _forget(file, "node_type"), "no group of Zarr"),
+    ("behavior", lambda file: file.write_text("{"), "not valid JSON"),
+    ("behavior", lambda file: _forget(file, "fill_value"), "no array of Zarr, without fill_value"),
+    ("responses", lambda file: _change(file, attributes={}), "no sound attribute minimum"),
+    ("lengths", lambda file: _change(file, data_type="uint64"), "type uint64, expected int64"),
+    ("unit_ids", lambda file: _change(file, shape=[7]), "7 along the axis neuron, responses has 8"),
+    ("coordinates", lambda file: _change(file, shape=[8]), r"shape \(8,\), expected neuron, axis"),
+    ("labelled", lambda file: _change(file, shape=["30"]), r"shape \['30'\]"),
+]
+
+
+@pytest.mark.parametrize(("array", "damage", "message"), METADATA)
+def test_metadata_that_do_not_fit_together_are_named(stores, tmp_path, array, damage, message):
+    paths, name = Paths(tmp_path), stores[0].name
+    shutil.copytree(stores[0].path, paths.store(name))
+    verify_stores.run(paths, [name])
+    file = paths.store(name) / array / "zarr.json"
+    damage(file)
+    with pytest.raises(DataError, match=rf"{file}: {message}") as fault:
+        verify_stores.run(paths, [name])
+    assert "dvc checkout --force" in fault.value.remedy
+
+
+def test_a_store_of_another_mouse_is_named(stores, tmp_path):
+    paths, name = Paths(tmp_path), stores[1].name
+    shutil.copytree(stores[0].path, paths.store(name))
+    with pytest.raises(DataError, match=f"{name}.zarr/zarr.json: of the mouse {stores[0].name}"):
+        verify_stores.run(paths, [name])
+
+
+def test_the_stage_tells_an_older_version(stores, tmp_path):
+    paths, name = Paths(tmp_path), stores[0].name
+    shutil.copytree(stores[0].path, paths.store(name))
+    _change(paths.store(name) / "zarr.json", attributes={"format": "sensorium-mouse", "format_version": 0})
+    with pytest.raises(DataError, match="store format 0, this version reads format 1"):
+        verify_stores.run(paths, [name])
+
+
 def test_damaged_small_arrays_are_found_when_they_are_read(path):
     chunk = path / "lengths" / "c.0"
     content = bytearray(chunk.read_bytes())

@@ -1,16 +1,14 @@
 """One courier delivers for all trainings of a project, waits for nobody, and holds nobody up."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 
 import pytest
-from flaky_server import Proxy, mlflow_server, wait_until
+from flaky_server import wait_until
 
 from sensorium.stages import sync
-from sensorium.tracking import start_training_run
 from sensorium.tracking.journal import Journal, journals
 from sensorium.tracking.store import closing_seconds
 
@@ -59,22 +57,6 @@ def statuses(project):
     return {int(run.data.tags["sensorium.fold"]): run.info.status for run in runs}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory, fresh_database):
-    folder = tmp_path_factory.mktemp("server")
-    (folder / "mlflow.db").write_bytes(fresh_database.read_bytes())
-    with mlflow_server(folder, f"sqlite:///{folder}/mlflow.db") as port:
-        yield port
-
-
-@pytest.fixture
-def proxy(server, bare_project, monkeypatch):
-    proxy = Proxy(server)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
-    yield proxy
-    proxy.close()
-
-
 def test_one_courier_serves_all_and_goes_when_nobody_is_left(project, monkeypatch):
     first, second = training(project, 0, "wait"), training(project, 1, "wait")
     for process in (first, second):
@@ -101,6 +83,7 @@ def test_a_courier_stays_for_the_next_training(project, monkeypatch):
     os.kill(served_by[0], signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_courier_that_was_killed_is_replaced(project):
     process = training(project, 0, "wait")
     process.stdout.readline()
@@ -110,32 +93,6 @@ def test_a_courier_that_was_killed_is_replaced(project):
     training(project, 1).communicate()
     sync.run(project.paths)
     assert statuses(project) == {0: "FINISHED", 1: "FINISHED"}
-
-
-def test_a_short_training_leaves_its_last_events_to_the_courier(bare_project, proxy, monkeypatch):
-    monkeypatch.delenv("SENSORIUM_TRACKING_PATIENCE")
-    proxy.mode = "down"
-    run = start_training_run(bare_project.config, bare_project.paths, EXPERIMENT, 0, "left" * 16)
-    run.metrics({"train/loss": 1.0}, 0)
-    run.close("FINISHED")
-    link = json.loads(bare_project.paths.run_link(EXPERIMENT, 0).read_text())
-    assert link["run_id"] is None
-    assert (bare_project.store.state / "journals" / link["journal"]).is_dir()
-    proxy.mode = "up"
-    wait_until(lambda: statuses(bare_project).get(0) == "FINISHED")
-    wait_until(lambda: journals(bare_project.store.state) == [])
-
-
-def test_a_journal_goes_to_the_store_of_its_training(project, server, monkeypatch):
-    here = training(project, 0, "wait")
-    here.stdout.readline()
-    wait_until(lambda: statuses(project) == {0: "RUNNING"})
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server}")
-    training(project, 1).communicate()
-    assert statuses(project)[1] == "FINISHED"
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    here.communicate()
-    assert statuses(project) == {0: "FINISHED"}
 
 
 def test_sync_waits_for_a_courier_at_work(project):

@@ -270,6 +270,31 @@ def test_the_server_is_down_all_the_time(bare_project, proxy):
     assert_whole(bare_project, only(bare_project, "down" * 16), 3)
 
 
+def test_a_short_training_leaves_its_last_events_to_the_courier(bare_project, proxy, monkeypatch):
+    monkeypatch.delenv("SENSORIUM_TRACKING_PATIENCE")
+    proxy.mode = "down"
+    train(bare_project, fingerprint="left" * 16)
+    link = json.loads(bare_project.paths.run_link(EXPERIMENT, 0).read_text())
+    assert link["run_id"] is None
+    assert (bare_project.store.state / "journals" / link["journal"]).is_dir()
+    proxy.mode = "up"
+    wait_until(lambda: journals(bare_project.store.state) == [])
+    assert_whole(bare_project, only(bare_project, "left" * 16), 3)
+
+
+def test_a_journal_goes_to_the_store_of_its_training(project, server, monkeypatch):
+    here = start(project, 0)
+    epochs(here, 0, 3)
+    wait_until(lambda: [run.info.status for run in fold_runs(project)] == ["RUNNING"])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server}")
+    train(project, fold=1, fingerprint="ther" * 16)
+    assert only(project, "ther" * 16).info.status == "FINISHED"
+    assert not [run for run in fold_runs(project) if run.data.tags["sensorium.fingerprint"] == "f" * 64]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    here.close("FINISHED")
+    assert [run.info.run_name for run in fold_runs(project)] == ["fold_0"]
+
+
 @pytest.mark.slow
 def test_the_server_is_down_at_the_start(bare_project, proxy):
     proxy.mode = "down"

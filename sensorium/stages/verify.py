@@ -43,7 +43,7 @@ def run(config: Config, paths: Paths, mice: list[str], quick: bool = False, json
     _print(reports)
     if json_file is not None:
         write_json(json_file, {"raw": str(raw), "mice": [report.as_json() for report in reports]})
-    _fail(reports, json_file)
+    _fail(reports, raw, json_file)
 
 
 def _shortest(config: Config) -> int:
@@ -85,15 +85,15 @@ def _table(report: Report) -> Table:
     return table
 
 
-def _fail(reports: list[Report], json_file: Path | None) -> None:
+def _fail(reports: list[Report], raw: Path, json_file: Path | None) -> None:
     unsound = [report for report in reports if report.count("error")]
     if not unsound:
         return
     first = next(finding for finding in unsound[0].findings if finding.level == "error")
     total = sum(report.count("error") for report in unsound)
     where = f"{json_file} holds" if json_file else "The table above shows"
+    place = "" if first.rule == "folder" else f"{raw / unsound[0].mouse / first.file}: "
     raise DataError(
-        f"{total} errors in {len(unsound)} of {len(reports)} mice, the first in {unsound[0].mouse}: "
-        f"{first.file}: {first.message}",
+        f"{total} errors in {len(unsound)} of {len(reports)} mice, the first: {place}{first.message}",
         f"{where} them. Restore the files named there, or remove the mouse's folder and provide it again.",
     )

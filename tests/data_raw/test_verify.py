@@ -209,6 +209,7 @@ def test_the_verb_reports_all_mice_and_fails(copy_raw, tiny_config, tmp_path, ca
     with pytest.raises(DataError, match="2 errors in 2 of 3 mice") as fault:
         verify.run(config, Paths(tmp_path), list(tiny_config.dataset.mice), json_file=report)
     assert "findings.json" in fault.value.remedy
+    assert f"the first: {raw / second}: the mouse's folder does not exist" in fault.value.problem
     tree = json.loads(report.read_text())
     assert [mouse["mouse"] for mouse in tree["mice"]] == [first, second, third]
     assert [mouse["errors"] for mouse in tree["mice"]] == [0, 1, 1]
@@ -222,7 +223,8 @@ def test_the_verb_knows_the_window(tiny_config, tmp_path):
     tree = tiny_config.model_dump(mode="json")
     verify.run(parse(tree | {"window": {"frames": 31, "step": 2}}, "here"), Paths(tmp_path), [NEW_MOUSE])
     longer = parse(tree | {"window": {"frames": 37, "step": 2}}, "here")  # 73 frames, trials have 68 to 72
-    with pytest.raises(DataError, match=r"30 errors in 1 of 1 mice.* frames, fewer than the 74 that the window"):
+    words = rf"30 errors in 1 of 1 mice, .*{NEW_MOUSE}/data/videos/0.npy: \d+ frames, fewer than the 74 that"
+    with pytest.raises(DataError, match=words):
         verify.run(longer, Paths(tmp_path), [NEW_MOUSE])
 
 

@@ -125,11 +125,14 @@ def test_recordings_placed_by_hand_stay_as_they_are(tmp_path, copy_raw):
     for mouse in MICE:
         (raw / mouse / "meta" / "synthetic.json").unlink()
         (raw / mouse / "notes.txt").write_text("mine")
-    before = snapshot(raw)
+    linked = (raw / NEW_MOUSE).rename(tmp_path / "other disk")
+    (raw / NEW_MOUSE).symlink_to(linked)
+    before = snapshot(raw), snapshot(linked)
     project.repro(*(f"ingest@{mouse}" for mouse in MICE))
-    assert snapshot(raw) == before
+    assert (snapshot(raw), snapshot(linked)) == before
     assert project.dvc("repro", "--force", f"ingest@{NEW_MOUSE}").returncode == 0
-    assert snapshot(raw) == before
+    assert (snapshot(raw), snapshot(linked)) == before
+    assert (raw / NEW_MOUSE).is_symlink()
 
 
 def test_a_damaged_recording_stops_its_stage_alone_and_work_goes_on_after_the_repair(tmp_path, copy_raw):

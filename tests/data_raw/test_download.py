@@ -299,6 +299,16 @@ HOSTILE = {
         lambda f: f.writestr(link("__MACOSX/data", stat.S_IFLNK), "/etc"),
     ],
     "is encrypted": [encrypted],
+    "is taken twice": [
+        lambda f: (f.writestr("data/a", b"1"), f.writestr("data/./a", b"2")),
+        lambda f: (f.writestr("data", b"1"), f.writestr("data/a", b"2")),
+        lambda f: (f.writestr("data/a/b", b"1"), f.writestr("data/a", b"2")),
+    ],
+    "too long or not printable": [
+        lambda f: f.writestr("a" * 300, b"x"),
+        lambda f: f.writestr("a/" * 2500 + "b", b"x"),
+        lambda f: f.writestr("data/\x1b[31m", b"x"),
+    ],
     "holds 2 raw mice": [lambda f: f.writestr("other/meta/trials/tiers.npy", b"x")],
 }
 

@@ -1,9 +1,11 @@
 """Unpacks a mouse's zip, which may be damaged or hostile.
 
-Nothing is written outside the target, no link is made, no more bytes are written than were announced,
-and what macOS adds (`__MACOSX`, `.DS_Store`, `._*`) is dropped. zipfile checks each file's CRC-32.
+Nothing is written outside the target, no link is made, no more bytes are written than were announced, no
+name is taken twice, and what macOS adds (`__MACOSX`, `.DS_Store`, `._*`) is dropped. zipfile checks each
+file's CRC-32.
 """
 
+import collections
 import hashlib
 import stat
 import zipfile
@@ -20,6 +22,9 @@ LARGEST_MOUSE = 64 << 30
 
 MOST_FILES = 20_000
 """Files that a mouse may hold; the competition's hold 3,000."""
+
+_LONGEST_NAME = 200
+"""Bytes of a member's name; file systems take 255 a part."""
 
 _LANDMARK = PurePosixPath("meta/trials/tiers.npy")
 _CHUNK_BYTES = 1 << 20
@@ -68,6 +73,20 @@ def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
         raise _refuse(path, f"the member {info.filename!r} is encrypted")
 
 
+def _check_names(path: Path, names: list[PurePosixPath]) -> None:
+    """Refuse names that no disk could hold side by side: found while unpacking, they would look like its fault.
+
+    Raises:
+        TransferError: two members, or a file and a folder, share a name; or a name is too long or unprintable.
+    """
+    files = set(names)
+    for name, count in collections.Counter(names).items():
+        if count > 1 or any(parent in files for parent in name.parents):
+            raise _refuse(path, f"the name of the member {str(name)!r} is taken twice")
+        if len(str(name).encode(errors="surrogatepass")) > _LONGEST_NAME or not str(name).isprintable():
+            raise _refuse(path, f"the member {str(name)[:40]!r} has a name that is too long or not printable")
+
+
 def _root(path: Path, mouse: str, names: list[PurePosixPath]) -> PurePosixPath:
     """Folder inside the zip that is the mouse's.
 
@@ -100,9 +119,9 @@ def inspect(path: Path, mouse: str) -> Archive:
         raise DamagedArchiveError(f"no sound zip ({fault})") from fault
     for info in infos:
         _check_member(path, info)
-    files = {
-        PurePosixPath(i.filename): i for i in infos if not i.is_dir() and not _is_litter(PurePosixPath(i.filename))
-    }
+    kept = [i for i in infos if not i.is_dir() and not _is_litter(PurePosixPath(i.filename))]
+    _check_names(path, [PurePosixPath(i.filename) for i in kept])
+    files = {PurePosixPath(i.filename): i for i in kept}
     root = _root(path, mouse, list(files))
     members = {str(name.relative_to(root)): info for name, info in files.items() if name.is_relative_to(root)}
     archive = Archive(path, members)

@@ -6,6 +6,7 @@ stand in conf/preset/competition.yaml, the demonstration's in conf/preset/demo.y
 """
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -39,7 +40,17 @@ class DatasetConfig(Section):
     get: Literal["synthesize", "download", "verify"]
     """Command that provides a missing mouse; `verify` expects it to be there."""
     mice: dict[str, MouseSet] = Field(min_length=1)
-    """Mice in the order of the model's readouts, each with its set."""
+    """Mice in the order of the model's readouts, each with its set; a mouse's name is that of its folder."""
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        for name in self.mice:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+                raise ValueError(
+                    f"mice: {name!r} cannot name a folder, a stage and an argument alike; use letters, digits, '.', "
+                    "'_' and '-', and begin with a letter or digit"
+                )
+        return self
 
 
 class SyntheticConfig(Section):

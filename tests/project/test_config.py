@@ -58,6 +58,15 @@ def test_settings_are_frozen(demo):
         (lambda t: t["folds"]["train"].update(first=0), ["fold 0 must be named fold_0"]),
         (lambda t: t["dataset"].update(get="steal"), ["dataset.get", "'synthesize', 'download' or 'verify'"]),
         (lambda t: t["dataset"]["mice"].update(x="middle"), ["dataset.mice.x", "'new' or 'old'"]),
+        (
+            lambda t: t["dataset"]["mice"].update({"my mouse": "new"}),
+            ["dataset: mice: 'my mouse' cannot name a folder"],
+        ),
+        (
+            lambda t: t["dataset"]["mice"].update({"../mouse": "new"}),
+            ["dataset: mice: '../mouse' cannot name a folder"],
+        ),
+        (lambda t: t["dataset"]["mice"].update({"-m": "new"}), ["begin with a letter or digit"]),
         (lambda t: t["experiments"]["true_batch_001"]["training"].update(lr=1), ["training.lr", "unknown key"]),
         (
             lambda t: t["experiments"]["true_batch_001"]["model"].update(strides=[1]),

@@ -22,6 +22,7 @@ from numpy.lib import format as npy
 
 from sensorium.errors import DataError
 from sensorium.mice import TIERS
+from sensorium.recordings.place import require_flat, require_linked
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -131,20 +132,6 @@ def first_nan(row: npt.NDArray[Any]) -> int:
     return int(missing.argmax()) if missing.any() else len(row)
 
 
-def require_linked(folder: Path) -> None:
-    """Refuse a folder that is, or lies in, a link to nowhere: most likely to a disk that is not mounted.
-
-    Raises:
-        DataError: naming the link and where it points.
-    """
-    for place in (folder, *folder.parents):
-        if place.is_symlink() and not place.exists():
-            raise DataError(
-                f"{place}: a link to {place.readlink()}, which does not exist.",
-                "Mount the disk that it points to, or remove the link.",
-            )
-
-
 class RawMouse:
     """One mouse's raw recordings, read on demand; making one reads the meta files only."""
 
@@ -169,6 +156,7 @@ class RawMouse:
 
     def _require_folders(self) -> None:
         require_linked(self.folder)
+        require_flat(self.folder)
         if not self.folder.is_dir():
             raise DataError(
                 f"{self.folder}: the mouse's folder does not exist.",

@@ -145,6 +145,26 @@ def test_values_that_break_a_rule(old_mouse, modality):
             assert verify_mouse(old_mouse, "old", quick=True).findings == []
 
 
+def test_grey_levels_from_0_to_1_are_not_taken_for_darkness(new_mouse):
+    scaled, dark, white = (trial_of(new_mouse, "train", n) for n in range(3))
+    edit(new_mouse / f"data/videos/{scaled}.npy", lambda a: a / 255)
+    edit(new_mouse / f"data/videos/{dark}.npy", lambda a: a * 0)
+    edit(new_mouse / f"data/videos/{white}.npy", lambda a: a * 0 + 0.5 * (np.arange(a.shape[-1]) > 9) * 4)
+    findings = [f for f in verify_mouse(new_mouse, "new").findings if f.level == "error"]
+    assert [(f.rule, f.file) for f in findings] == [("range", f"data/videos/{scaled}.npy")]
+    assert findings[0].message == "grey levels from 0 to 1, expected 0 to 255"
+
+
+def test_recordings_one_folder_too_deep_are_found(new_mouse):
+    inner = new_mouse.rename(new_mouse.parent / "moved")
+    new_mouse.mkdir()
+    inner = inner.rename(new_mouse / new_mouse.name)
+    (finding,) = verify_mouse(new_mouse, "new").findings
+    assert finding.message == f"{inner}: the recordings lie one folder too deep.\nMove what is in there to {new_mouse}."
+    with pytest.raises(DataError, match="one folder too deep"):
+        RawMouse(new_mouse)
+
+
 def test_withheld_and_labelled_responses(new_mouse, old_mouse):
     zero = lambda a: np.where(np.isnan(a), a, 0)  # noqa: E731
     oracle, withheld = trial_of(new_mouse, "oracle"), trial_of(new_mouse, "final_test_main")

@@ -17,7 +17,7 @@ from sensorium.recordings.download.archive import Archive, DamagedArchiveError, 
 from sensorium.recordings.download.manifest import MANIFEST, Manifest, check_manifest, read_manifest, write_manifest
 from sensorium.recordings.download.transfer import Policy, Transfer
 from sensorium.recordings.inventory import FileEntry
-from sensorium.recordings.raw import require_linked
+from sensorium.recordings.place import require_linked
 from sensorium.recordings.synthetic.marker import TRUTH_FOLDER, is_marked, require_untouched
 
 Phase = Literal["checking", "downloading", "unpacking"]

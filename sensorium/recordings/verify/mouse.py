@@ -9,6 +9,7 @@ import numpy.typing as npt
 from sensorium.data.similarity import SHARE, TOLERANCE, near_pairs
 from sensorium.mice import MouseSet
 from sensorium.recordings.phash import thumbnails
+from sensorium.recordings.place import is_too_deep
 from sensorium.recordings.raw import RawMouse
 from sensorium.recordings.verify.report import Report
 from sensorium.recordings.verify.structure import Structure, check_structure
@@ -38,7 +39,7 @@ def verify_mouse(
         shortest: fewest frames of a usable trial.
     """
     report = Report(folder.name, mouse_set, quick)
-    if not folder.is_dir():
+    if not folder.is_dir() or is_too_deep(folder):
         report.attempt("folder", ".", lambda: RawMouse(folder))
         return report
     structure = check_structure(folder, mouse_set, report)

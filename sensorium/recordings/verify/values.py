@@ -72,12 +72,23 @@ def _check_array(file: str, modality: str, array: Float64Array, level: Level, re
         report.add("tails", file, "not one valid frame, all values are NaN", level)
     elif not missing[:, length:].all():
         report.add("tails", file, f"NaN at frame {length}, but values after it", level)
+    if modality == "videos" and _is_scaled(array):
+        report.add("range", file, "grey levels from 0 to 1, expected 0 to 255", level)
     low, high = _RANGES.get(modality, (-_LARGEST, _LARGEST))
     with np.errstate(invalid="ignore"):
         outside = (array < low) | (array > high) | np.isinf(array)
     if outside.any():
         report.add("range", file, f"{int(outside.sum())} values outside {low:g} to {high:g}, or infinite", level)
     return length
+
+
+def _is_scaled(video: Float64Array) -> bool:
+    """Whether grey levels were divided by 255: none is above 1, and fractions are among them."""
+    top = video[:, :, 0].max()  # a look at one frame rules out nearly all
+    if not top <= 1:
+        return False
+    valid = video[np.isfinite(video)]
+    return bool((valid <= 1).all() and (valid % 1 > 0).any())
 
 
 def _check_labels(structure: Structure, trial: int, responses: Float64Array, report: Report) -> bool:

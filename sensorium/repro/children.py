@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sensorium.files import write_text
-from sensorium.repro import process, shell, survivors
+from sensorium.repro import process, survivors, variables
 from sensorium.repro.executors import GRACE
 
 _MARGIN = 5.0
@@ -104,7 +104,7 @@ def wait_for_any(children: Iterable[Child], seconds: float) -> None:
 
 
 def install_shell(folder: Path) -> Path:
-    """Write the script that stands in for the user's shell (see `shell`).
+    """Write the script that stands in for the user's shell (see `sensorium.repro.shell`).
 
     Args:
         folder: a folder for state of the project.
@@ -113,7 +113,7 @@ def install_shell(folder: Path) -> Path:
         The script.
     """
     script = folder / "shell"
-    write_text(script, f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {shell.__name__} "$@"\n')
+    write_text(script, f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {variables.SHELL_MODULE} "$@"\n')
     script.chmod(0o755)
     return script
 

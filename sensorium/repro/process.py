@@ -24,7 +24,7 @@ from dvc.repo import Repo, lock_repo
 from sensorium.repro.claims import claim
 from sensorium.repro.deathsig import die_with_parent
 from sensorium.repro.record import own_entries, record
-from sensorium.repro.shell import CLAIMS, LOG, PARENT
+from sensorium.repro.variables import CLAIMS, LOG, PARENT
 
 CHANGED, FAILED, UNCHANGED = 0, 1, 3
 """Exit codes: the stage was run and recorded, it failed, it had nothing to do."""

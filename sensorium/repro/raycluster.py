@@ -21,7 +21,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from sensorium.repro import shell
+from sensorium.repro import variables
 
 _LOST = 128 + signal.SIGKILL
 """Exit code of a command whose worker is gone."""
@@ -63,7 +63,7 @@ class RayExecutor:
 
     def submit(self, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> RayHandle:
         """See `executors.Executor`; the log is the one that the environment names, as on this machine."""
-        assert environment[shell.LOG] == str(log)
+        assert environment[variables.LOG] == str(log)
         _connect()
         # Retrying is the coordinator's: DVC clears a stage's outputs before each attempt.
         task = ray.remote(max_retries=0, num_cpus=1, num_gpus=self._gpus)(_work)
@@ -75,13 +75,13 @@ def _work(command: str, environment: dict[str, str], folder: str) -> int:
     if ray.get_gpu_ids():
         environment["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]
     call = {
-        shell.EXECUTOR: "local",
-        shell.GPUS: "0",
-        shell.PARENT: str(os.getpid()),
-        shell.USER_SHELL: environment.get("SHELL", "/bin/sh"),
+        variables.EXECUTOR: "local",
+        variables.GPUS: "0",
+        variables.PARENT: str(os.getpid()),
+        variables.USER_SHELL: environment.get("SHELL", "/bin/sh"),
     }
     process = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-m", shell.__name__, "-c", command], env={**environment, **call}, cwd=folder
+        [sys.executable, "-m", variables.SHELL_MODULE, "-c", command], env={**environment, **call}, cwd=folder
     )
     try:
         while process.poll() is None:

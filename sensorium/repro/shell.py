@@ -18,24 +18,7 @@ from sensorium.repro.backends import make_executor
 from sensorium.repro.claims import claim
 from sensorium.repro.deathsig import die_with_parent
 from sensorium.repro.executors import GRACE, Handle
-
-USER_SHELL = "SENSORIUM_USER_SHELL"
-"""Environment variable: the shell that runs the commands, SHELL as it was before."""
-
-EXECUTOR = "SENSORIUM_EXECUTOR"
-"""Environment variable: name of the executor."""
-
-GPUS = "SENSORIUM_GPUS_PER_STAGE"
-"""Environment variable: GPUs that a cluster's executor asks for."""
-
-PARENT = "SENSORIUM_STAGE_PID"
-"""Environment variable: id of the process that runs DVC for the stage, this process's parent."""
-
-CLAIMS = "SENSORIUM_CLAIMS"
-"""Environment variable: the file on which processes of a run show that they live."""
-
-LOG = "SENSORIUM_LOG"
-"""Environment variable: the stage's log."""
+from sensorium.repro.variables import CLAIMS, EXECUTOR, GPUS, LOG, PARENT, USER_SHELL
 
 _TICK = 0.02
 

@@ -11,7 +11,7 @@ from sensorium.errors import ConfigError, PipelineError
 from sensorium.files import exclusive_lock, read_json, write_json
 from sensorium.paths import Paths
 from sensorium.remote.settings import folder_of
-from sensorium.repro import backends, graph, record, shell
+from sensorium.repro import backends, graph, record, variables
 from sensorium.repro import gpus as devices
 from sensorium.repro.children import install_shell
 from sensorium.repro.claims import wait_for_release
@@ -139,9 +139,9 @@ def _environment(folder: Folder, options: Options) -> Mapping[str, str]:
         # The stages' own programs, also where the environment is not activated.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
         "SHELL": str(install_shell(folder.path)),
-        shell.USER_SHELL: os.environ.get("SHELL") or "/bin/sh",
-        shell.EXECUTOR: options.executor,
-        shell.GPUS: str(options.gpus_per_stage),
+        variables.USER_SHELL: os.environ.get("SHELL") or "/bin/sh",
+        variables.EXECUTOR: options.executor,
+        variables.GPUS: str(options.gpus_per_stage),
         # A cluster ends what a job leaves behind, the courier as well.
         **({} if options.executor == "local" else {PATIENCE_VARIABLE: f"{patience():g}"}),
     }

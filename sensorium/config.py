@@ -122,6 +122,11 @@ class WindowConfig(Section):
         """Frames of the recording from the first to the last of the window, both included."""
         return (self.frames - 1) * self.step + 1
 
+    @property
+    def shortest_trial(self) -> int:
+        """Fewest frames of a trial at which every frame is covered: the window in `step` positions."""
+        return self.width + self.step - 1
+
 
 class ModelConfig(Section):
     """DwiseNeuro: a core of inverted residual blocks, a cortex, and a readout a mouse."""

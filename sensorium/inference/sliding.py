@@ -83,8 +83,8 @@ def coverage(length: int, window: WindowConfig) -> NDArray[np.int64]:
 
 
 def shortest_trial(window: WindowConfig) -> int:
-    """Fewest frames of a trial at which every frame is covered: the window in `step` positions."""
-    return window.width + window.step - 1
+    """Fewest frames of a trial that can be predicted."""
+    return window.shortest_trial
 
 
 def trial_groups(lengths: Sequence[int], window: WindowConfig, batch_size: int) -> list[list[int]]:

@@ -11,7 +11,6 @@ from sensorium.data.folds import write_folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError
 from sensorium.files import sole_writer
-from sensorium.inference.sliding import shortest_trial
 from sensorium.paths import Paths
 
 
@@ -40,7 +39,7 @@ def run(config: Config, paths: Paths) -> None:
 
 def _require_long_trials(stores: Sequence[MouseStore], window: WindowConfig) -> None:
     """Refuse before all training what prediction would refuse after it."""
-    needed = shortest_trial(window)
+    needed = window.shortest_trial
     for store in stores:
         short = np.flatnonzero((store.tiers != "none") & (store.lengths < needed))
         if len(short):

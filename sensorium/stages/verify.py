@@ -33,24 +33,18 @@ def run(config: Config, paths: Paths, mice: list[str], quick: bool = False, json
         DataError: at least one finding is an error.
     """
     raw = config.raw_folder(paths.root)
-    shortest = 1 if quick else _shortest(config)
     reports = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for mouse in mice:
             task = progress.add_task(f"Verifying {mouse}", total=None)
             advance = partial(_advance, progress, task)
-            reports.append(verify_mouse(raw / mouse, config.dataset.mice[mouse], quick, advance, shortest))
+            reports.append(
+                verify_mouse(raw / mouse, config.dataset.mice[mouse], quick, advance, config.window.shortest_trial)
+            )
     _print(reports)
     if json_file is not None:
         write_json(json_file, {"raw": str(raw), "mice": [report.as_json() for report in reports]})
     _fail(reports, raw, json_file)
-
-
-def _shortest(config: Config) -> int:
-    """Fewest frames that every later stage can work with."""
-    from sensorium.inference.sliding import shortest_trial  # brings torch, which checking files alone does not need
-
-    return shortest_trial(config.window)
 
 
 def _advance(progress: Progress, task: TaskID, trials: int) -> None:

@@ -5,8 +5,9 @@
 trains the teacher's folds one after another, each in a process of its own as in a pipeline, in turns with nothing
 around them (no MLflow, no bar, no state on disk) and with all of it: the journal, the courier that delivers it to a
 fresh MLflow store, a progress bar on a terminal, a state every 50 steps and each epoch. A series ends when its last
-training ends; what the courier then still delivers, while a pipeline would go on, is told apart. `--without PART`
-leaves one part away. Nothing of the project's folder is changed.
+training ends. The difference of the two is small beside the noise of most machines, so the seconds that the training
+spends in calls to the recorder, the bar and the states are told as well. `--without PART` leaves one part away. Nothing
+of the project's folder is changed.
 """
 
 import argparse
@@ -40,8 +41,8 @@ class Series:
     """Processor time of the training, without what it loads before."""
     courier: float
     """Processor time of the courier, its start included."""
-    late: float
-    """Seconds after the last training until everything is delivered; of the whole series."""
+    inside: float
+    """Seconds in calls to what surrounds the training."""
 
 
 class Nowhere:
@@ -58,6 +59,33 @@ class Nowhere:
 
     def save_best(self, _epoch, _weights):
         pass
+
+
+class Timed:
+    """Passes calls on, and adds up the seconds that they take."""
+
+    seconds = 0.0
+
+    def __init__(self, target):
+        self._target = target
+
+    def __getattr__(self, name):
+        method = getattr(self._target, name)
+
+        def call(*arguments):
+            began = time.perf_counter()
+            try:
+                return method(*arguments)
+            finally:
+                Timed.seconds += time.perf_counter() - began
+
+        return call
+
+    def __enter__(self):
+        return self.__getattr__("__enter__")() and self
+
+    def __exit__(self, *fault):
+        return self.__getattr__("__exit__")(*fault)
 
 
 def train(fold: int, turn: int, parts: list[str]) -> None:
@@ -98,13 +126,15 @@ def train(fold: int, turn: int, parts: list[str]) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     folder = ResumeFolder(paths.state / "train", f"{turn}-{fold}") if "states" in parts else Nowhere()
     view = TerminalView(job.name, learner.steps, job.epochs, console) if "progress" in parts else NullView()
+    folder, view, job_ = Timed(folder), Timed(view), Timed(job)
     wall, own = time.perf_counter(), time.process_time()
     with StopRequest(None) as stop:
-        written = job.open_recorder() if "tracking" in parts else NullRecorder()
+        written = Timed(job_.open_recorder()) if "tracking" in parts else NullRecorder()
         with closing(written), view:
             around = Surroundings(written, view, stop)
             Trainer(learner, source, validation, folder, config.runtime.checkpoint_steps, around).run()
-    print(json.dumps({"training": time.perf_counter() - wall, "trainer": time.process_time() - own}))
+    spent = {"training": time.perf_counter() - wall, "trainer": time.process_time() - own, "inside": Timed.seconds}
+    print(json.dumps(spent))
 
 
 def series(folds: int, turn: int, parts: list[str]) -> Series:
@@ -116,28 +146,26 @@ def series(folds: int, turn: int, parts: list[str]) -> Series:
         told = subprocess.run(call, check=True, stdout=subprocess.PIPE).stdout
         commands.append(time.perf_counter() - began)
         times.append(json.loads(told))
-    late, spent = settle()
-    means = {key: statistics.fmean(one[key] for one in times) for key in ("training", "trainer")}
-    return Series(statistics.fmean(commands), **means, courier=spent / folds, late=late)
+    courier = settle() / folds
+    means = {key: statistics.fmean(one[key] for one in times) for key in times[0]}
+    return Series(statistics.fmean(commands), **means, courier=courier)
 
 
-def settle() -> tuple[float, float]:
-    """Wait for the courier; returns for how long it delivered, and the processor seconds it took in all."""
+def settle() -> float:
+    """Wait until no courier is left; returns the processor seconds that it took in all."""
     import psutil
 
-    began, late, spent = time.perf_counter(), 0.0, 0.0
+    spent = 0.0
     while couriers := [
         process
         for process in psutil.process_iter(["cmdline"])
         if (process.info["cmdline"] or [])[1:4] == ["-m", "sensorium.tracking", str(Path.cwd())]
     ]:
-        if any(Path().glob(".sensorium/tracking/journals/*/events.jsonl")):
-            late = time.perf_counter() - began
         with contextlib.suppress(psutil.NoSuchProcess):
             used = couriers[0].cpu_times()
             spent = used.user + used.system
         time.sleep(0.1)
-    return late, spent
+    return spent
 
 
 def main() -> None:
@@ -178,16 +206,19 @@ def main() -> None:
 
 def report(bare: list[Series], full: list[Series], parts: list[str]) -> None:
     print(f"\n{os.cpu_count()} processors, {len(bare)} turns, seconds a training, medians\n")
-    print("| | whole command | from the first step on | trainer's processor time | courier's processor time |")
-    print("|---|---|---|---|---|")
+    print(
+        "| | whole command | from the first step on | trainer's processor time | in calls | courier's processor time |"
+    )
+    print("|---|---|---|---|---|---|")
     for name, times in (("bare", bare), (f"with {', '.join(parts)}", full)):
-        keys = ("command", "training", "trainer", "courier")
+        keys = ("command", "training", "trainer", "inside", "courier")
         row = [statistics.median(getattr(one, key) for one in times) for key in keys]
         print(f"| {name} | {' | '.join(f'{value:.2f}' for value in row)} |")
     for key in ("command", "training", "trainer"):
         shares = [getattr(more, key) / getattr(less, key) - 1 for less, more in zip(bare, full, strict=True)]
         print(f"\n{key}: {100 * statistics.median(shares):+.1f} % (turn by turn, median)", end="")
-    print(f"\ndelivered {statistics.median(one.late for one in full):.1f} s after the last training of a series")
+    inside = statistics.median(more.inside / less.training for less, more in zip(bare, full, strict=True))
+    print(f"\nin calls: {100 * inside:.1f} % of the bare training")
 
 
 if __name__ == "__main__":

@@ -106,8 +106,8 @@ class Errand:
     def go(self) -> bool:
         """Deliver when it is time; returns whether nothing is left to do, or nothing more to try."""
         over = not self.journal.is_written
+        self._deadline = min(self._deadline, time.monotonic() + patience()) if over else math.inf
         if over:
-            self._deadline = min(self._deadline, time.monotonic() + patience())
             close_if_killed(self.journal)
         hurry = self._pause == 0 and self.journal.is_closed
         if (hurry or time.monotonic() >= self._due) and self.journal.waits:
@@ -141,18 +141,21 @@ class Round:
         self._errands: dict[str, Errand] = {}
         self._given_up: set[str] = set()
 
-    def go(self) -> bool:
-        """Take on new journals and see to each; returns whether any is open."""
+    def look(self) -> bool:
+        """Take on new journals; returns whether any is open."""
         for journal in journals(self._store.state):
             if journal.folder.name not in self._errands and self._concerns_us(journal):
                 self._take_on(journal)
+        return bool(self._errands)
+
+    def go(self) -> None:
+        """See to each journal."""
         for name, errand in list(self._errands.items()):
             if errand.go():
                 if errand.journal.waits:
                     self._given_up.add(name)
                 errand.end()
                 del self._errands[name]
-        return bool(self._errands)
 
     def _concerns_us(self, journal: Journal) -> bool:
         """Whether it is written for this store now, or was left by a training that is over."""
@@ -179,14 +182,15 @@ def serve(store: Store, starter: int, presence: int) -> None:
     """
     round_, idle_since = Round(store), time.monotonic()
     linger = seconds_of(LINGER_VARIABLE, _LINGER_SECONDS)
-    while True:
-        if round_.go() or os.getppid() == starter:
+    while store.state.is_dir():  # it is gone when the project is
+        if round_.look() or os.getppid() == starter:
             idle_since = time.monotonic()
         elif time.monotonic() - idle_since >= linger:
             with waiting_lock(_door(store)):
-                if not round_.go():  # whoever comes now finds nobody and starts another one
+                if not round_.look():  # whoever comes now finds nobody and starts another one
                     os.close(presence)
                     return
+        round_.go()
         time.sleep(_LOOK_SECONDS)
 
 

@@ -1,6 +1,7 @@
 """One courier delivers for all trainings of a project, waits for nobody, and holds nobody up."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,6 +82,16 @@ def test_a_courier_stays_for_the_next_training(project, monkeypatch):
     assert served_by[0] == served_by[1]
     assert statuses(project) == {0: "FINISHED", 1: "FINISHED"}
     os.kill(served_by[0], signal.SIGKILL)
+
+
+def test_a_courier_leaves_a_project_that_is_removed(project, monkeypatch):
+    monkeypatch.setenv("SENSORIUM_COURIER_LINGER", "60")
+    training(project, 0).communicate()
+    served_by, root = courier(project), project.paths.root
+    for path in root.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    wait_until(lambda: not is_alive(served_by))
+    assert list(root.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -159,7 +159,7 @@ def settle() -> float:
     while couriers := [
         process
         for process in psutil.process_iter(["cmdline"])
-        if (process.info["cmdline"] or [])[1:4] == ["-m", "sensorium.tracking", str(Path.cwd())]
+        if (process.info["cmdline"] or [])[2:5] == ["-m", "sensorium.tracking", str(Path.cwd())]
     ]:
         with contextlib.suppress(psutil.NoSuchProcess):
             used = couriers[0].cpu_times()
@@ -184,7 +184,8 @@ def main() -> None:
     from sensorium.tracking.store import Store
 
     root = find_root()
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    for variable in ("MLFLOW_TRACKING_URI", "SENSORIUM_TRACKING_PATIENCE", "SENSORIUM_COURIER_LINGER"):
+        os.environ.pop(variable, None)
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
         there = Path(scratch)
         shutil.copy(root / PARAMS_FILE, there)

@@ -28,13 +28,12 @@ def train(experiment: Experiment, folds: Folds = None) -> None:
 
     Examples: `sensorium train -e true_batch_001`, `sensorium train -e true_batch_001 -f 0,2`.
     """
-    from sensorium.tracking.courier import ensure_running
-    from sensorium.tracking.store import Store
+    from sensorium.tracking.courier import start_early
 
     ctx = context()
     ctx.config.experiment(experiment)
     numbers = ctx.folds(folds)
-    ensure_running(Store.of(ctx.paths))  # MLflow is imported there while PyTorch is imported here
+    start_early(ctx.paths)  # MLflow is imported there while PyTorch is imported here
 
     from sensorium.stages import train as stage
 

@@ -16,7 +16,7 @@ from sensorium.registry.catalog import Catalog, Entry
 from sensorium.registry.flavor import ENSEMBLE, Interface
 from sensorium.registry.manifest import PAIR, REGISTER, STUDENT, TEACHER, ModelContent, PairPin, Pin, trained_content
 from sensorium.registry.results import tell
-from sensorium.tracking.links import origin, run_links
+from sensorium.tracking.links import origin
 from sensorium.tracking.provenance import locked_digests, run_tags, uncommitted
 from sensorium.tracking.store import refusals_told
 
@@ -64,8 +64,9 @@ class Registration:
 
     def carry_out(self, catalog: Catalog) -> PairPin:
         """Register what is not registered yet."""
-        links = {role: run_links(self.paths, content.experiment) for role, content in self.contents.items()}
-        origins = {role: origin(catalog.client, found) for role, found in links.items()}
+        origins = {
+            role: origin(catalog.client, self.paths, content.experiment) for role, content in self.contents.items()
+        }
         versions = {role: catalog.register(self.model(role, origins[role])) for role in self.contents}
         pair = self.pair(versions)
         return PairPin(Pin(PAIR, catalog.register(pair), pair.digest), self.contents, versions, self.weights)

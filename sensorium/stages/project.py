@@ -19,7 +19,8 @@ from sensorium.repro.deathsig import die_with_parent
 from sensorium.tracking.journal import journals
 from sensorium.tracking.links import RunLink
 from sensorium.tracking.recorder import ADOPT_VARIABLE, Past, record_past
-from sensorium.tracking.store import PATIENCE_VARIABLE, Store, patience
+from sensorium.tracking.runs import FINGERPRINT, ROLE
+from sensorium.tracking.store import PATIENCE_VARIABLE, Store, patience, refusals_told
 
 RUN_VARIABLE = "MLFLOW_RUN_ID"
 _TAKEN_OUT = (RUN_VARIABLE, "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
@@ -150,7 +151,22 @@ def _trained_here(paths: Paths, experiment: str, fold: int, run_id: str) -> bool
         (header := journal.contents().header).get("adopt") == run_id and header["experiment"] == experiment
         for journal in journals(Store.of(paths).state)
     )
-    return waiting or _linked_run(paths, experiment, fold) == run_id
+    return waiting or _linked_run(paths, experiment, fold) == run_id or _holds(paths, experiment, fold, run_id)
+
+
+def _holds(paths: Paths, experiment: str, fold: int, run_id: str) -> bool:
+    """Whether the run has the training already, delivered after its link was written.
+
+    Raises:
+        TrackingError: the store cannot be reached, or refuses.
+    """
+    from sensorium.model.checkpoint import read_info
+    from sensorium.training.fingerprint import fingerprint
+
+    with refusals_told():
+        tags: dict[str, str] = Store.of(paths).client().get_run(run_id).data.tags
+    known = fingerprint(read_info(paths.fold(experiment, fold)).provenance)
+    return tags.get(ROLE) == "fold" and tags.get(FINGERPRINT) == known
 
 
 def _linked_run(paths: Paths, experiment: str, fold: int) -> str | None:

@@ -17,9 +17,12 @@ from sensorium.registry.lookup import find_weights
 from sensorium.repro.deathsig import die_with_parent
 from sensorium.repro.drift import Difference, Drift, Outcome, judge
 from sensorium.repro.rebuild import clone_commit, place_data
+from sensorium.tracking.courier import LINGER_VARIABLE, await_departure
+from sensorium.tracking.delivery import deliver_leftovers
 from sensorium.tracking.links import RunLink
 from sensorium.tracking.provenance import hardware
 from sensorium.tracking.recipe import CONFIG, HISTORY, Recipe, note_verdict, read_recipe
+from sensorium.tracking.store import PATIENCE_VARIABLE, Store, patience
 
 _FOREIGN = ("MLFLOW_", "SENSORIUM_", "DVC_")
 """Variables that would tie the repetition to the user's store or stage."""
@@ -41,6 +44,7 @@ def run(config: Config, paths: Paths, name: str, tolerance: float, keep: bool) -
         TrackingError: the run is missing or does not tell enough.
         PipelineError: commit or data are missing, the training fails, or the run is being reproduced already.
     """
+    deliver_leftovers(Store.of(paths))  # of a training that ended a moment ago; what cannot arrive stays on disk
     recipe = read_recipe(config, paths, name)
     folder = paths.state / "reproduce" / recipe.key
     console = Console(soft_wrap=True, highlight=False)
@@ -59,6 +63,7 @@ def run(config: Config, paths: Paths, name: str, tolerance: float, keep: bool) -
         write_json(report, {**told, **drift.to_json()})
         note_verdict(paths, recipe, drift.verdict)
         if drift.verdict != "drift" and not keep:
+            await_departure(Store.of(Paths(project)).state)
             shutil.rmtree(folder)
     _print(console, drift, recipe, report)
     return drift
@@ -89,6 +94,7 @@ def _train(project: Path, recipe: Recipe) -> None:
     """Run the stage's own command with the code of the run; a stopped repetition goes on where it was."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     kept["PYTHONPATH"] = str(project)
+    kept |= {PATIENCE_VARIABLE: f"{patience():g}", LINGER_VARIABLE: "0"}  # the folder goes with it
     if recipe.threads is not None:
         kept["OMP_NUM_THREADS"] = str(recipe.threads)
     arguments = ["train", "--experiment", recipe.experiment, "--folds", str(recipe.fold)]

@@ -174,7 +174,10 @@ def deliver_leftovers(store: Store) -> dict[str, str | None]:
         if journal.is_written:
             continue
         with journal.claimed("courier", patience() + _GRACE_SECONDS) as free:
-            if not free or not journal.events_file.exists():
+            if not journal.events_file.exists():
+                continue  # delivered meanwhile
+            if not free:
+                results[journal.folder.name] = "a courier is still at work on it"
                 continue
             try:
                 _deliver_leftover(journal, store)

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -264,11 +265,19 @@ class Journal:
             except FileNotFoundError:
                 yield False
                 return
-            yield _locked(stream, time.monotonic() + seconds)
+            free = _locked(stream, time.monotonic() + seconds)
+            try:
+                yield free
+            finally:
+                if free:  # processes that were forked meanwhile have copies of the descriptor
+                    fcntl.flock(stream, fcntl.LOCK_UN)
 
     def remove(self) -> None:
-        """Delete the journal from disk."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete the journal from disk; its name is free at once."""
+        condemned = self.folder.parent.with_name(f".{self.folder.name}.{uuid.uuid4().hex}")
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            self.folder.rename(condemned)
+        shutil.rmtree(condemned, ignore_errors=True)
 
 
 def _locked(stream: IO[str], deadline: float) -> bool:

@@ -91,14 +91,16 @@ def find_run(client: "MlflowClient", paths: Paths, experiment: str, fold: int) -
     return str(runs[-1].info.run_id) if runs else None
 
 
-def origin(client: "MlflowClient", links: dict[int, RunLink]) -> dict[str, str]:
+def origin(client: "MlflowClient", paths: Paths, experiment: str) -> dict[str, str]:
     """Tags that tell where folds were trained; folds that were pulled have runs in another store.
 
     Args:
         client: client of the store in force.
-        links: the links of the folds.
+        paths: where links and folds lie.
+        experiment: what was trained.
     """
-    names = {fold: link.run_id or link.source or "unknown" for fold, link in links.items()}
-    here = bool(links) and all(link.run_id is not None and is_alive(client, link.run_id) for link in links.values())
+    links = run_links(paths, experiment)
+    runs = {fold: find_run(client, paths, experiment, fold) for fold in links}
+    names = {fold: runs[fold] or link.run_id or link.source or "unknown" for fold, link in links.items()}
     told = ", ".join(f"fold_{fold}: {name}" for fold, name in names.items())
-    return {TRAINED: HERE if here else ELSEWHERE, **({RUNS: told} if told else {})}
+    return {TRAINED: HERE if links and all(runs.values()) else ELSEWHERE, **({RUNS: told} if told else {})}

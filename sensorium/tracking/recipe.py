@@ -11,7 +11,7 @@ from sensorium.errors import ConfigError, TrackingError
 from sensorium.paths import Paths
 from sensorium.tracking import provenance
 from sensorium.tracking.journal import FINISHED
-from sensorium.tracking.links import RunLink
+from sensorium.tracking.links import find_run
 from sensorium.tracking.provenance import COMMIT, DATA, DIRTY, HARDWARE, THREADS
 from sensorium.tracking.recorder import PATCH
 from sensorium.tracking.runs import EXPERIMENT, FOLD, PARENT, RECORD, RECORDED, ROLE, is_alive, search
@@ -75,7 +75,7 @@ def read_recipe(config: Config, paths: Paths, name: str) -> Recipe:
     store = Store.of(paths)
     with refusals_told():
         client = store.client()
-        run_id = name if _RUN.fullmatch(name) else _linked_run(paths, client, name)
+        run_id = name if _RUN.fullmatch(name) else find_run(client, paths, *_parse(name))
         if run_id is None:
             return _pulled(config, paths, *_parse(name))
         run = _training(client, store, run_id)
@@ -118,12 +118,6 @@ def _parse(name: str) -> tuple[str, int]:
             "Name a run's id of 32 digits, or a fold such as true_batch_001/fold_0.",
         )
     return match["experiment"], int(match["fold"])
-
-
-def _linked_run(paths: Paths, client: "MlflowClient", name: str) -> str | None:
-    """The run of a fold on disk, None where the store does not have it."""
-    run_id = RunLink.read(paths.run_link(*_parse(name))).run_id
-    return run_id if run_id is not None and is_alive(client, run_id) else None
 
 
 def _pulled(config: Config, paths: Paths, experiment: str, fold: int) -> Recipe:

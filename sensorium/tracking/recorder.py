@@ -15,7 +15,7 @@ from sensorium.errors import TrackingError
 from sensorium.files import digest_json
 from sensorium.paths import PARAMS_FILE, Paths
 from sensorium.tracking import provenance
-from sensorium.tracking.courier import ensure_running
+from sensorium.tracking.courier import ensure_running, linger
 from sensorium.tracking.journal import FINISHED, Journal, journal_for, journal_name, journals
 from sensorium.tracking.links import RunLink
 from sensorium.tracking.runs import EXPERIMENT, FINGERPRINT, FOLD, FOLDS, GROUP, REBUILT, RECORD, RECORDED, ROLE
@@ -35,9 +35,9 @@ _PATCH_BYTES = 4 << 20
 
 _GRACE_SECONDS = 45.0
 """What the courier may take to start on a busy machine, where it is waited for."""
-_CLAIM_SECONDS = 0.2
-"""Who asks whether a journal is written holds its lock for a moment."""
-_TICK_SECONDS = 0.02
+_CLAIM_SECONDS = 5.0
+"""A courier that notes the end of a killed training holds its journal for a moment."""
+_TICK_SECONDS, _SUCCESSION_SECONDS = 0.02, 1.0
 _SUSPICIOUS_SECONDS = 60.0
 """A training of this length without a run has a store that does not answer."""
 
@@ -77,7 +77,7 @@ class TrainingRun:
         """Record numbers at a step, an epoch as a rule; a step that the run already has is left as it is."""
         load = {} if self._load is None else self._load.sample()
         if load:
-            ensure_running(self._store)  # one that died has a successor within seconds
+            ensure_running(self._store, wait=False)  # one that died has a successor within seconds
         told = {**values, **load}
         fresh = {key: float(value) for key, value in told.items() if (key, step) not in self._contents.steps}
         if fresh:
@@ -99,7 +99,7 @@ class TrainingRun:
         seconds = patience() if self._load is None else closing_seconds(duration)  # no stage waits for a record
         _await_delivery(self._journal, self._store, seconds)
         nowhere = self._journal.delivery.run_id is None and duration > _SUSPICIOUS_SECONDS
-        if self._journal.waits and (nowhere or seconds == patience()):
+        if self._journal.waits and (nowhere or 0 < seconds == patience()):
             self._warn()
         if status == FINISHED and self._link is not None:
             self._link_content().write(self._link)
@@ -129,13 +129,15 @@ def _await_delivery(journal: Journal, store: Store, seconds: float) -> None:
         store: where to.
         seconds: the courier's time; when that is all it ever gets, its start does not count.
     """
-    began = time.monotonic()
+    began = asked = time.monotonic()
     grace = _GRACE_SECONDS if seconds and seconds == patience() else 0.0
     while journal.waits and time.monotonic() < began + seconds + grace:
-        if not journal.is_attended:
-            ensure_running(store)
-        elif grace:
-            began, grace = time.monotonic(), 0.0
+        now = time.monotonic()
+        if grace and journal.is_attended:
+            began, grace = now, 0.0
+        elif now - asked > _SUCCESSION_SECONDS:
+            ensure_running(store, wait=False)
+            asked = now
         time.sleep(_TICK_SECONDS)
 
 
@@ -155,7 +157,7 @@ def start_training_run(config: Config, paths: Paths, experiment: str, fold: int,
         TrackingError: another process trains this fold, or `MLFLOW_TRACKING_URI` is of no use.
     """
     store = Store.of(paths)
-    patience()  # a variable that is of no use is refused now, not hours later
+    patience(), linger()  # a variable that is of no use is refused now, not hours later
     fields = {"experiment": experiment, "fold": fold, "fingerprint": fingerprint}
     journal = journal_for(store.state, fields)
     _forget_others(store, journal, journal_name({**fields, "fingerprint": ""}))

@@ -26,7 +26,7 @@ _SMALL = {"canvas": [8, 8], "features": [4], "strides": [2], "expansion": 2, "se
 @pytest.fixture
 def inline(monkeypatch):
     """Trainings deliver in this process when they end: what arrives is the same, without the wait."""
-    monkeypatch.setattr(recorder, "ensure_running", lambda _store: None)
+    monkeypatch.setattr(recorder, "ensure_running", lambda _store, **_options: None)
     monkeypatch.setattr(recorder, "_await_delivery", lambda journal, store, _: Courier(journal, store).deliver())
 
 
@@ -90,7 +90,9 @@ def bare_project(tmp_path, monkeypatch):
     tree = yaml.safe_load((_ROOT / "conf" / "preset" / "demo.yaml").read_text())
     for experiment in tree["experiments"].values():
         experiment["model"] |= _SMALL
-    return Project(parse(tree, "demo.yaml"), Paths(tmp_path))
+    project = Project(parse(tree, "demo.yaml"), Paths(tmp_path))
+    yield project
+    shutil.rmtree(project.paths.state, ignore_errors=True)  # its courier, whose starter lives on, leaves with it
 
 
 @pytest.fixture

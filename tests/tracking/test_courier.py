@@ -1,15 +1,18 @@
 """One courier delivers for all trainings of a project, waits for nobody, and holds nobody up."""
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 from flaky_server import wait_until
 
 from sensorium.stages import sync
+from sensorium.tracking.courier import ensure_running
 from sensorium.tracking.journal import Journal, journals
 from sensorium.tracking.store import closing_seconds
 
@@ -38,17 +41,22 @@ def training(project, fold, end="finish"):
 
 
 def courier(project):
-    """Process id of the courier that is or was at work."""
+    """Process id of the courier that is or was at work; 0 when there was none yet."""
     (lock,) = project.store.state.glob("courier-*.lock")
     return int(lock.read_text() or 0)
 
 
 def is_alive(pid):
+    assert pid > 0
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return True
+
+
+def kill(pid):
+    assert pid > 0
+    os.kill(pid, signal.SIGKILL)
 
 
 def statuses(project):
@@ -74,18 +82,18 @@ def test_one_courier_serves_all_and_goes_when_nobody_is_left(project, monkeypatc
 
 
 def test_a_courier_stays_for_the_next_training(project, monkeypatch):
-    monkeypatch.setenv("SENSORIUM_COURIER_LINGER", "60")
+    monkeypatch.setenv("SENSORIUM_COURIER_LINGER", "600")
     served_by = []
     for fold in range(2):
         training(project, fold).communicate()
         served_by.append(courier(project))
+    kill(served_by[1])
     assert served_by[0] == served_by[1]
     assert statuses(project) == {0: "FINISHED", 1: "FINISHED"}
-    os.kill(served_by[0], signal.SIGKILL)
 
 
 def test_a_courier_leaves_a_project_that_is_removed(project, monkeypatch):
-    monkeypatch.setenv("SENSORIUM_COURIER_LINGER", "60")
+    monkeypatch.setenv("SENSORIUM_COURIER_LINGER", "600")
     training(project, 0).communicate()
     served_by, root = courier(project), project.paths.root
     for path in root.iterdir():
@@ -94,12 +102,32 @@ def test_a_courier_leaves_a_project_that_is_removed(project, monkeypatch):
     assert list(root.iterdir()) == []
 
 
+def test_a_damaged_journal_holds_no_other_up(project):
+    damaged = Journal(project.store.state / "journals" / "true_batch_001-fold_2-damaged")
+    damaged.folder.mkdir(parents=True)
+    damaged.events_file.write_bytes(b"\xff no event\n")
+    training(project, 0).communicate()
+    assert statuses(project) == {0: "FINISHED"}
+    assert damaged.events_file.exists()
+
+
+def test_a_descriptor_of_the_caller_is_not_kept(project, tmp_path):
+    """Such as that of `flock lock sensorium train`: the lock is free when the command is over."""
+    with (tmp_path / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.set_inheritable(lock.fileno(), True)
+        ensure_running(project.store)
+    wait_until(lambda: courier(project) > 0)
+    with (tmp_path / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @pytest.mark.slow
 def test_a_courier_that_was_killed_is_replaced(project):
     process = training(project, 0, "wait")
     process.stdout.readline()
     wait_until(lambda: courier(project) > 0)
-    os.kill(courier(project), signal.SIGKILL)
+    kill(courier(project))
     process.communicate()
     training(project, 1).communicate()
     sync.run(project.paths)

@@ -14,7 +14,7 @@ from flaky_server import Proxy, mlflow_server, wait_until
 
 from sensorium.errors import TrackingError
 from sensorium.stages import sync
-from sensorium.tracking import start_training_run
+from sensorium.tracking import delivery, recorder, start_training_run
 from sensorium.tracking.journal import Journal, journals
 
 EXPERIMENT = "true_batch_001"
@@ -161,7 +161,8 @@ def test_a_run_is_found_again_by_its_fingerprint_when_the_journal_is_lost(projec
     assert_whole(project, child, 4)
 
 
-def test_two_trainings_of_one_fold_are_refused(project, inline):
+def test_two_trainings_of_one_fold_are_refused(project, inline, monkeypatch):
+    monkeypatch.setattr(recorder, "_CLAIM_SECONDS", 0.1)
     run = start(project)
     with pytest.raises(TrackingError, match="another training of this fold"):
         start(project)
@@ -295,6 +296,17 @@ def test_a_journal_goes_to_the_store_of_its_training(project, server, monkeypatc
     assert [run.info.run_name for run in fold_runs(project)] == ["fold_0"]
 
 
+def test_what_a_store_missed_goes_to_no_other_by_itself(bare_project, proxy, monkeypatch, fresh_database):
+    proxy.mode = "down"
+    train(bare_project, fingerprint="miss" * 16)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setenv("SENSORIUM_TRACKING_PATIENCE", "60")
+    shutil.copyfile(fresh_database, bare_project.paths.root / "mlflow.db")
+    train(bare_project, fold=1, fingerprint="here" * 16)
+    assert [run.info.run_name for run in fold_runs(bare_project)] == ["fold_1"]
+    assert len(journals(bare_project.store.state)) == 1
+
+
 @pytest.mark.slow
 def test_the_server_is_down_at_the_start(bare_project, proxy):
     proxy.mode = "down"
@@ -395,12 +407,23 @@ def test_a_folder_as_store_is_refused(project, monkeypatch, uri):
     assert not project.paths.state.exists()
 
 
+@pytest.mark.parametrize("variable", ["SENSORIUM_TRACKING_PATIENCE", "SENSORIUM_COURIER_LINGER"])
 @pytest.mark.parametrize("seconds", ["-1", "soon", "nan"])
-def test_a_patience_that_is_no_number_is_refused(project, monkeypatch, seconds):
-    monkeypatch.setenv("SENSORIUM_TRACKING_PATIENCE", seconds)
-    with pytest.raises(TrackingError, match="SENSORIUM_TRACKING_PATIENCE"):
+def test_seconds_that_are_no_number_are_refused(project, monkeypatch, variable, seconds):
+    monkeypatch.setenv(variable, seconds)
+    with pytest.raises(TrackingError, match=variable):
         start(project)
     assert not project.paths.state.exists()
+
+
+def test_sync_tells_what_a_courier_holds(project, inline, monkeypatch):
+    run = start(project)
+    run.close("FAILED")
+    monkeypatch.setattr(delivery, "_GRACE_SECONDS", 0.1)
+    monkeypatch.setenv("SENSORIUM_TRACKING_PATIENCE", "0")
+    (journal,) = journals(project.store.state)
+    with journal.claimed("courier"), pytest.raises(TrackingError, match="a courier is still at work on it"):
+        sync.run(project.paths)
 
 
 def test_a_torn_last_line_is_cut_off(tmp_path):
@@ -418,6 +441,7 @@ def test_passwords_are_not_written_anywhere(project, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     monkeypatch.setenv("SENSORIUM_TRACKING_PATIENCE", "0")
     train(project)
+    wait_until(lambda: any(log.stat().st_size for log in project.store.state.glob("courier-*.log")))
     link = project.paths.run_link(EXPERIMENT, 0).read_text()
     assert "secret" not in link
     assert "user:***@" in link

@@ -31,9 +31,9 @@ class RunLink:
     """The store as `Store.portable` names it; None where nothing was recorded."""
     experiment_id: str | None
     run_id: str | None
-    """None where the server had not told it yet, or nothing was recorded."""
+    """None where the store had not told it yet, or nothing was recorded."""
     journal: str | None = None
-    """Name of the journal that still waited to be delivered."""
+    """Name of the journal that is to become the run, where the store had not told its id."""
     source: str | None = None
     """Where the weights come from, when they were not trained here."""
 

@@ -117,7 +117,7 @@ class TrainingRun:
 
     def _link_content(self) -> RunLink:
         delivery = self._journal.delivery
-        waiting = self._journal.folder.name if self._journal.waits else None
+        waiting = self._journal.folder.name if delivery.run_id is None else None
         return RunLink(self._store.portable, delivery.experiment_id, delivery.run_id, waiting)
 
 

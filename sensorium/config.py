@@ -277,7 +277,7 @@ class RuntimeConfig(Section):
     """Processes that train one fold together; the batch is split among them."""
     threads: Positive | None = None
     """Threads that a training process computes with on the CPU; null takes a thread a core. A small model is trained
-    as fast by one, which leaves the other cores to other folds and gives equal bits whatever the number of cores."""
+    almost as fast by one, which leaves the other cores to other folds and gives equal bits whatever their number."""
     workers: Annotated[int, Field(ge=0)]
     """Loader processes a training process; 0 loads in the training process."""
     checkpoint_steps: Positive

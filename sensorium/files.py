@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ RETIRED_SUFFIX = ".retired"
 """Ending of a whole folder that is being replaced; git and DVC ignore it."""
 
 _READ_BYTES = 1 << 20
+_TICK_SECONDS = 0.01
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
@@ -193,6 +195,25 @@ def digest_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def try_lock(descriptor: int, seconds: float = 0.0) -> bool:
+    """Lock an open file for this process alone, until it is closed; returns whether nobody else holds it.
+
+    Args:
+        descriptor: of the file.
+        seconds: how long to wait for who holds it.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_TICK_SECONDS)
+        else:
+            return True
+
+
 @contextlib.contextmanager
 def exclusive_lock(path: Path, busy: SensoriumError) -> Iterator[None]:
     """Hold an advisory lock on `path`; the kernel releases it however the process ends.
@@ -206,10 +227,8 @@ def exclusive_lock(path: Path, busy: SensoriumError) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise busy from None
+        if not try_lock(stream.fileno()):
+            raise busy
         yield
 
 

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import sensorium
-from sensorium.files import digest_json, waiting_lock
+from sensorium.files import digest_json, try_lock, waiting_lock
 from sensorium.paths import Paths
 from sensorium.tracking.delivery import Courier, close_if_killed
 from sensorium.tracking.journal import Journal, journals
@@ -95,9 +95,9 @@ def _ensure_running(store: Store, wait: bool) -> None:
     with _door(store).open("a") as door, _presence(store).open("a") as presence:
         if wait:
             fcntl.flock(door, fcntl.LOCK_EX)
-        elif _is_held(door.fileno()):
+        elif not try_lock(door.fileno()):
             return
-        if not _is_held(presence.fileno()):
+        if try_lock(presence.fileno()):
             _start(store, presence.fileno())  # the lock stays with the file that the courier inherits
 
 
@@ -110,14 +110,6 @@ def await_departure(state: Path) -> None:
     for presence in state.glob("courier-*.lock"):
         with waiting_lock(presence):
             pass
-
-
-def _is_held(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    return False
 
 
 def _name(store: Store) -> str:

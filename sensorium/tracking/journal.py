@@ -15,17 +15,16 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from sensorium.errors import TrackingError
-from sensorium.files import write_json, write_text
+from sensorium.files import try_lock, write_json, write_text
 
 FINISHED: Final = "FINISHED"
 """Status of a run that ended well; others may be resumed."""
 
 _TAIL_BYTES = 256
 """More than a closing event takes."""
-_TICK_SECONDS = 0.01
 
 
 def now() -> int:
@@ -265,7 +264,7 @@ class Journal:
             except FileNotFoundError:
                 yield False
                 return
-            free = _locked(stream, time.monotonic() + seconds)
+            free = try_lock(stream.fileno(), seconds)
             try:
                 yield free
             finally:
@@ -278,19 +277,6 @@ class Journal:
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             self.folder.rename(condemned)
         shutil.rmtree(condemned, ignore_errors=True)
-
-
-def _locked(stream: IO[str], deadline: float) -> bool:
-    """Lock a file; returns whether it could be done until a time of `time.monotonic`."""
-    while True:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_TICK_SECONDS)
-        else:
-            return True
 
 
 def journals(state: Path) -> list[Journal]:

@@ -2,11 +2,12 @@
 
 Every part receives its own section and nothing more. Sections are frozen; unknown keys, wrong types
 and contradictions are refused with the key, the value and the remedy. The published hyper-parameters
-stand in conf/preset/competition.yaml, the demonstration's in conf/preset/demo.yaml.
+stand in conf/experiment/ and conf/scale/full.yaml, what the demonstration makes smaller in conf/scale/small.yaml.
 """
 
 import difflib
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -15,10 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sensorium.errors import ConfigError
 from sensorium.mice import MouseSet
-from sensorium.paths import PARAMS_FILE
+from sensorium.paths import PARAMS_FILE, Paths
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 """Arithmetic, in Lightning Fabric's words: float32; fp16 with loss scaling; bfloat16."""
+
+EXPERIMENT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+EXPERIMENT_RULE = "use letters, digits, '_' and '-', and begin with a letter"
+"""What a folder, a stage of DVC, a key of params.yaml and an argument can all be called."""
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -131,6 +136,8 @@ class WindowConfig(Section):
 class ModelConfig(Section):
     """DwiseNeuro: a core of inverted residual blocks, a cortex, and a readout a mouse."""
 
+    architecture: Literal["dwiseneuro"] = "dwiseneuro"
+    """Placeholder."""
     canvas: tuple[Positive, Positive]
     """Height and width to which frames are zero-padded, pixels."""
     features: tuple[Positive, ...] = Field(min_length=1)
@@ -253,8 +260,10 @@ class EvaluationConfig(Section):
 
 
 class EnsembleConfig(Section):
-    """How an ensemble averages its experiments."""
+    """Which experiments are averaged, and how."""
 
+    members: Annotated[tuple[str, ...], Field(min_length=2)]
+    """Experiments of the ensemble, two at least."""
     weights: Literal["equal", "fitted"] = "equal"
     """`equal`, as published. `fitted`: the weights of the best single-trial correlation out of fold."""
 
@@ -266,6 +275,47 @@ class RegistryConfig(Section):
     """Experiment registered as the teacher."""
     student: str
     """Experiment registered as the student."""
+
+
+class Training(Section):
+    """One training of the pipeline: a fold of an experiment."""
+
+    experiment: str
+    """Experiment of params.yaml."""
+    fold: Annotated[int, Field(ge=0)]
+    """Fold that is held out."""
+    depends_on: str
+    """What the training needs besides data and code: the same fold of its teacher, or only the table of folds."""
+
+
+class PipelineConfig(Section):
+    """What dvc.yaml iterates over; derived from the other sections when params.yaml is composed."""
+
+    ensemble: str
+    """The members of the ensemble, sorted and joined by commas: name of the folder of its predictions."""
+    trainings: dict[str, Training]
+    """Every training by the name of its stage, `<experiment>-<fold>`."""
+
+
+def pipeline(teachers: Mapping[str, str | None], folds: Mapping[str, int], members: Sequence[str]) -> dict[str, Any]:
+    """The section `pipeline`, as plain values.
+
+    Args:
+        teachers: teacher by experiment, None where it has none.
+        folds: folds to train by name, `folds.train` of params.yaml.
+        members: experiments of the ensemble.
+    """
+    paths = Paths(Path())
+    trainings = {
+        f"{name}-{fold}": {
+            "experiment": name,
+            "fold": fold,
+            "depends_on": (paths.folds if teacher is None else paths.fold(teacher, fold)).as_posix(),
+        }
+        for name, teacher in teachers.items()
+        for fold in folds.values()
+    }
+    return {"ensemble": ",".join(sorted(members)), "trainings": trainings}
 
 
 class RuntimeConfig(Section):
@@ -287,6 +337,8 @@ class RuntimeConfig(Section):
 class Config(Section):
     """Everything in params.yaml."""
 
+    preset: str = "custom"
+    """Preset of conf/preset/ that params.yaml was composed from."""
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     """Source of all randomness."""
     dataset: DatasetConfig
@@ -297,9 +349,11 @@ class Config(Section):
     experiments: dict[str, ExperimentConfig] = Field(min_length=1)
     prediction: PredictionConfig
     evaluation: EvaluationConfig
-    ensemble: EnsembleConfig = EnsembleConfig()
+    ensemble: EnsembleConfig
     registry: RegistryConfig
     runtime: RuntimeConfig
+    pipeline: PipelineConfig | None = None
+    """Derived; only dvc.yaml reads it."""
 
     @model_validator(mode="after")
     def _check_references(self) -> Self:
@@ -309,15 +363,56 @@ class Config(Section):
             missing = sorted(set(self.dataset.mice) - set(self.synthetic.neurons))
             if missing:
                 raise ValueError(f"synthetic.neurons has no entry for {', '.join(missing)}")
-        for name, experiment in self.experiments.items():
-            if experiment.distillation and experiment.distillation.teacher not in self.experiments:
-                raise ValueError(
-                    f"experiments.{name}.distillation.teacher: {experiment.distillation.teacher!r} is no experiment"
-                )
+        for name in self.ensemble.members:
+            if name not in self.experiments:
+                raise ValueError(f"ensemble.members: {name!r} is no experiment")
+        if len(set(self.ensemble.members)) < len(self.ensemble.members):
+            raise ValueError("ensemble.members names an experiment twice")
         for role, name in (("teacher", self.registry.teacher), ("student", self.registry.student)):
             if name not in self.experiments:
                 raise ValueError(f"registry.{role}: {name!r} is no experiment")
         return self
+
+    @model_validator(mode="after")
+    def _check_experiments(self) -> Self:
+        for name in self.experiments:
+            if not EXPERIMENT_NAME.fullmatch(name):
+                raise ValueError(f"experiments: {name!r} cannot name an experiment; {EXPERIMENT_RULE}")
+        folded = [name.casefold() for name in self.experiments]
+        if len(set(folded)) < len(folded):
+            raise ValueError("experiments: two names differ in upper and lower case alone, which folders may not")
+        for name in self.experiments:
+            self._check_teachers(name)
+        return self
+
+    def _check_teachers(self, name: str) -> None:
+        """Refuse unknown teachers, and an experiment that would wait for itself."""
+        chain = [name]
+        while (teacher := self.teachers[chain[-1]]) is not None:
+            if teacher not in self.experiments:
+                raise ValueError(f"experiments.{chain[-1]}.distillation.teacher: {teacher!r} is no experiment")
+            if teacher in chain:
+                circle = " learns from ".join([*chain[chain.index(teacher) :], teacher])
+                raise ValueError(f"experiments.{teacher}.distillation.teacher: {circle}, so none can be trained first")
+            chain.append(teacher)
+
+    @model_validator(mode="after")
+    def _check_pipeline(self) -> Self:
+        derived = pipeline(self.teachers, self.folds.train, self.ensemble.members)
+        if self.pipeline is not None and self.pipeline.model_dump() != derived:
+            raise ValueError(
+                "pipeline: does not fit the experiments, folds and members of the ensemble that it is derived from; "
+                "after changing them by hand, type `sensorium config --update`"
+            )
+        return self
+
+    @property
+    def teachers(self) -> dict[str, str | None]:
+        """Teacher of every experiment, None where it has none."""
+        return {
+            name: settings.distillation.teacher if settings.distillation else None
+            for name, settings in self.experiments.items()
+        }
 
     def experiment(self, name: str) -> ExperimentConfig:
         """Settings of one experiment.

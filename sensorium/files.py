@@ -189,6 +189,12 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def folder_digest(folder: Path, pattern: str = "*") -> str:
+    """SHA-256 over the names and contents of the files below a folder, in hexadecimal."""
+    found = sorted(path for path in folder.rglob(pattern) if path.is_file())
+    return digest_json([[path.relative_to(folder).as_posix(), sha256(path)] for path in found])
+
+
 def digest_json(value: Any) -> str:
     """SHA-256 of a value's canonical JSON form, in hexadecimal."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -77,6 +77,11 @@ class Paths:
         return self.root / "data" / "predictions" / experiment / name
 
     @property
+    def out_of_fold(self) -> Path:
+        """One small file per experiment with the digests of its out-of-fold predictions: <experiment>.json."""
+        return self.root / "data" / OUT_OF_FOLD
+
+    @property
     def evaluation(self) -> Path:
         """Metrics and plots of the out-of-fold predictions."""
         return self.root / "reports" / "evaluation"

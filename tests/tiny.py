@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from sensorium.config import Config, parse
+from sensorium.experiments import compose
 from sensorium.recordings.synthetic.mouse import Recipe, write_mouse
 
 ROOT = Path(__file__).parents[1]
@@ -36,9 +37,15 @@ _MODEL = {
 _TRAINING = {"samples_per_epoch": 24, "batch_size": 6, "warmup_epochs": 1, "cosine_epochs": 1}
 
 
+def preset_tree(name: str) -> dict[str, Any]:
+    """A preset of conf/ as a plain tree."""
+    tree: dict[str, Any] = yaml.safe_load(compose(ROOT, name))
+    return tree
+
+
 def tiny_tree(raw: str = "data/sensorium_all_2023") -> dict[str, Any]:
     """The demo preset as a plain tree, everything shrunk so that a whole run takes seconds."""
-    tree = yaml.safe_load((ROOT / "conf" / "preset" / "demo.yaml").read_text(encoding="utf-8"))
+    tree = preset_tree("demo")
     tree["dataset"] |= {"raw": raw, "mice": MICE}
     tree["synthetic"] |= _SYNTHETIC
     for experiment in tree["experiments"].values():

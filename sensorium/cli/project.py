@@ -58,14 +58,14 @@ def predict(experiment: Experiment, split: Split) -> None:
 
 
 def ensemble(split: Split) -> None:
-    """Predict a test split with the registered pair, with all that it needs."""
+    """Predict a test split with the ensemble, with all that it needs."""
     from sensorium.stages import project as stage
 
     ctx = context()
     if check_split(split) == FOLDS_SPLIT:
         raise ConfigError(f"split {split!r}: the registered pair predicts test splits.", "`evaluate` scores the folds.")
-    pair = ",".join(sorted((ctx.config.registry.teacher, ctx.config.registry.student)))
-    stage.run_outputs(ctx.paths, [ctx.paths.predictions(pair, split)])
+    members = ",".join(sorted(ctx.config.ensemble.members))
+    stage.run_outputs(ctx.paths, [ctx.paths.predictions(members, split)])
 
 
 def submission(track: Annotated[str, typer.Option("-t", "--track", help=f"One of: {', '.join(TRACKS)}.")]) -> None:

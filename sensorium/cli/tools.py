@@ -4,11 +4,17 @@ from typing import Annotated
 
 import typer
 
+from sensorium.errors import ConfigError
+
 
 def add_commands(app: typer.Typer) -> None:
     """Register the verbs of this group."""
     app.command(rich_help_panel="Tools")(repro)
     app.command(rich_help_panel="Tools")(config)
+    experiment = typer.Typer(no_args_is_help=True, help="Add experiments to the pipeline.")
+    experiment.command("new")(new_experiment)
+    experiment.command("add")(add_experiment)
+    app.add_typer(experiment, name="experiment", rich_help_panel="Tools")
     remote = typer.Typer(no_args_is_help=True, help="Look after DVC's remotes.")
     remote.command("check")(check_remote)
     app.add_typer(remote, name="remote", rich_help_panel="Tools")
@@ -33,7 +39,7 @@ def repro(
 ) -> None:
     """Run the pipeline with independent stages side by side; equal to `dvc repro`, bit for bit.
 
-    Examples: `sensorium repro -j 2`, `sensorium repro train_teacher --gpus 0,1,2,3 -k --push`.
+    Examples: `sensorium repro -j 2`, `sensorium repro train --gpus 0,1,2,3 -k --push`.
     """
     from sensorium.paths import Paths, find_root
     from sensorium.stages import repro as stage
@@ -46,11 +52,56 @@ def repro(
 
 def config(
     preset: Annotated[str | None, typer.Option(help="Preset of conf/preset/; params.yaml by default.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("-S", "--set", help="Change the preset, such as `dataset.raw=/folder`.")
+    ] = None,
+    write: Annotated[bool, typer.Option("--write", help="Compose the preset into params.yaml.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite changes of params.yaml not committed.")] = False,
+    update: Annotated[
+        bool, typer.Option("--update", help="Derive the section pipeline anew after editing params.yaml by hand.")
+    ] = False,
 ) -> None:
-    """Print the settings in force, or a preset's, after checking them."""
+    """Print the settings in force, or a preset's, after checking them; or write them.
+
+    Examples: `sensorium config`, `sensorium config --preset competition --write`.
+    """
+    from sensorium.paths import Paths, find_root
     from sensorium.stages import config as stage
 
-    stage.run(preset)
+    paths = Paths(find_root())
+    if preset is None and (overrides or write):
+        raise ConfigError("--preset: -S and --write need one.", "Add for example --preset demo.")
+    if update:
+        stage.update(paths)
+    elif write and preset is not None:
+        stage.write(paths, preset, overrides or [], force=force)
+    else:
+        stage.show(paths, preset, overrides or [])
+
+
+def new_experiment(
+    name: Annotated[str, typer.Argument(help="Name of the new experiment.")],
+    like: Annotated[str, typer.Option("--like", help="Experiment that it is based on.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("-S", "--set", help="What differs, such as `training.learning_rate=0.005`.")
+    ] = None,
+) -> None:
+    """Write conf/experiment/NAME.yaml, and add the experiment to the pipeline.
+
+    Example: `sensorium experiment new slow --like true_batch_001 -S training.learning_rate=0.005`.
+    """
+    from sensorium.paths import Paths, find_root
+    from sensorium.stages import experiment as stage
+
+    stage.new(Paths(find_root()), name, like, settings or [])
+
+
+def add_experiment(name: Annotated[str, typer.Argument(help="Name of a file in conf/experiment/.")]) -> None:
+    """Add an experiment that has a file to the preset in force and to params.yaml."""
+    from sensorium.paths import Paths, find_root
+    from sensorium.stages import experiment as stage
+
+    stage.add(Paths(find_root()), name)
 
 
 def check_remote(

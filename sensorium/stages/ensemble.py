@@ -13,7 +13,7 @@ from sensorium.inference.job import Job
 from sensorium.inference.plan import chosen_mice, plan
 from sensorium.inference.predictions import Predictions
 from sensorium.inference.runner import run_job
-from sensorium.inference.trained import Trained
+from sensorium.inference.trained import Trained, trained_folds
 from sensorium.inference.weights import Weights, read_weights
 from sensorium.paths import Paths
 from sensorium.stages.predict import tell_error
@@ -54,7 +54,7 @@ def run(
         with sole_writer(paths.lock(f"ensemble-{folder.parent.name}-{split}"), busy, folder):
             average(members, stores, split, folder, chosen)
         return
-    trained, pinned = _registered(pin, paths, experiments)
+    trained, pinned = _registered(config, paths, pin, experiments)
     stores = [MouseStore.open(paths.store(mouse)) for mouse in chosen_mice(config, split)]
     assignments = plan(paths, stores, split, trained)
     job = Job(split, assignments, config.window, config.prediction, prediction_device(config), pinned)
@@ -63,15 +63,20 @@ def run(
     tell_error(folder)
 
 
-def _registered(pin: Path, paths: Paths, experiments: Sequence[str]) -> tuple[Trained, Weights | None]:
-    """Verified folds of the pair that the pin names, and its weights."""
+def _registered(config: Config, paths: Paths, pin: Path, experiments: Sequence[str]) -> tuple[Trained, Weights | None]:
+    """Verified folds of the pair that the pin names, those of other members as they are trained, and the weights."""
     from sensorium.registry import load_pair, pinned_weights
 
     found = load_pair(pin, paths)
-    if set(found) != set(experiments):
+    if not set(found) & set(experiments):
         raise PredictionError(
-            f"{pin}: pins {', '.join(sorted(found))}, not {', '.join(experiments)}.",
-            "Ask for the experiments of the pin, or set `registry` in params.yaml and type `sensorium register`.",
+            f"{pin}: pins {', '.join(sorted(found))}, none of {', '.join(experiments)}.",
+            "Leave out --pin, or set `registry` in params.yaml and type `sensorium register`.",
         )
-    folds = {name: {int(folder.name.removeprefix("fold_")): folder for folder in team} for name, team in found.items()}
+    folds = {
+        name: {int(folder.name.removeprefix("fold_")): folder for folder in found[name]}
+        if name in found
+        else trained_folds(config, paths, name)
+        for name in experiments
+    }
     return folds, pinned_weights(pin)

@@ -59,6 +59,14 @@ def run(config: Config, paths: Paths) -> None:
     outputs = [paths.evaluation / name for name in _OUTPUTS]
     with files.sole_writer(paths.lock("evaluation"), busy, *outputs):
         _write(mice, curves, weights, paths.evaluation)
+        _forget_removed(config, paths)
+
+
+def _forget_removed(config: Config, paths: Paths) -> None:
+    """Remove the digests of experiments that params.yaml no longer has: DVC would go on to see them as an input."""
+    for path in paths.out_of_fold.glob("*.json"):
+        if path.stem not in config.experiments:
+            path.unlink()
 
 
 def _weighted(config: Config, paths: Paths, folds: Folds, sources: OutOfFold) -> tuple[OutOfFold, dict[str, Any]]:

@@ -6,12 +6,14 @@ from rich.console import Console
 
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
+from sensorium.files import folder_digest, sha256, write_json
 from sensorium.inference.device import prediction_device
 from sensorium.inference.job import Job
 from sensorium.inference.plan import Choice, chosen_mice, plan
-from sensorium.inference.predictions import Predictions
+from sensorium.inference.predictions import PROVENANCE_FILE, Predictions
 from sensorium.inference.runner import run_job
 from sensorium.inference.trained import trained_folds
+from sensorium.mice import FOLDS_SPLIT
 from sensorium.paths import Paths
 
 
@@ -38,7 +40,24 @@ def run(config: Config, paths: Paths, experiment: str, split: str, choice: Choic
     work = paths.state / "predict" / experiment / split
     folder = paths.predictions(experiment, split)
     run_job(job, folder, work, config.runtime.devices)
+    if split == FOLDS_SPLIT:
+        _write_digests(paths, experiment, folder)
     tell_error(folder)
+
+
+def _write_digests(paths: Paths, experiment: str, folder: Path) -> None:
+    """Write the file through which stages that need all experiments depend on these predictions.
+
+    dvc.yaml cannot list a number of dependencies that params.yaml decides, but it can name the folder of these files.
+    """
+    mice = sorted(path for path in folder.iterdir() if path.is_dir())
+    digests = {
+        "experiment": experiment,
+        "folds": {path.name: folder_digest(path) for path in sorted(paths.experiment(experiment).glob("fold_*"))},
+        "predictions": {mouse.name: folder_digest(mouse) for mouse in mice},
+        "provenance": sha256(folder / PROVENANCE_FILE),
+    }
+    write_json(paths.out_of_fold / f"{experiment}.json", digests)
 
 
 def tell_error(folder: Path) -> None:

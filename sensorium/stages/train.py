@@ -106,7 +106,7 @@ def run(config: Config, paths: Paths, experiment: str, fold: int) -> None:
 def _teacher_digest(settings: ExperimentConfig, paths: Paths, fold: int) -> str | None:
     if settings.distillation is None:
         return None
-    with _teacher_remedy(fold):
+    with _teacher_remedy(settings.distillation.teacher, fold):
         return checkpoint.digest(paths.fold(settings.distillation.teacher, fold))
 
 
@@ -170,7 +170,7 @@ def _task(fabric: Fabric, job: Job, stores: Sequence[MouseStore]) -> Supervised:
         return Supervised(canvas, len(stores))
     folder = job.paths.fold(distillation.teacher, job.fold)
     mice, units = _mice(stores), _units(stores)
-    with _teacher_remedy(job.fold):
+    with _teacher_remedy(distillation.teacher, job.fold):
         teacher = checkpoint.load(folder, fabric.device, mice, units)
         expected = {"window": job.config.window, "model.canvas": canvas, "fold": job.fold}
         found = {"window": teacher.info.window, "model.canvas": teacher.info.model.canvas, "fold": teacher.info.fold}
@@ -189,12 +189,12 @@ def _units(stores: Sequence[MouseStore]) -> dict[str, str]:
 
 
 @contextmanager
-def _teacher_remedy(fold: int) -> Iterator[None]:
+def _teacher_remedy(teacher: str, fold: int) -> Iterator[None]:
     """Tell the user how to get a teacher that fits."""
     try:
         yield
     except CheckpointError as fault:
-        raise CheckpointError(fault.problem, f"Train the teacher first: dvc repro train_teacher@fold_{fold}") from fault
+        raise CheckpointError(fault.problem, f"Train the teacher first: dvc repro train@{teacher}-{fold}") from fault
 
 
 def _publish(job: Job, stores: Sequence[MouseStore], model: DwiseNeuro, best: Best, rows: list[Row]) -> None:

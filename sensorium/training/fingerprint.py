@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sensorium.config import Config
-from sensorium.files import digest_json, sha256
+from sensorium.files import digest_json, folder_digest, sha256
 from sensorium.paths import Paths
 
 _PACKAGE = Path(__file__).parents[1]
@@ -48,12 +48,6 @@ def fingerprint(provenance: dict[str, Any]) -> str:
 
 def _code_digest(part: Path) -> str:
     return folder_digest(part, "*.py") if part.is_dir() else sha256(part)
-
-
-def folder_digest(folder: Path, pattern: str = "*") -> str:
-    """SHA-256 over the names and contents of the files below a folder, in hexadecimal."""
-    files = sorted(path for path in folder.rglob(pattern) if path.is_file())
-    return digest_json([[path.relative_to(folder).as_posix(), sha256(path)] for path in files])
 
 
 def store_digest(store: Path) -> str:

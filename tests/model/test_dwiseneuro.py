@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from small_models import ROOT, SMALL, random_model, relative_error
+from small_models import SMALL, random_model, relative_error
+from tiny import preset_tree
 
-from sensorium.config import load
+from sensorium.config import parse
 from sensorium.mice import NEURONS
 from sensorium.model.dwiseneuro import DwiseNeuro, meta_state
 from sensorium.model.fuse import fold_batch_norms
@@ -24,7 +25,7 @@ def test_published_figures(published_model, figures, mode):
 
 
 def test_published_size():
-    config = load(ROOT / "conf" / "preset" / "competition.yaml")
+    config = parse(preset_tree("competition"), "competition")
     with torch.device("meta"):
         model = DwiseNeuro(config.experiment("true_batch_001").model, list(NEURONS.values()))
     count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}

@@ -10,6 +10,7 @@ from small_models import ROOT, SMALL, random_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from sensorium.cli import main
+from sensorium.experiments import compose
 from sensorium.model.summary import summarise
 
 
@@ -33,7 +34,7 @@ def test_shapes():
 
 
 def test_command(tmp_path, monkeypatch, capsys):
-    (tmp_path / "params.yaml").write_text((ROOT / "conf" / "preset" / "competition.yaml").read_text())
+    (tmp_path / "params.yaml").write_text(compose(ROOT, "competition"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
 

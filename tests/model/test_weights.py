@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 import yaml
-from small_models import PUBLISHED, ROOT, content, full_disk, relative_error
+from small_models import PUBLISHED, content, full_disk, relative_error
+from tiny import preset_tree
 
 from sensorium.cli import main
 from sensorium.config import parse
@@ -23,9 +24,10 @@ FOLDS = {"fold_0": 0, "fold_2": 2}
 
 
 def make_config(**model):
-    tree = yaml.safe_load((ROOT / "conf" / "preset" / "demo.yaml").read_text())
+    tree = preset_tree("demo")
     tree["synthetic"]["neurons"] = dict(zip(tree["dataset"]["mice"], (7, 5, 9), strict=True))
     tree["folds"]["train"] = FOLDS
+    del tree["pipeline"]
     settings = {
         "canvas": [64, 64],
         "features": [8, 8, 16, 16],

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
+from tiny import preset_tree
 
 from sensorium.config import WindowConfig, parse
 from sensorium.errors import ConfigError, PredictionError
@@ -150,7 +150,7 @@ def test_a_trial_with_uncovered_frames_is_refused(member, trial):
 
 
 def test_full_size_models_take_batches_that_fit(tiny_config):
-    competition = parse(yaml.safe_load((ROOT / "conf" / "preset" / "competition.yaml").read_text()), "competition")
+    competition = parse(preset_tree("competition"), "competition")
     settings = competition.experiments["true_batch_001"].model
     assert widest_activation(settings, WINDOW) == 4 * 64 * 7 * 64 * 64 * 16
     assert widest_activation(tiny_config.experiments["true_batch_001"].model, WINDOW) < 2**20

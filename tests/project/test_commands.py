@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import typer
-import yaml
 from dvc.repo import Repo
+from tiny import preset_tree
 
 from sensorium.cli import main
 from sensorium.cli.app import app
-from sensorium.paths import Paths
-from sensorium.stages.config import compose
+from sensorium.experiments import compose, known_experiments
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted(file.stem for file in (ROOT / "conf" / "preset").glob("*.yaml"))
@@ -39,7 +38,7 @@ def parse(line):
 def stages(request, tmp_path):
     """The stages of dvc.yaml under a preset."""
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(compose(Paths(ROOT), request.param), sort_keys=False))
+    (tmp_path / "params.yaml").write_text(compose(ROOT, request.param))
     with Repo.init(tmp_path, no_scm=True) as repo:
         yield {stage.name: stage for stage in repo.index.stages}
 
@@ -50,19 +49,36 @@ def test_every_stage_is_a_command(stages):
 
 
 def test_the_graph_follows_the_preset(stages, request):
-    preset = yaml.safe_load(Path(ROOT, "conf/preset", request.node.callspec.params["stages"] + ".yaml").read_text())
-    mice, folds = list(preset["dataset"]["mice"]), list(preset["folds"]["train"])
-    for verb, keys in (("raw", mice), ("ingest", mice), ("train_teacher", folds), ("train_student", folds)):
+    preset = preset_tree(request.node.callspec.params["stages"])
+    mice, experiments = list(preset["dataset"]["mice"]), list(preset["experiments"])
+    trainings = [f"{name}-{fold}" for name in experiments for fold in preset["folds"]["train"].values()]
+    for verb, keys in (("raw", mice), ("ingest", mice), ("train", trainings), ("out_of_fold", experiments)):
         assert {name for name in stages if name.startswith(f"{verb}@")} == {f"{verb}@{key}" for key in keys}
 
 
-def test_competition_lists_ten_mice_and_fourteen_trainings(tmp_path, monkeypatch):
+def test_a_training_waits_for_its_teacher_alone(stages):
+    for name, stage in stages.items():
+        if name.startswith("train@"):
+            needed = {path for path in (dep.def_path for dep in stage.deps) if path.startswith("data/experiments")}
+            fold = name.rpartition("-")[2]
+            student = name.startswith("train@distillation_001-")
+            assert needed == ({f"data/experiments/true_batch_001/fold_{fold}"} if student else set())
+
+
+def test_dvc_yaml_names_no_experiment():
+    text = (ROOT / "dvc.yaml").read_text()
+    for experiment in known_experiments(ROOT):
+        assert experiment not in text
+
+
+def test_competition_lists_ten_mice_and_seven_trainings_an_experiment(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(compose(Paths(ROOT), "competition"), sort_keys=False))
+    (tmp_path / "params.yaml").write_text(compose(ROOT, "competition"))
     with Repo.init(tmp_path, no_scm=True) as repo:
         names = [stage.name for stage in repo.reproduce(dry=True, force=True)]
-    assert sum(name.startswith("train_") for name in names) == 14
+    experiments = preset_tree("competition")["experiments"]
+    assert sum(name.startswith("train@") for name in names) == 7 * len(experiments)
     assert sum(name.startswith("ingest@") for name in names) == 10
 
 
@@ -112,7 +128,7 @@ def test_every_path_that_the_readme_points_at_exists():
 def test_other_scored_frames_train_nothing(stages):
     """Scores are worked out from predictions; a training has no part in which frames they look at."""
     for name, stage in stages.items():
-        if name.startswith("train_"):
+        if name.startswith("train@"):
             sections = {key for dependency in stage.deps for key in getattr(dependency, "params", [])}
             assert "window" in sections
             assert not {key for key in sections if key.startswith("evaluation")}

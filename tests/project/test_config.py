@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-import yaml
+from dvc.utils.hydra import compose_and_dump
+from tiny import preset_tree
 
 from sensorium import config
 from sensorium.errors import ConfigError
-from sensorium.paths import Paths
-from sensorium.stages.config import compose
+from sensorium.experiments import compose
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted(file.stem for file in (ROOT / "conf" / "preset").glob("*.yaml"))
@@ -16,21 +16,23 @@ PRESETS = sorted(file.stem for file in (ROOT / "conf" / "preset").glob("*.yaml")
 
 @pytest.fixture
 def demo():
-    return compose(Paths(ROOT), "demo")
+    return preset_tree("demo")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_valid(preset):
-    settings = config.parse(compose(Paths(ROOT), preset), preset)
+    settings = config.parse(preset_tree(preset), preset)
     assert settings.dataset.mice
 
 
-def test_params_yaml_is_the_demo_preset(demo):
-    assert yaml.safe_load((ROOT / "params.yaml").read_text()) == demo
+def test_params_yaml_is_the_demo_preset_as_dvc_composes_it(tmp_path):
+    composed = tmp_path / "params.yaml"
+    compose_and_dump(composed, str(ROOT / "conf"), None, "config", str(ROOT / "conf"), ["preset=demo"])
+    assert (ROOT / "params.yaml").read_text() == composed.read_text() == compose(ROOT, "demo")
 
 
 def test_competition_preset_is_the_published_recipe():
-    settings = config.parse(compose(Paths(ROOT), "competition"), "competition")
+    settings = config.parse(preset_tree("competition"), "competition")
     assert len(settings.dataset.mice) == 10
     assert list(settings.folds.train.values()) == list(range(7))
     teacher = settings.experiment("true_batch_001")
@@ -115,4 +117,4 @@ def test_a_missing_file_is_refused(tmp_path):
 
 def test_an_unknown_preset_is_refused():
     with pytest.raises(ConfigError, match="competition, demo"):
-        compose(Paths(ROOT), "nothing")
+        compose(ROOT, "nothing")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
+from tiny import preset_tree
 
 from sensorium.config import Config, parse
 from sensorium.model import checkpoint
@@ -87,7 +87,7 @@ def bare_project(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "False")
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(_ROOT / "params.yaml", tmp_path / "params.yaml")
-    tree = yaml.safe_load((_ROOT / "conf" / "preset" / "demo.yaml").read_text())
+    tree = preset_tree("demo")
     for experiment in tree["experiments"].values():
         experiment["model"] |= _SMALL
     project = Project(parse(tree, "demo.yaml"), Paths(tmp_path))

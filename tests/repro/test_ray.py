@@ -127,6 +127,9 @@ def test_a_stage_on_a_dead_node_is_run_again_elsewhere(on_ray, project, processe
     assert toy.lock() == serial.lock()
 
 
+TRAININGS = [f"train@true_batch_001-{fold}" for fold in range(3)]
+
+
 class Trainings(Project):
     """The project itself on tiny mice, with trainings long enough to be killed in their midst."""
 
@@ -143,7 +146,7 @@ class Trainings(Project):
         """The stage and the process of a training that has saved a state in its second epoch."""
         folders = {state.parent for state in self.root.glob(".sensorium/train/**/000001-*.pt")}
         stages = {
-            f"train_teacher@fold_{json.loads((folder / 'training.json').read_text())['fold']}" for folder in folders
+            f"train@true_batch_001-{json.loads((folder / 'training.json').read_text())['fold']}" for folder in folders
         }
         for process in psutil.process_iter(["cmdline", "environ", "cwd"]):
             stage = (process.info["environ"] or {}).get("DVC_STAGE")
@@ -162,7 +165,7 @@ class Trainings(Project):
 def test_a_fold_whose_node_dies_in_its_midst_ends_in_the_same_bits(on_ray, tmp_path, processes):
     toy, serial = Trainings(tmp_path / "parallel"), Trainings(tmp_path / "serial")
     one_thread = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(toy.root)}
-    run = toy.start("train_teacher", "-j", "2", "--executor", "ray", **one_thread)
+    run = toy.start(*TRAININGS, "-j", "2", "--executor", "ray", **one_thread)
     processes.append(run)
     wait_until(lambda: toy.fold_at_work() or run.poll() is not None, "a fold in its second epoch", seconds=300)
     stage, pid = toy.fold_at_work()
@@ -171,7 +174,7 @@ def test_a_fold_whose_node_dies_in_its_midst_ends_in_the_same_bits(on_ray, tmp_p
     assert run.returncode == 0, output
     assert f"{stage}: failed after" in output
     assert "goes on in epoch 2" in toy.log(stage)
-    again = serial.start("train_teacher", "-j", "1", **{**one_thread, "PYTHONPATH": str(serial.root)})
+    again = serial.start(*TRAININGS, "-j", "1", **{**one_thread, "PYTHONPATH": str(serial.root)})
     processes.append(again)
     output, _ = again.communicate()
     assert again.returncode == 0, output

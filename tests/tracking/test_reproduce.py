@@ -319,7 +319,7 @@ def test_a_training_with_uncommitted_settings_is_reproduced_bit_for_bit(tmp_path
     tree = tiny_tree()
     tree["seed"] = 5
     (root / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-    done = call(root, "dvc", "repro", "train_teacher@fold_1")
+    done = call(root, "dvc", "repro", "train@true_batch_001-1")
     assert done.returncode == 0, done.stdout + done.stderr
     before = git(root, "status", "--porcelain").splitlines()
     git(root, "checkout", "--quiet", "params.yaml")  # the tree moves on

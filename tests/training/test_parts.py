@@ -231,7 +231,7 @@ def test_a_lifeline_is_whole_while_the_ancestors_live(monkeypatch: pytest.Monkey
 def test_only_a_stage_hangs_on_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_STAGE", raising=False)
     assert stage_lifeline() is None
-    monkeypatch.setenv("DVC_STAGE", "train_teacher@fold_0")
+    monkeypatch.setenv("DVC_STAGE", "train@true_batch_001-0")
     line = stage_lifeline()
     assert line is not None
     assert len(line.chain) == 2

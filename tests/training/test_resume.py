@@ -138,7 +138,7 @@ def test_a_stage_ends_with_dvc(project: Path, shell_stays: bool) -> None:
     command = f"{sys.executable} {RUNS} {project}" + ("; true" if shell_stays else "")
     parent = subprocess.Popen(
         [sys.executable, "-c", "import subprocess, sys; subprocess.run(['/bin/sh', '-c', sys.argv[1]])", command],
-        env={**os.environ, "DVC_STAGE": "train_teacher@fold_0"},
+        env={**os.environ, "DVC_STAGE": "train@true_batch_001-0"},
         start_new_session=True,
     )
     while not states(project):

@@ -92,7 +92,7 @@ def test_a_student_learns_from_its_teacher(project: Path) -> None:
 def test_a_missing_teacher_is_named_with_the_remedy(project: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist") as fault:
         train_here(project, STUDENT)
-    assert "dvc repro train_teacher@fold_0" in str(fault.value)
+    assert "dvc repro train@true_batch_001-0" in str(fault.value)
     assert_nothing_published(project)
 
 
@@ -106,7 +106,7 @@ def test_a_teacher_of_other_mice_is_refused(project: Path) -> None:
     config.write_text(json.dumps(tree), encoding="utf-8")
     with pytest.raises(CheckpointError, match="trained on the mice") as fault:
         train_here(project, STUDENT)
-    assert "train_teacher@fold_0" in str(fault.value)
+    assert "train@true_batch_001-0" in str(fault.value)
 
 
 def test_a_teacher_of_another_window_is_refused(project: Path) -> None:

@@ -106,7 +106,7 @@ def compose(root: Path, preset: str, overrides: Sequence[str] = ()) -> str:
         with initialize_config_dir(str(root / CONF), version_base=None):
             composed = compose_config(config_name="config", overrides=[f"preset={preset}", *overrides])
         OmegaConf.resolve(composed)
-        text: str = OmegaConf.to_yaml(composed)
+        text = str(OmegaConf.to_yaml(composed))
     except RecursionError:
         raise ConfigError(f"{root / CONF}: a file is based on itself.", "Look at the lists `defaults`.") from None
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as fault:

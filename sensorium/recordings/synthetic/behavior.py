@@ -9,7 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sensorium.recordings.synthetic import exact
+
 Float64Array = npt.NDArray[np.float64]
+
+_WALK_BITS = 12
+"""Binary digits of a value after the point."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +36,14 @@ class Behavior:
 
 def _wander(rng: np.random.Generator, frames: int, scale: float) -> Float64Array:
     """A stationary Ornstein-Uhlenbeck walk (frames,) of unit variance, correlation time `scale` frames."""
-    decay = np.exp(-1 / scale)
-    steps = rng.normal(0, np.sqrt(1 - decay**2), frames)
+    decay = 1 - 1 / scale
+    steps = exact.normal(rng, frames) * np.sqrt(1 - decay * decay)
     walk = np.empty(frames)
-    value = rng.normal()
+    value = float(exact.normal(rng))
     for frame in range(frames):
         value = decay * value + steps[frame]
         walk[frame] = value
-    return walk
+    return exact.on_grid(walk, _WALK_BITS)
 
 
 def simulate(rng: np.random.Generator, frames: int) -> Behavior:
@@ -49,7 +54,7 @@ def simulate(rng: np.random.Generator, frames: int) -> Behavior:
         frames: length of the trial, L.
     """
     arousal = _wander(rng, frames, 30.0)
-    speed = 9.0 * np.log1p(np.exp(1.5 * arousal - 0.5))
+    speed = exact.on_grid(9.0 * exact.squareplus(1.5 * arousal - 0.5), _WALK_BITS)
     dilation = 32.0 + 7.0 * (0.5 * arousal + 0.85 * _wander(rng, frames, 45.0))
     center = np.stack([310 + 6 * _wander(rng, frames, 25.0), 240 + 4 * _wander(rng, frames, 25.0)])
-    return Behavior(np.maximum(dilation, 5.0), speed, center)
+    return Behavior(exact.on_grid(np.maximum(dilation, 5.0), _WALK_BITS), speed, center)

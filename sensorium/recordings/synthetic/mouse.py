@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
 from sensorium.config import SyntheticConfig
 from sensorium.files import atomic_folder, digest_json
 from sensorium.mice import TEST_TIERS, TIERS, MouseSet, labelled_tiers
 from sensorium.recordings.raw import MODALITIES
 from sensorium.recordings.synthetic import behavior, movies, neurons, patterns
+from sensorium.recordings.synthetic.exact import uniform
 from sensorium.recordings.synthetic.marker import (
     TRUTH_FOLDER,
     is_marked,
@@ -30,11 +30,8 @@ from sensorium.recordings.synthetic.marker import (
 from sensorium.recordings.synthetic.statistics import write_statistics
 from sensorium.seeding import generator
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised whenever the same seed and settings give other recordings."""
-
-_BLAS_THREADS = 2
-"""Always as many, whatever the machine has: a matrix that is shared out otherwise is rounded otherwise."""
 
 _CALIBRATION_TRIALS = 8
 _SINGLE_TIERS = ("train", "none")
@@ -122,7 +119,7 @@ class Simulation:
         count = recipe.settings.neurons[recipe.mouse]
         rng = recipe.generator("neurons")
         self.unit_ids = np.sort(1 + rng.permutation(2 * count)[:count]).astype(np.uint32)
-        self.coordinates = np.rint(rng.uniform((-450, -450, 120), (450, 450, 280), (count, 3)))
+        self.coordinates = np.rint(uniform(rng, (-450, -450, 120), (450, 450, 280), (count, 3)))
         size = (recipe.settings.frame_height, recipe.settings.frame_width)
         self.population = neurons.draw(rng, self.coordinates, *size)
         self._repeated: dict[Video, movies.Movie] = {}
@@ -216,7 +213,6 @@ def write_mouse(raw: Path, recipe: Recipe, on_trial: Callable[[], None] = lambda
     place = raw / recipe.mouse
     _require_free(place)
     with (
-        threadpool_limits(_BLAS_THREADS, user_api="blas"),
         atomic_folder(place) as folder,
         atomic_folder(raw / TRUTH_FOLDER / recipe.mouse) as truth,
     ):

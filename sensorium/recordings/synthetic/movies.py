@@ -1,7 +1,7 @@
 """Natural movies: a camera that pans, zooms and jumps over photographs, with cuts between them.
 
-The photographs are those that scikit-image and scikit-learn carry inside their packages; the files
-are read directly because importing either package costs more time than a mouse takes.
+The photographs are PNG files that scikit-image carries inside its package: decoding them is exact, and the files
+are read directly because importing the package costs more time than a mouse takes. Sampling is integer arithmetic.
 L frames, H W pixels; movies are uint8 grey levels.
 """
 
@@ -12,53 +12,50 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy.ndimage import map_coordinates
 
 from sensorium.errors import DataError
+from sensorium.recordings.synthetic import exact
 
 Movie = npt.NDArray[np.uint8]
 """(L, H, W) grey levels."""
 
-_Plane = npt.NDArray[np.float32]
+_Plane = npt.NDArray[np.int64]
 
-PHOTOGRAPHS: tuple[tuple[str, str], ...] = (
-    ("skimage", "data/astronaut.png"),
-    ("skimage", "data/brick.png"),
-    ("skimage", "data/camera.png"),
-    ("skimage", "data/chelsea.png"),
-    ("skimage", "data/coffee.png"),
-    ("skimage", "data/coins.png"),
-    ("skimage", "data/grass.png"),
-    ("skimage", "data/gravel.png"),
-    ("skimage", "data/hubble_deep_field.jpg"),
-    ("skimage", "data/moon.png"),
-    ("skimage", "data/motorcycle_left.png"),
-    ("skimage", "data/rocket.jpg"),
-    ("sklearn", "datasets/images/china.jpg"),
-    ("sklearn", "datasets/images/flower.jpg"),
+PHOTOGRAPHS: tuple[str, ...] = (
+    "astronaut",
+    "brick",
+    "camera",
+    "chelsea",
+    "coffee",
+    "coins",
+    "grass",
+    "gravel",
+    "moon",
+    "motorcycle_left",
 )
-"""Package and file of every photograph."""
+"""Names of the photographs."""
 
 _PYRAMID_LEVELS = 6
 _SHOT_FRAMES = (40, 90)
 _FIXATION_FRAMES = (12, 40)
 _FIELD_OF_VIEW = (0.3, 0.85)
+_SUBPIXELS = 256
 
 
 @lru_cache(maxsize=len(PHOTOGRAPHS))
-def _pyramid(package: str, name: str) -> tuple[_Plane, ...]:
-    """A photograph in grey levels and its successive halvings, so that sampling does not alias."""
-    spec = importlib.util.find_spec(package)
-    path = Path(*(spec.submodule_search_locations or [""]), name) if spec else Path(package, name)
+def _pyramid(name: str) -> tuple[_Plane, ...]:
+    """A photograph and its halvings, so that sampling does not alias; level k holds sums of 4 ** k pixels."""
+    spec = importlib.util.find_spec("skimage")
+    path = Path(*(spec.submodule_search_locations or [""]) if spec else ["skimage"], "data", f"{name}.png")
     try:
         with Image.open(path) as image:
-            plane = np.asarray(image.convert("L"), dtype=np.float32)
+            plane = np.asarray(image.convert("L"), dtype=np.int64)
     except OSError as fault:
-        raise DataError(f"{path}: the photograph cannot be read ({fault}).", f"Install {package} again.") from fault
+        raise DataError(f"{path}: the photograph cannot be read ({fault}).", "Install scikit-image again.") from fault
     levels: list[_Plane] = [plane]
     while len(levels) < _PYRAMID_LEVELS and min(levels[-1].shape) >= 4:
         last = levels[-1][: levels[-1].shape[0] // 2 * 2, : levels[-1].shape[1] // 2 * 2]
-        levels.append(last.reshape(last.shape[0] // 2, 2, -1, 2).mean(axis=(1, 3), dtype=np.float32))
+        levels.append(last[::2, ::2] + last[1::2, ::2] + last[::2, 1::2] + last[1::2, 1::2])
     return tuple(levels)
 
 
@@ -68,26 +65,46 @@ def _gaze(rng: np.random.Generator, frames: int) -> npt.NDArray[np.float64]:
     first = 0
     while first < frames:
         last = min(frames, first + int(rng.integers(*_FIXATION_FRAMES)))
-        start, drift = rng.uniform(0.2, 0.8, 2), rng.normal(0, 0.006, 2)
+        start, drift = exact.uniform(rng, 0.2, 0.8, (2,)), 0.006 * exact.normal(rng, 2)
         gaze[first:last] = start + drift * np.arange(last - first)[:, None]
         first = last
-    return gaze + np.cumsum(rng.normal(0, 0.0008, (frames, 2)), axis=0)
+    return gaze + np.cumsum(0.0008 * exact.normal(rng, frames, 2), axis=0)
 
 
-def _shot(rng: np.random.Generator, frames: int, height: int, width: int) -> npt.NDArray[np.float32]:
+def _taps(positions: npt.NDArray[np.float64], size: int) -> tuple[_Plane, _Plane, _Plane]:
+    """Neighbours of positions along an axis, mirrored at its ends, and the weight of the second one, of 256."""
+    fixed = np.rint(positions * _SUBPIXELS).astype(np.int64)
+    first = fixed // _SUBPIXELS
+    turn = 2 * (size - 1)
+    mirrored = [np.minimum(place % turn, turn - place % turn) for place in (first, first + 1)]
+    return mirrored[0], mirrored[1], fixed % _SUBPIXELS
+
+
+def _sample(plane: _Plane, y: npt.NDArray[np.float64], x: npt.NDArray[np.float64], level: int) -> Movie:
+    """Bilinear samples (L, H, W) at rows y (L, H) and columns x (L, W), rounded to whole grey levels."""
+    top, bottom, down = (part[:, :, None] for part in _taps(y, plane.shape[0]))
+    left, right, across = (part[:, None, :] for part in _taps(x, plane.shape[1]))
+    upper = plane[top, left] * (_SUBPIXELS - across) + plane[top, right] * across
+    lower = plane[bottom, left] * (_SUBPIXELS - across) + plane[bottom, right] * across
+    whole = _SUBPIXELS * _SUBPIXELS * 4**level
+    grey: Movie = ((upper * (_SUBPIXELS - down) + lower * down + whole // 2) // whole).astype(np.uint8)
+    return grey
+
+
+def _shot(rng: np.random.Generator, frames: int, height: int, width: int) -> Movie:
     """One uncut stretch (frames, H, W) over one photograph."""
-    levels = _pyramid(*PHOTOGRAPHS[int(rng.integers(len(PHOTOGRAPHS)))])
+    levels = _pyramid(PHOTOGRAPHS[int(rng.integers(len(PHOTOGRAPHS)))])
     rows, columns = levels[0].shape
-    nearest, farthest = rng.uniform(*_FIELD_OF_VIEW, 2)
-    pitch = np.geomspace(nearest, farthest, frames) * min(rows / height, columns / width)
-    level = int(np.clip(np.floor(np.log2(pitch.min())), 0, len(levels) - 1))
+    nearest, farthest = exact.uniform(rng, *_FIELD_OF_VIEW, (2,))
+    pitch = np.linspace(nearest, farthest, frames) * min(rows / height, columns / width)
+    level = 0
+    while level + 1 < len(levels) and 2 ** (level + 1) <= pitch.min():
+        level += 1
     centre = _gaze(rng, frames) * (rows, columns)
     mirror = rng.choice([-1, 1], 2)
     y = (np.arange(height) - (height - 1) / 2) * pitch[:, None] * mirror[0] + centre[:, :1]
     x = (np.arange(width) - (width - 1) / 2) * pitch[:, None] * mirror[1] + centre[:, 1:]
-    grid = np.broadcast_arrays(y[:, :, None] / 2**level, x[:, None, :] / 2**level)
-    shot: npt.NDArray[np.float32] = map_coordinates(levels[level], grid, order=1, mode="mirror")
-    return shot
+    return _sample(levels[level], y / 2**level, x / 2**level, level)
 
 
 def natural(rng: np.random.Generator, frames: int, height: int, width: int) -> Movie:
@@ -102,13 +119,13 @@ def natural(rng: np.random.Generator, frames: int, height: int, width: int) -> M
     Returns:
         (L, H, W) whole grey levels.
     """
-    shots: list[npt.NDArray[np.float32]] = []
+    shots: list[Movie] = []
     left = frames
     while left > 0:
         length = min(left, int(rng.integers(*_SHOT_FRAMES)))
         shots.append(_shot(rng, length, height, width))
         left -= length
-    return to_grey(np.concatenate(shots))
+    return np.concatenate(shots)
 
 
 def to_grey(movie: npt.NDArray[np.floating]) -> Movie:

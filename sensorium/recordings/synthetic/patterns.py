@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sensorium.mice import FRAMES_PER_SECOND
+from sensorium.recordings.synthetic.exact import cosine, decay, sine, uniform
 from sensorium.recordings.synthetic.movies import Movie, to_grey
 
 _Field = npt.NDArray[np.float64]
 _GREY, _CONTRAST = 127.0, 110.0
 _STIMULUS_FRAMES = 50
+_WAVES = 24
 
 
 def _grid(height: int, width: int) -> tuple[_Field, _Field]:
@@ -24,21 +26,28 @@ def _grid(height: int, width: int) -> tuple[_Field, _Field]:
     return (y - (height - 1) / 2) / height, (x - (width - 1) / 2) / height
 
 
+def _spot(y: _Field, x: _Field, sigma: float) -> _Field:
+    """A Gaussian bell around 0, of height 1."""
+    return decay((y * y + x * x) / (2 * sigma * sigma))
+
+
 def _grating(rng: np.random.Generator, frames: int, height: int, width: int) -> _Field:
     """A drifting sine wave (frames, H, W) in -1..1: 0.7 to 3 cycles a frame height, 0.5 to 3 Hz."""
     y, x = _grid(height, width)
-    direction, cycles, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.7, 3), rng.uniform(0.5, 3)
+    direction, cycles, speed = rng.random(), float(uniform(rng, 0.7, 3)), float(uniform(rng, 0.5, 3))
     travel = speed * np.arange(frames)[:, None, None] / FRAMES_PER_SECOND
-    wave: _Field = np.sin(2 * np.pi * (cycles * (x * np.cos(direction) + y * np.sin(direction)) - travel))
-    return wave
+    return sine(cycles * (x * cosine(direction) + y * sine(direction)) - travel)
 
 
 def _gabor(rng: np.random.Generator, frames: int, height: int, width: int) -> _Field:
     """A drifting sine wave under a Gaussian window at a random place."""
     y, x = _grid(height, width)
-    y0, x0, sigma = rng.uniform(-0.3, 0.3), rng.uniform(-0.3, 0.3) * width / height, rng.uniform(0.15, 0.3)
-    window = np.exp(-((y - y0) ** 2 + (x - x0) ** 2) / (2 * sigma**2))
-    return _grating(rng, frames, height, width) * window
+    y0, x0, sigma = (
+        float(uniform(rng, -0.3, 0.3)),
+        float(uniform(rng, -0.3, 0.3)) * width / height,
+        float(uniform(rng, 0.15, 0.3)),
+    )
+    return _grating(rng, frames, height, width) * _spot(y - y0, x - x0, sigma)
 
 
 def _gaussian_dots(rng: np.random.Generator, frames: int, height: int, width: int) -> _Field:
@@ -48,8 +57,8 @@ def _gaussian_dots(rng: np.random.Generator, frames: int, height: int, width: in
     field: _Field = np.zeros((frames, height, width))
     for first in range(0, frames, hold):
         for sign in (-1, 1):
-            y0, x0 = rng.uniform(-0.5, 0.5), rng.uniform(-0.5, 0.5) * width / height
-            field[first : first + hold] += sign * np.exp(-((y - y0) ** 2 + (x - x0) ** 2) / (2 * 0.15**2))
+            y0, x0 = float(uniform(rng, -0.5, 0.5)), float(uniform(rng, -0.5, 0.5)) * width / height
+            field[first : first + hold] += sign * _spot(y - y0, x - x0, 0.15)
     return field
 
 
@@ -57,29 +66,32 @@ def _moving_dots(rng: np.random.Generator, frames: int, height: int, width: int)
     """White spots on black, most of which move one way; they wrap around at the border."""
     y, x = _grid(height, width)
     count, aspect = 12, width / height
-    direction = np.where(rng.random(count) < 0.8, rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi, count))
-    start = rng.uniform(0, 1, (count, 2)) * (1, aspect)
+    direction = np.where(rng.random(count) < 0.8, rng.random(), rng.random(count))
+    heading = np.stack([sine(direction), cosine(direction)], axis=1)
+    start = rng.random((count, 2)) * (1, aspect)
     field: _Field = np.zeros((frames, height, width))
     for frame in range(frames):
-        travel = 0.8 * frame / FRAMES_PER_SECOND * np.stack([np.sin(direction), np.cos(direction)], axis=1)
+        travel = 0.8 * frame / FRAMES_PER_SECOND * heading
         place = (start + travel) % (1, aspect) - (0.5, aspect / 2)
-        squared = (y[..., None] - place[:, 0]) ** 2 + (x[..., None] - place[:, 1]) ** 2
-        field[frame] = np.exp(-squared / (2 * 0.06**2)).sum(axis=-1)
+        for row, column in place:
+            field[frame] += _spot(y - row, x - column, 0.06)
     whole: _Field = 2 * np.minimum(field, 1) - 1
     return whole
 
 
 def _pink_noise(rng: np.random.Generator, frames: int, height: int, width: int) -> _Field:
-    """Noise with a 1/f spectrum that drifts in one direction."""
-    shape = (2 * height, 2 * width)
-    frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None])
-    spectrum = np.fft.rfft2(rng.normal(size=shape)) / np.maximum(frequency, 1 / shape[1])
-    spectrum[0, 0] = 0
-    noise = np.fft.irfft2(spectrum, s=shape)
-    step = rng.uniform(-0.02, 0.02, 2) * height
-    shifts = np.rint(np.arange(frames)[:, None] * step).astype(int)
-    field: _Field = np.stack([np.roll(noise, tuple(shift), axis=(0, 1))[:height, :width] for shift in shifts])
-    field /= 2.5 * noise.std()
+    """Waves of all directions, their amplitude falling with their frequency, that drift one way together."""
+    y, x = _grid(height, width)
+    heading, speed = rng.random(), float(uniform(rng, 0.2, 0.6))
+    travel = speed * np.arange(frames)[:, None, None] / FRAMES_PER_SECOND
+    field: _Field = np.zeros((frames, height, width))
+    power = 0.0
+    for cycles in np.linspace(0.5, 6, _WAVES):
+        direction, phase = rng.random(2)
+        along = x * cosine(direction) + y * sine(direction) - travel * cosine(direction - heading)
+        field += sine(cycles * along + phase) / cycles
+        power += 0.5 / (cycles * cycles)
+    field /= 2.5 * np.sqrt(power)
     return field
 
 

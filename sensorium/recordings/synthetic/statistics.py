@@ -1,5 +1,6 @@
 """Statistics over the training trials, a frame: meta/statistics/<modality>/all/<name>.npy."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,8 @@ def summarise(stacked: Float64Array) -> dict[str, Float64Array]:
     valid = np.isfinite(ranked)
     count = valid.sum(axis=0)
     shown = np.maximum(count, 1)
-    mean = np.where(valid, ranked, 0).sum(axis=0) / shown
-    variance = np.where(valid, (ranked - mean) ** 2, 0).sum(axis=0) / shown
+    mean = _sum(np.where(valid, ranked, 0)) / shown
+    variance = _sum(np.where(valid, np.square(ranked - mean), 0)) / shown
     places = {"min": np.zeros_like(count), "max": shown - 1, "low": (shown - 1) // 2, "high": shown // 2}
     picked = {name: np.take_along_axis(ranked, place[None], axis=0)[0] for name, place in places.items()}
     results = {
@@ -38,6 +39,11 @@ def summarise(stacked: Float64Array) -> dict[str, Float64Array]:
         "median": (picked["low"] + picked["high"]) / 2,
     }
     return {name: np.where(count > 0, results[name], np.nan) for name in STATISTICS}
+
+
+def _sum(stacked: Float64Array) -> Float64Array:
+    """Sum over the first axis, row after row: `np.sum` may add in another order on another processor."""
+    return functools.reduce(np.add, stacked)
 
 
 def write_statistics(folder: Path, trials: list[int]) -> None:

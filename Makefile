@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 WORKERS ?= 2
 
-.PHONY: help demo install test test-slow lint format ui demo-report screenshots lock clean
+.PHONY: help demo install test test-slow lint format ui demo-report embed-demo screenshots lock clean
 
 include docker/docker.mk
 
@@ -44,6 +44,9 @@ ui: install ## open the MLflow UI on http://127.0.0.1:5000
 demo-report: install ## copy the report of the last run into docs/
 	dvc repro report
 	tools/copy-report
+
+embed-demo: install ## maintainers: renew what the repository carries of the demonstration, for dvc pull
+	tools/embed-demo
 
 screenshots: $(VENV)/.browser ## draw the pictures of docs/mlflow.md anew, with the system's Chromium
 	tools/screenshots.py

@@ -48,10 +48,11 @@ class Speed(NamedTuple):
 def make_mouse(folder: Path, frames: int) -> tuple[RawMouse, MouseStore]:
     """One mouse of the competition's size with two trials."""
     settings = SyntheticConfig(
-        frame_height=36, frame_width=64, padded_frames=324, valid_frames=(frames, frames), neurons={MOUSE: NEURONS},
-        train_trials=2, repeated_trials=1, repeats=1, unusable_trials=0, shared_videos=0, noise_shape=1.5,
+        seed=0, frame_height=36, frame_width=64, padded_frames=324, valid_frames=(frames, frames),
+        neurons={MOUSE: NEURONS}, train_trials=2, repeated_trials=1, repeats=1, unusable_trials=0,
+        shared_videos=0, noise_shape=1.5,
     )  # fmt: skip
-    write_mouse(folder, Recipe(MOUSE, "new", settings, 0))
+    write_mouse(folder, Recipe(MOUSE, "new", settings))
     raw = RawMouse(folder / MOUSE)
     ingest(raw, "new", folder / "store.zarr", None, lambda *_: None)
     return raw, MouseStore.open(folder / "store.zarr")

@@ -14,7 +14,7 @@ gpu_flag = $(if $(filter none,$(GPUS)),,--gpus '$(GPUS)')
 gpu_file = $(if $(filter none,$(GPUS)),,--file docker/compose.gpu.yaml)
 gpu_choice = $(if $(gpu_devices),--env CUDA_VISIBLE_DEVICES=$(gpu_devices))
 
-.PHONY: all build run stop logs exec attach secrets services services-run services-stop embed-weights
+.PHONY: all build run stop logs exec attach secrets services services-run services-stop
 
 all: ## stop, build and run the container; without a Docker engine, this list
 	@if $(DOCKER) info >/dev/null 2>&1; then \
@@ -58,6 +58,3 @@ services-run: secrets ## run COMMAND in a trainer that logs to those services; G
 
 services-stop: ## stop them; their volumes stay
 	$(COMPOSE) --profile trainer down
-
-embed-weights: ## maintainers: renew the trained folds that the repository carries
-	tools/embed-weights

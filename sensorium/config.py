@@ -61,6 +61,8 @@ class DatasetConfig(Section):
 class SyntheticConfig(Section):
     """The simulated recordings of `sensorium synthesize`."""
 
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    """Source of all their randomness, apart from the trainings'."""
     frame_height: Positive
     """Rows of a frame, pixels; 36 in the competition."""
     frame_width: Positive
@@ -293,19 +295,32 @@ class PipelineConfig(Section):
 
     ensemble: str
     """The members of the ensemble, sorted and joined by commas: name of the folder of its predictions."""
+    recordings: dict[str, str]
+    """What the store of every mouse depends on besides code: the mouse's folder where the recordings are yours
+    (`dataset.get` is `verify`). Recordings that can be had again are no dependency, so that a clone which pulled the
+    stores needs none."""
     trainings: dict[str, Training]
     """Every training by the name of its stage, `<experiment>-<fold>`."""
 
 
-def pipeline(teachers: Mapping[str, str | None], folds: Mapping[str, int], members: Sequence[str]) -> dict[str, Any]:
+_INGEST_CODE = "sensorium/recordings/ingest.py"
+"""A dependency that every clone has, where DVC's templates need one."""
+
+
+def pipeline(
+    dataset: Mapping[str, Any], teachers: Mapping[str, str | None], folds: Mapping[str, int], members: Sequence[str]
+) -> dict[str, Any]:
     """The section `pipeline`, as plain values.
 
     Args:
+        dataset: the section `dataset`.
         teachers: teacher by experiment, None where it has none.
         folds: folds to train by name, `folds.train` of params.yaml.
         members: experiments of the ensemble.
     """
     paths = Paths(Path())
+    own = dataset["get"] == "verify"
+    recordings = {mouse: f"{dataset['raw']}/{mouse}" if own else _INGEST_CODE for mouse in dataset["mice"]}
     trainings = {
         f"{name}-{fold}": {
             "experiment": name,
@@ -315,7 +330,7 @@ def pipeline(teachers: Mapping[str, str | None], folds: Mapping[str, int], membe
         for name, teacher in teachers.items()
         for fold in folds.values()
     }
-    return {"ensemble": ",".join(sorted(members)), "trainings": trainings}
+    return {"ensemble": ",".join(sorted(members)), "recordings": recordings, "trainings": trainings}
 
 
 class RuntimeConfig(Section):
@@ -398,10 +413,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_pipeline(self) -> Self:
-        derived = pipeline(self.teachers, self.folds.train, self.ensemble.members)
+        derived = pipeline(self.dataset.model_dump(), self.teachers, self.folds.train, self.ensemble.members)
         if self.pipeline is not None and self.pipeline.model_dump() != derived:
             raise ValueError(
-                "pipeline: does not fit the experiments, folds and members of the ensemble that it is derived from; "
+                "pipeline: does not fit the dataset, experiments, folds and ensemble that it is derived from; "
                 "after changing them by hand, type `sensorium config --update`"
             )
         return self

@@ -69,11 +69,12 @@ def register_resolver(root: Path) -> None:
     """
     from omegaconf import DictConfig, ListConfig, OmegaConf
 
-    def derive(experiments: DictConfig, folds: DictConfig, members: ListConfig) -> DictConfig:
+    def derive(dataset: DictConfig, experiments: DictConfig, folds: DictConfig, members: ListConfig) -> DictConfig:
         check_files(root)
         names = [str(name) for name in experiments]
         teachers = {name: OmegaConf.select(experiments, f"{name}.distillation.teacher") for name in names}
-        return OmegaConf.create(pipeline(teachers, {str(name): fold for name, fold in folds.items()}, list(members)))
+        trained = {str(name): fold for name, fold in folds.items()}
+        return OmegaConf.create(pipeline(dataset, teachers, trained, list(members)))
 
     OmegaConf.register_new_resolver(RESOLVER, derive, replace=True)
 
@@ -187,7 +188,7 @@ def add_experiment(root: Path, name: str) -> str:
         )
     params = root / PARAMS_FILE
     text = params.read_text(encoding="utf-8")
-    preset = yaml.safe_load(text).get("preset", "")
+    preset = str(yaml.safe_load(text).get("preset", ""))
     chosen = root / CONF / "preset" / f"{preset}.yaml"
     composed = yaml.safe_load(compose(root, preset, [f"experiment=[{','.join([*_chosen(chosen), name])}]"]))
     updated = _edited(text, lambda tree: tree["experiments"].update({name: composed["experiments"][name]}))
@@ -245,7 +246,7 @@ def _with_pipeline(text: str) -> str:
     tree = yaml.safe_load(text)
     tree.pop("pipeline", None)
     config = parse(tree, PARAMS_FILE)
-    derived = pipeline(config.teachers, config.folds.train, config.ensemble.members)
+    derived = pipeline(config.dataset.model_dump(), config.teachers, config.folds.train, config.ensemble.members)
     return _edited(text, lambda edited: edited.update({"pipeline": derived}))
 
 

@@ -65,5 +65,5 @@ def simulate(raw: Path, mouse: str) -> Path:
     """Simulate one mouse of the tiny dataset into `raw`; returns its folder."""
     config = make_config()
     assert config.synthetic is not None
-    write_mouse(raw, Recipe(mouse, config.dataset.mice[mouse], config.synthetic, config.seed))
+    write_mouse(raw, Recipe(mouse, config.dataset.mice[mouse], config.synthetic))
     return raw / mouse

@@ -97,7 +97,7 @@ def verify(
 
 
 def ingest(mouse: Mouse = None) -> None:
-    """Write a raw mouse into its Zarr store: compact, time-major, checked."""
+    """Provide a raw mouse as `dataset.get` says, and write it into its Zarr store: compact, time-major, checked."""
     from sensorium.stages import ingest as stage
 
     ctx = context()

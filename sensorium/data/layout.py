@@ -11,8 +11,11 @@ from dataclasses import dataclass
 FORMAT = "sensorium-mouse"
 """Value of the attribute `format`, which tells such a store from any other Zarr group."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Counted up with every change that a reader must know."""
+
+READABLE_VERSIONS = (1, 2)
+"""Versions that a reader accepts. Version 1 holds responses of all trials, zero where they are no data."""
 
 CHUNK_BYTES = 128 * 2**20
 """Largest chunk, bytes; a mouse of the competition then has some 90 files."""
@@ -39,7 +42,7 @@ ARRAYS: dict[str, ArraySpec] = {
         ("trial", "frame", "row", "column"), "grey level 0..255", "The movie; uint8 where every value is whole."
     ),
     "responses": ArraySpec(
-        ("trial", "frame", "neuron"), "as published", "Deconvolved calcium activity; zero where withheld."
+        ("labelled_trial", "frame", "neuron"), "as published", "Deconvolved calcium activity of the labelled trials."
     ),
     "behavior": ArraySpec(("trial", "frame", "channel"), "as published", "Pupil dilation, running speed."),
     "pupil_center": ArraySpec(
@@ -61,7 +64,10 @@ ARRAYS: dict[str, ArraySpec] = {
 """Every array of the group's top level."""
 
 STATISTICS_GROUP = "statistics"
-"""Group with one array a modality, (statistic, frame, ...), the raw files' NaN tail included."""
+"""Group with one array per modality, (statistic, frame, ...), the raw files' NaN tail included."""
+
+STATISTICS_MODALITIES = ("responses", "behavior", "pupil_center")
+"""Modalities whose statistics a store holds; nothing reads those of the videos."""
 
 STATISTICS_UNITS = "as the modality"
 
@@ -74,5 +80,5 @@ def trials_per_chunk(trials: int, trial_bytes: int) -> int:
         trial_bytes: size of one padded trial.
     """
     most = max(1, CHUNK_BYTES // trial_bytes)
-    chunks = -(-trials // most)
-    return -(-trials // chunks)
+    chunks = max(1, -(-trials // most))
+    return max(1, -(-trials // chunks))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sensorium.data.layout import FORMAT, FORMAT_VERSION, STATISTICS_GROUP
+from sensorium.data.layout import FORMAT, READABLE_VERSIONS, STATISTICS_GROUP
 from sensorium.data.mapped import REBUILD, MappedArray, read_metadata
 from sensorium.errors import DataError
 from sensorium.mice import MouseSet
@@ -55,9 +55,10 @@ class _ZarrArray:
 def _check_format(path: Path, attributes: dict[str, Any]) -> None:
     if attributes.get("format") != FORMAT:
         raise DataError(f"{path}: not a mouse's store.", "Remove it and run `dvc repro ingest`.")
-    if attributes.get("format_version") != FORMAT_VERSION:
+    if attributes.get("format_version") not in READABLE_VERSIONS:
+        known = " and ".join(map(str, READABLE_VERSIONS))
         raise DataError(
-            f"{path}: store format {attributes.get('format_version')}, this version reads format {FORMAT_VERSION}.",
+            f"{path}: store format {attributes.get('format_version')}, this version reads the formats {known}.",
             "Run `dvc repro ingest` to build the store anew from the raw mouse.",
         )
 
@@ -164,6 +165,13 @@ class MouseStore:
         """Whether no response is below zero, so that nothing is left for a relu to cut."""
         return bool(read_metadata(self.path / "responses")["attributes"]["minimum"] >= 0)
 
+    @cached_property
+    def _response_rows(self) -> npt.NDArray[np.int64]:
+        """Position (trials,) of each trial in the array `responses`, -1 where it has none."""
+        if self._array("responses").shape[0] == self.trials:
+            return np.arange(self.trials)
+        return np.where(self.labels, np.cumsum(self.labels) - 1, -1)
+
     def labelled(self, trial: int) -> bool:
         """Whether the trial's responses are data: of a labelled tier, and not withheld."""
         return bool(self.labels[trial])
@@ -183,14 +191,19 @@ class MouseStore:
         length = int(self.lengths[trial])
         last = length if stop is None else stop
         assert 0 <= start <= last <= length, f"{self.name}: frames {start} to {last} of trial {trial}, it has {length}"
-        return self._array(name).frames(trial, start, last)
+        if name != "responses":
+            return self._array(name).frames(trial, start, last)
+        row = int(self._response_rows[trial])
+        if row < 0:
+            return np.zeros((last - start, self.neurons), dtype=np.float32)
+        return self._array(name).frames(row, start, last)
 
     def video(self, trial: int, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """Frames (L, H, W) of a trial, uint8 or float32; arguments and errors as `view`."""
         return self.view("videos", trial, start, stop).copy()
 
     def responses(self, trial: int, start: int = 0, stop: int | None = None) -> Float32Array:
-        """Responses (L, N) of a trial; arguments and errors as `view`."""
+        """Responses (L, N) of a trial, zero where they are no data; arguments and errors as `view`."""
         return self.view("responses", trial, start, stop).copy()
 
     def behavior(self, trial: int, start: int = 0, stop: int | None = None) -> Float32Array:
@@ -216,7 +229,7 @@ class MouseStore:
         """A statistic over the training trials, time-major: (frames, ...), with the raw files' NaN tail.
 
         Args:
-            modality: videos, responses, behavior or pupil_center.
+            modality: responses, behavior or pupil_center.
             name: mean, std, min, max or median.
 
         Raises:

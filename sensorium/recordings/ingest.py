@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sensorium.data.layout import THUMBNAIL_STEP
+from sensorium.data.layout import STATISTICS_MODALITIES, THUMBNAIL_STEP
 from sensorium.data.writer import StoreWriter
 from sensorium.errors import DataError
 from sensorium.files import sha256
@@ -171,12 +171,14 @@ class _Ingest:
         self._writer.add("thumbnails", np.stack(padded), frame_step=THUMBNAIL_STEP)
 
     def responses(self) -> None:
-        """Write the responses that are data; those of all other trials stay zero."""
+        """Write the responses that are data."""
         minimum = 0.0
-        with self._writer.trials("responses", self._shape(self._raw.neurons), np.float32) as stream:
-            for values in self._trials("responses"):
-                minimum = min(minimum, float(values.min(initial=0)))
-                stream.append(_time_major(values, np.float32))
+        shape = (sum(self._survey.labelled), self._survey.frames, self._raw.neurons)
+        with self._writer.trials("responses", shape, np.float32) as stream:
+            for labelled, values in zip(self._survey.labelled, self._trials("responses"), strict=True):
+                if labelled:
+                    minimum = min(minimum, float(values.min(initial=0)))
+                    stream.append(_time_major(values, np.float32))
         self._writer.annotate("responses", minimum=minimum)
 
     def states(self, modality: str) -> None:
@@ -207,7 +209,7 @@ class _Ingest:
         writer.add("labelled", np.array(self._survey.labelled, dtype=np.uint8))
         writer.add("unit_ids", raw.unit_ids)
         writer.add("coordinates", raw.coordinates.astype(np.float32))
-        for modality in MODALITIES:
+        for modality in STATISTICS_MODALITIES:
             values = [_time_major(raw.statistics(modality, name), np.float32) for name in STATISTICS]
             writer.add_statistics(modality, STATISTICS, np.stack(values))
 

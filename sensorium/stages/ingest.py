@@ -1,4 +1,4 @@
-"""`sensorium ingest`: write a raw mouse into its store."""
+"""`sensorium ingest`: provide a raw mouse and write it into its store."""
 
 from rich.console import Console
 from rich.progress import Progress
@@ -10,14 +10,16 @@ from sensorium.paths import Paths
 from sensorium.recordings.ingest import ingest, steps
 from sensorium.recordings.raw import RawMouse
 from sensorium.recordings.synthetic.marker import TRUTH_FOLDER
+from sensorium.stages import download, synthesize, verify
 
 
 def run(config: Config, paths: Paths, mouse: str) -> None:
     """Build one mouse's store; it appears when it is complete.
 
     Raises:
-        DataError: the raw mouse is missing or unsound, or another process writes the same store.
+        SensoriumError: the raw mouse cannot be provided or is unsound, or another process writes the same store.
     """
+    _provide(config, paths, mouse)
     store = paths.store(mouse)
     folder = config.raw_folder(paths.root)
     busy = DataError(f"{store}: another process is writing this store.", "Wait until it has finished.")
@@ -35,3 +37,13 @@ def run(config: Config, paths: Paths, mouse: str) -> None:
                 lambda: progress.advance(task),
             )
     console.print(f"{mouse}: {raw.trials} trials of {raw.neurons} neurons in {store}")
+
+
+def _provide(config: Config, paths: Paths, mouse: str) -> None:
+    """Simulate, download or check the raw mouse, as `dataset.get` says."""
+    if config.dataset.get == "synthesize":
+        synthesize.run(config, paths, mouse)
+    elif config.dataset.get == "download":
+        download.run(config, paths, [mouse])
+    else:
+        verify.run(config, paths, [mouse])

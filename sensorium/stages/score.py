@@ -24,7 +24,10 @@ def run(config: EvaluationConfig, submission: Path, raw: Path) -> None:
         DataError: there are no raw mice, or one is damaged.
     """
     if not raw.is_dir():
-        raise DataError(f"{raw}: the folder does not exist.", "Give the folder of the raw mice with --data.")
+        raise DataError(
+            f"{raw}: the folder of the raw mice does not exist.",
+            "Name another with --data, or provide them by `sensorium synthesize` or `sensorium download`.",
+        )
     with submission_files(submission) as (paths, faults):
         results = [score_file(path, raw, config) for path in paths]
     console = Console()

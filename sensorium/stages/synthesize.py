@@ -57,4 +57,4 @@ def _recipe(config: Config, mouse: str) -> synthetic.Recipe:
             f"synthetic.neurons: {PARAMS_FILE} has no entry for mouse {mouse}.",
             "Add the number of its neurons, or provide the mouse with `sensorium download`.",
         )
-    return synthetic.Recipe(mouse, config.dataset.mice[mouse], config.synthetic, config.seed)
+    return synthetic.Recipe(mouse, config.dataset.mice[mouse], config.synthetic)

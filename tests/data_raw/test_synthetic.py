@@ -38,7 +38,7 @@ def changed(config: Config, raw: Path, **settings) -> Config:
 
 
 def recipe(config: Config, mouse: str) -> synthetic.Recipe:
-    return synthetic.Recipe(mouse, config.dataset.mice[mouse], config.synthetic, config.seed)
+    return synthetic.Recipe(mouse, config.dataset.mice[mouse], config.synthetic)
 
 
 def files_below(folder: Path) -> list[Path]:

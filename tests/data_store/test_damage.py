@@ -32,7 +32,7 @@ def test_a_missing_store_is_named(tmp_path):
 
 def test_a_store_of_another_version_is_refused_with_the_remedy(path):
     zarr.open_group(str(path), mode="r+").attrs["format_version"] = 0
-    with pytest.raises(DataError, match=r"store format 0, this version reads format 1") as fault:
+    with pytest.raises(DataError, match=r"store format 0, this version reads the formats 1 and 2") as fault:
         MouseStore.open(path)
     assert "dvc repro ingest" in fault.value.remedy
 
@@ -52,7 +52,7 @@ def test_damaged_metadata_is_named(path, content):
         MouseStore.open(path)
 
 
-CHUNKS = ["videos/c.0.0.0.0", "responses/c.0.0.0", "lengths/c.0", "statistics/videos/c.0.0.0.0"]
+CHUNKS = ["videos/c.0.0.0.0", "responses/c.0.0.0", "lengths/c.0", "statistics/behavior/c.0.0.0"]
 
 
 @pytest.mark.parametrize("name", CHUNKS)
@@ -95,7 +95,11 @@ METADATA = [
     ("statistics/behavior", lambda file: shutil.rmtree(file.parent), "the file does not exist"),
     ("statistics", lambda file: file.write_text("null"), "no metadata of Zarr"),
     ("statistics", lambda file: _change(file, node_type="array"), "no group of Zarr"),
-    ("statistics/videos", lambda file: _change(file, attributes={"statistics": ["mean"]}), "not the statistics mean, "),
+    (
+        "statistics/behavior",
+        lambda file: _change(file, attributes={"statistics": ["mean"]}),
+        "not the statistics mean, ",
+    ),
     ("", lambda file: file.write_text("[]"), "no metadata of Zarr"),
     ("", lambda file: _forget(file, "node_type"), "no group of Zarr"),
     ("behavior", lambda file: file.write_text("{"), "not valid JSON"),
@@ -131,7 +135,7 @@ def test_the_stage_tells_an_older_version(stores, tmp_path):
     paths, name = Paths(tmp_path), stores[0].name
     shutil.copytree(stores[0].path, paths.store(name))
     _change(paths.store(name) / "zarr.json", attributes={"format": "sensorium-mouse", "format_version": 0})
-    with pytest.raises(DataError, match="store format 0, this version reads format 1"):
+    with pytest.raises(DataError, match="store format 0, this version reads the formats 1 and 2"):
         verify_stores.run(paths, [name])
 
 

@@ -47,7 +47,7 @@ def test_store_describes_the_mouse(pair):
     assert np.array_equal(store.unit_ids, raw.unit_ids)
     assert np.array_equal(store.coordinates, raw.coordinates.astype(np.float32))
     assert (store.trials, store.neurons, store.frame_shape) == (raw.trials, raw.neurons, raw.frame_shape)
-    for modality in MODALITIES:
+    for modality in layout.STATISTICS_MODALITIES:
         for name in STATISTICS:
             expected = np.moveaxis(raw.statistics(modality, name), -1, 0).astype(np.float32)
             assert np.array_equal(store.statistics(modality, name), expected, equal_nan=True)
@@ -57,6 +57,28 @@ def test_only_released_trials_of_labelled_tiers_are_labelled(pair):
     store, _ = pair
     expected = {"new": {"train", "oracle"}, "old": set(store.tiers.tolist()) - {"none"}}[store.mouse_set]
     assert {tier for trial, tier in enumerate(store.tiers) if store.labelled(trial)} == expected
+
+
+def test_withheld_responses_take_no_space_and_read_as_zero(pair):
+    store, raw = pair
+    assert zarr.open_group(str(store.path), mode="r")["responses"].shape[0] == store.labels.sum()
+    for trial in np.flatnonzero(~store.labels).tolist():
+        assert store.responses(trial).shape == (store.lengths[trial], raw.neurons)
+        assert not store.responses(trial).any()
+
+
+def test_a_store_of_format_1_reads_the_same(pair, tmp_path):
+    store, _ = pair
+    old = shutil.copytree(store.path, tmp_path / "old.zarr")
+    group = zarr.open_group(str(old), mode="r+")
+    group.attrs["format_version"] = 1
+    padded = [np.pad(r, ((0, store.lengths.max() - len(r)), (0, 0))) for r in map(store.responses, range(store.trials))]
+    attributes = dict(group["responses"].attrs)
+    del group["responses"]
+    group.create_array("responses", data=np.stack(padded), attributes=attributes)
+    again = MouseStore.open(old)
+    for trial in range(store.trials):
+        assert np.array_equal(again.responses(trial), store.responses(trial))
 
 
 def test_truth_is_kept_where_it_is_known(pair, raw_dataset, tmp_path):

@@ -48,9 +48,9 @@ class Video:
     tier: str
     index: int
 
-    def render(self, settings: SyntheticConfig, seed: int) -> movies.Movie:
+    def render(self, settings: SyntheticConfig) -> movies.Movie:
         """The video itself (L, H, W), the same in every trial and mouse."""
-        rng = generator(seed, f"video {self.purpose}", TIERS.index(self.tier), self.index)
+        rng = generator(settings.seed, f"video {self.purpose}", TIERS.index(self.tier), self.index)
         shortest, longest = settings.valid_frames
         frames = int(rng.integers(shortest, longest + 1))
         size = (settings.frame_height, settings.frame_width)
@@ -67,13 +67,12 @@ class Recipe:
     mouse: str
     mouse_set: MouseSet
     settings: SyntheticConfig
-    seed: int
 
     @property
     def digest(self) -> str:
         """Digest of the recipe; equal digests give equal bytes."""
         own = self.settings.model_dump(mode="json") | {"neurons": self.settings.neurons[self.mouse]}
-        return digest_json([GENERATOR_VERSION, self.mouse, self.mouse_set, self.seed, own])
+        return digest_json([GENERATOR_VERSION, self.mouse, self.mouse_set, own])
 
     @property
     def trials(self) -> int:
@@ -82,7 +81,7 @@ class Recipe:
 
     def generator(self, purpose: str, *coordinates: int) -> np.random.Generator:
         """Randomness of this mouse alone."""
-        return generator(self.seed, purpose, zlib.crc32(self.mouse.encode()), *coordinates)
+        return generator(self.settings.seed, purpose, zlib.crc32(self.mouse.encode()), *coordinates)
 
     def plan(self) -> list[Video]:
         """The video of every trial, in the order of the session."""
@@ -129,9 +128,9 @@ class Simulation:
     def _movie(self, video: Video) -> movies.Movie:
         """Render a video, or recall it where it is shown more than once."""
         if video.tier in _SINGLE_TIERS:
-            return video.render(self.recipe.settings, self.recipe.seed)
+            return video.render(self.recipe.settings)
         if video not in self._repeated:
-            self._repeated[video] = video.render(self.recipe.settings, self.recipe.seed)
+            self._repeated[video] = video.render(self.recipe.settings)
         return self._repeated[video]
 
     def _stimulus(self, trial: int) -> tuple[movies.Movie, behavior.Behavior]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sensorium.data.layout import ARRAYS, FORMAT, FORMAT_VERSION, STATISTICS_GROUP
+from sensorium.data.layout import ARRAYS, FORMAT, READABLE_VERSIONS, STATISTICS_GROUP, STATISTICS_MODALITIES
 from sensorium.data.mapped import REBUILD, read_metadata
 from sensorium.errors import DataError
 from sensorium.recordings.raw import MODALITIES, STATISTICS
@@ -41,7 +41,7 @@ def check_group(path: Path) -> None:
     """
     _require_group(path)
     attributes = _attributes(path)
-    if (attributes.get("format"), attributes.get("format_version")) != (FORMAT, FORMAT_VERSION):
+    if attributes.get("format") != FORMAT or attributes.get("format_version") not in READABLE_VERSIONS:
         return
     _require(path, {"mouse": str, "set": str, "sources": dict})
     if attributes["mouse"] != path.stem:
@@ -66,7 +66,7 @@ def check_arrays(path: Path) -> None:
             shape = _check_array(path / name, _DTYPES.get(name, ("float32",)), _ATTRIBUTES.get(name, {}))
             _check_sizes(path / name, spec.dimensions, shape, sizes)
     shared = {axis: size for axis, size in sizes.items() if axis in _SHARED}
-    for modality in MODALITIES:
+    for modality in STATISTICS_MODALITIES:
         folder = path / STATISTICS_GROUP / modality
         shape = _check_array(folder, ("float32",), {"statistics": list})
         _check_sizes(folder, ("statistic", *ARRAYS[modality].dimensions[1:]), shape, dict(shared))

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from sensorium.config import Config, parse
+from sensorium.config import Config, parse, pipeline
 from sensorium.experiments import compose
 from sensorium.recordings.synthetic.mouse import Recipe, write_mouse
 
@@ -54,6 +54,13 @@ def tiny_tree(raw: str = "data/sensorium_all_2023") -> dict[str, Any]:
     tree["evaluation"] = {"first_frame": 10, "frames": 50}
     tree["runtime"] |= {"accelerator": "cpu", "checkpoint_steps": 2}
     return tree
+
+
+def derived(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with the section `pipeline` that belongs to its other sections."""
+    config = parse({key: value for key, value in tree.items() if key != "pipeline"}, "tests/tiny.py")
+    members = pipeline(config.dataset.model_dump(), config.teachers, config.folds.train, config.ensemble.members)
+    return tree | {"pipeline": members}
 
 
 def make_config(raw: str = "data/sensorium_all_2023") -> Config:

@@ -1,12 +1,16 @@
 """Perceptual hashes, thumbnails and near-identical videos."""
 
+import imagehash
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from sensorium.data.similarity import connect, near_pairs, same_value_pairs
 from sensorium.recordings.phash import frame_hash, hashed_frames, thumbnails, video_hash
+from sensorium.recordings.synthetic.movies import natural
+from sensorium.recordings.synthetic.patterns import KINDS, parametric
 
 
 def test_hashes_and_folds_are_the_published_ones(parity):
@@ -14,6 +18,16 @@ def test_hashes_and_folds_are_the_published_ones(parity):
     assert [frame_hash(video[0]) for video in videos] == parity["phash_frame0"].tolist()
     assert [video_hash(video) for video in videos] == parity["phash_video"].tolist()
     assert [video_hash(video) % 7 for video in videos] == parity["phash_fold7"].tolist()
+
+
+def test_whole_numbers_give_the_hashes_of_the_library():
+    """Also where coefficients are zero: in gratings, and in a frame of one grey level."""
+    rng = np.random.default_rng(0)
+    videos = [natural(rng, 90, 36, 64), np.full((1, 36, 64), 127, np.uint8)]
+    videos += [parametric(rng, kind, 30, 36, 64) for kind in range(len(KINDS))]
+    for frame in np.concatenate(videos)[::3]:
+        bits = imagehash.phash(Image.fromarray(frame)).hash.reshape(-1)
+        assert frame_hash(frame) == int("".join("01"[bit] for bit in bits.astype(int)), 2)
 
 
 def test_float_frames_hash_like_their_whole_grey_levels(parity):

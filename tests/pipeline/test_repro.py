@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from tiny import MICE, NEW_MOUSE, ROOT, tiny_tree
+from tiny import MICE, NEW_MOUSE, ROOT, derived, tiny_tree
 
 from sensorium.mice import SUBMISSION_NAMES, TEST_TIERS, TRACKS
 
@@ -77,6 +77,19 @@ def test_everything_is_versioned_and_nothing_left_to_do(project):
     assert "Running stage" not in project.repro().stdout
 
 
+def test_a_colleague_pulls_and_has_nothing_to_do(project, tmp_path):
+    """Without the recordings, which DVC does not carry."""
+    assert project.dvc("remote", "add", "-d", "-f", "shared", str(tmp_path / "shared")).returncode == 0
+    assert project.dvc("push").returncode == 0
+    colleague = Project(tmp_path / "mes données" / "colleague", tiny_tree())
+    shutil.copy(project.folder / "dvc.lock", colleague.folder)
+    shutil.copy(project.folder / ".dvc" / "config", colleague.folder / ".dvc")
+    assert colleague.dvc("pull").returncode == 0
+    assert "up to date" in colleague.dvc("status").stdout
+    assert "Running stage" not in colleague.repro().stdout
+    assert not (colleague.folder / "data" / "sensorium_all_2023").exists()
+
+
 def test_every_split_of_the_new_mice_is_predicted(project):
     for split in TEST_TIERS:
         folder = project.folder / "data" / "predictions" / PAIR / split
@@ -138,7 +151,7 @@ def test_recordings_placed_by_hand_stay_as_they_are(tmp_path, copy_raw):
 def test_a_damaged_recording_stops_its_stage_alone_and_work_goes_on_after_the_repair(tmp_path, copy_raw):
     tree = tiny_tree()
     tree["dataset"]["get"] = "verify"
-    project = Project(tmp_path / "project", tree)
+    project = Project(tmp_path / "project", derived(tree))
     raw = copy_raw(to=project.folder / "data" / "sensorium_all_2023")
     victim = raw / NEW_MOUSE / "data" / "responses" / "0.npy"
     whole = victim.read_bytes()

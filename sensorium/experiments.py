@@ -187,7 +187,7 @@ def add_experiment(root: Path, name: str) -> str:
         )
     params = root / PARAMS_FILE
     text = params.read_text(encoding="utf-8")
-    preset = yaml.safe_load(text).get("preset", "")
+    preset = str(yaml.safe_load(text).get("preset", ""))
     chosen = root / CONF / "preset" / f"{preset}.yaml"
     composed = yaml.safe_load(compose(root, preset, [f"experiment=[{','.join([*_chosen(chosen), name])}]"]))
     updated = _edited(text, lambda tree: tree["experiments"].update({name: composed["experiments"][name]}))

@@ -124,7 +124,7 @@ def distribution(material: Material, _seed: int) -> Figure:
         axes.stairs(outline, edges, baseline=row, color=color, linewidth=1.2)
         mean = by_source[source].mean()
         axes.plot([mean, mean], [row, row - 0.95], color=color, linewidth=1.6)
-        axes.annotate(f"{mean:.3f}", (1, row - 0.3), xycoords=("axes fraction", "data"), ha="right", fontsize=8)
+        axes.annotate(f"{mean:.3f}", (1.01, row - 0.15), xycoords=("axes fraction", "data"), fontsize=8)
     axes.set_yticks(range(len(looks)), list(looks))
     axes.set_ylim(len(looks) - 0.8, -1.1)
     axes.tick_params(axis="y", length=0)
@@ -158,7 +158,7 @@ def learning_curves(material: Material, _seed: int) -> Figure:
     """Training loss and validation correlation by epoch: a line per experiment, and the range of its folds."""
     looks = _looks(material)
     histories = {name: pd.concat(folds.values()) for name, folds in material.histories.items() if folds}
-    figure, panels = _figure(2.7 + _legend_height(histories), columns=2)
+    figure, panels = _figure(2.6 + _legend_height(histories, _PANELS), columns=2)
     columns = {"train_loss": "training loss", "val_correlation": "validation correlation"}
     for axes, (column, title) in zip(panels, columns.items(), strict=True):
         for name, rows in histories.items():
@@ -170,27 +170,27 @@ def learning_curves(material: Material, _seed: int) -> Figure:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if histories:
-        _legend(figure, panels[0])
+        _legend(figure, panels[0], "center", _PANELS)
     else:
         panels[1].text(0.5, 0.5, "trained elsewhere", ha="center", va="center", transform=panels[1].transAxes)
     return figure
 
 
-def _legend_height(entries: Collection[str]) -> float:
-    """Inches that the legend below a figure takes."""
-    return 0.1 + _ROW * -(-len(entries) // _PANELS)
+def _legend_height(entries: Collection[str], columns: int) -> float:
+    """Inches that a legend below a figure takes."""
+    return 0.1 + _ROW * -(-len(entries) // columns)
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
-    """Name the lines of a panel below the figure, where they cover no data."""
+def _legend(figure: Figure, axes: Axes, place: str, columns: int) -> None:
+    """Name what a panel shows below the figure, where it covers no data."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=_PANELS, fontsize=7)
+    figure.legend(handles, labels, loc=f"outside lower {place}", ncols=columns, fontsize=7)
 
 
 def folds(material: Material, _seed: int) -> Figure:
     """Labelled trials by fold and mouse, and the score of each fold."""
     counts, looks = material.folds["trials_by_fold"], _looks(material)
-    figure, panels = _figure(2.5 + _legend_height(counts) + _legend_height(looks), columns=2)
+    figure, panels = _figure(2.6 + _legend_height(max(counts, looks, key=len), _PANELS // 2), columns=2)
     bottom = np.zeros(material.folds["folds"])
     shades = mpl.colormaps["Blues"](np.linspace(0.3, 0.9, len(counts)))
     for shade, (mouse, trials) in zip(shades, counts.items(), strict=True):
@@ -202,10 +202,10 @@ def folds(material: Material, _seed: int) -> Figure:
         rows = scored[scored["source"] == source].sort_values("fold")
         panels[1].plot(rows["fold"].astype(int), rows[SCORE], **look, linewidth=1, markersize=5, label=source)
     panels[1].set_title("single-trial correlation")
-    for axes in panels:
+    for axes, place in zip(panels, ("left", "right"), strict=True):
         axes.set_xlabel("fold")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _legend(figure, axes)
+        _legend(figure, axes, place, _PANELS // 2)
     return figure
 
 

@@ -170,7 +170,8 @@ def learning_curves(material: Material, _seed: int) -> Figure:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if histories:
-        _legend(figure, panels[0], "center", _PANELS)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=_PANELS, fontsize=7)
     else:
         panels[1].text(0.5, 0.5, "trained elsewhere", ha="center", va="center", transform=panels[1].transAxes)
     return figure
@@ -179,12 +180,6 @@ def learning_curves(material: Material, _seed: int) -> Figure:
 def _legend_height(entries: Collection[str], columns: int) -> float:
     """Inches that a legend below a figure takes."""
     return 0.1 + _ROW * -(-len(entries) // columns)
-
-
-def _legend(figure: Figure, axes: Axes, place: str, columns: int) -> None:
-    """Name what a panel shows below the figure, where it covers no data."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc=f"outside lower {place}", ncols=columns, fontsize=7)
 
 
 def folds(material: Material, _seed: int) -> Figure:
@@ -202,10 +197,10 @@ def folds(material: Material, _seed: int) -> Figure:
         rows = scored[scored["source"] == source].sort_values("fold")
         panels[1].plot(rows["fold"].astype(int), rows[SCORE], **look, linewidth=1, markersize=5, label=source)
     panels[1].set_title("single-trial correlation")
-    for axes, place in zip(panels, ("left", "right"), strict=True):
+    for axes in panels:
         axes.set_xlabel("fold")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _legend(figure, axes, place, _PANELS // 2)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=_PANELS // 2, fontsize=7)
     return figure
 
 

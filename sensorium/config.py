@@ -21,9 +21,13 @@ from sensorium.paths import PARAMS_FILE, Paths
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 """Arithmetic, in Lightning Fabric's words: float32; fp16 with loss scaling; bfloat16."""
 
-EXPERIMENT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-EXPERIMENT_RULE = "use letters, digits, '_' and '-', and begin with a letter"
+EXPERIMENT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+EXPERIMENT_RULE = "use letters, digits, '_' and '-', at most 64, and begin with a letter"
 """What a folder, a stage of DVC, a key of params.yaml and an argument can all be called."""
+TAKEN_NAMES = ("all", "ceiling", "ensemble", "equal_weights", "pair")
+"""What tables of scores call something else than an experiment."""
+_LONGEST_NAME = 220
+"""Characters of a folder's name, leaving room in the 255 bytes of a file system for what is put around it."""
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -383,6 +387,11 @@ class Config(Section):
                 raise ValueError(f"ensemble.members: {name!r} is no experiment")
         if len(set(self.ensemble.members)) < len(self.ensemble.members):
             raise ValueError("ensemble.members names an experiment twice")
+        if len(",".join(self.ensemble.members)) > _LONGEST_NAME:
+            raise ValueError(
+                f"ensemble.members: the names have more than {_LONGEST_NAME} characters together, too many for the "
+                "folder of their predictions; shorten them"
+            )
         for role, name in (("teacher", self.registry.teacher), ("student", self.registry.student)):
             if name not in self.experiments:
                 raise ValueError(f"registry.{role}: {name!r} is no experiment")
@@ -393,6 +402,8 @@ class Config(Section):
         for name in self.experiments:
             if not EXPERIMENT_NAME.fullmatch(name):
                 raise ValueError(f"experiments: {name!r} cannot name an experiment; {EXPERIMENT_RULE}")
+            if name.casefold() in TAKEN_NAMES:
+                raise ValueError(f"experiments: {name!r} means something else in the tables of scores; rename it")
         folded = [name.casefold() for name in self.experiments]
         if len(set(folded)) < len(folded):
             raise ValueError("experiments: two names differ in upper and lower case alone, which folders may not")

@@ -54,7 +54,7 @@ def predict(
 
 
 def evaluate() -> None:
-    """Score the out-of-fold predictions of teacher, student and ensemble."""
+    """Score the out-of-fold predictions of all experiments and of their ensemble."""
     from sensorium.stages import evaluate as stage
 
     ctx = context()
@@ -168,7 +168,7 @@ def report() -> None:
 
 
 def results() -> None:
-    """Print the scores: a row a mouse, and what to type next."""
+    """Print the scores, a row per experiment, and what to type next."""
     from sensorium.stages import results as stage
 
     ctx = context()

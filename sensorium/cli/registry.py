@@ -58,18 +58,23 @@ def rollback() -> None:
 
 def compare(
     candidate: Annotated[
-        str, typer.Argument(help="Experiment (or several, joined by commas), run id, or pair version.")
-    ],
-    reference: Annotated[str, typer.Argument(help="What to compare with; for pairs also `champion`.")],
+        str | None, typer.Argument(help="Experiment (or several, joined by commas), run id, or pair version.")
+    ] = None,
+    reference: Annotated[str | None, typer.Argument(help="What to compare with; for pairs also `champion`.")] = None,
 ) -> None:
     """Tell whether one experiment, run or pair is better than another, with 95% intervals and a figure.
+
+    With one experiment all others are compared with it, with none all with the best.
 
     Examples: `sensorium compare distillation_001 true_batch_001`, `sensorium compare 3 champion`.
     """
     from sensorium.stages import compare as stage
 
     ctx = context()
-    stage.run(ctx.config, ctx.paths, candidate, reference)
+    if candidate is None or reference is None:
+        stage.run_all(ctx.config, ctx.paths, candidate)
+    else:
+        stage.run(ctx.config, ctx.paths, candidate, reference)
 
 
 def reproduce(

@@ -1,7 +1,7 @@
 """Scores of out-of-fold predictions: by mouse, fold and tier, in one pass over the trials."""
 
 from sensorium.evaluation.scores import ALL, Cell, MouseScores, score_mouse
-from sensorium.evaluation.sources import CEILING, ENSEMBLE, EQUAL, STUDENT, TEACHER, OutOfFold
+from sensorium.evaluation.sources import CEILING, ENSEMBLE, EQUAL, PAIR, OutOfFold
 from sensorium.evaluation.tables import neuron_table, score_table, summary
 
 __all__ = [
@@ -9,8 +9,7 @@ __all__ = [
     "CEILING",
     "ENSEMBLE",
     "EQUAL",
-    "STUDENT",
-    "TEACHER",
+    "PAIR",
     "Cell",
     "MouseScores",
     "OutOfFold",

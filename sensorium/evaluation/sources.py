@@ -1,33 +1,65 @@
-"""What is scored: the predictions of the experiments, their ensemble, and the noise ceiling."""
+"""What is scored: the predictions of the experiments, what they are averaged to, and the noise ceiling."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.inference.predictions import Predictions
 from sensorium.inference.weights import combine
 
-TEACHER = "teacher"
-STUDENT = "student"
 ENSEMBLE = "ensemble"
-"""Mean of all members, weighted where weights are fitted."""
+"""Mean of the members of the ensemble, weighted where weights are fitted."""
+PAIR = "pair"
+"""Plain mean of the registered teacher and student, where they are not the members of the ensemble."""
 EQUAL = "equal_weights"
-"""Plain mean of all members, where `ENSEMBLE` is a weighted one."""
+"""Plain mean of the members of the ensemble, where `ENSEMBLE` is a weighted one."""
 CEILING = "ceiling"
 """The noiseless rate where it is known: no prediction from the stimulus correlates better on average."""
+DERIVED = (ENSEMBLE, PAIR, EQUAL, CEILING)
+"""Sources that are no experiment, in their order; no experiment may have such a name."""
+
+Experiments = Mapping[str, Predictions]
+"""Out-of-fold predictions by the name of the experiment."""
+
+
+def load_all(experiments: Experiments, store: MouseStore, trial: int) -> dict[str, NDArray[np.float32]]:
+    """Read the prediction of one trial by every experiment.
+
+    Args:
+        experiments: what to read.
+        store: the mouse.
+        trial: a labelled trial.
+
+    Returns:
+        (N, L) by experiment.
+
+    Raises:
+        PredictionError: an experiment lacks the trial, or what it has is not of this trial.
+    """
+    shape = (store.neurons, int(store.lengths[trial]))
+    return {name: predictions.load(store.name, trial, shape) for name, predictions in experiments.items()}
+
+
+def means(config: Config) -> dict[str, list[str]]:
+    """Experiments that are averaged, by the name of their mean."""
+    members = sorted(config.ensemble.members)
+    pair = sorted({config.registry.teacher, config.registry.student})
+    return {ENSEMBLE: members} | ({} if pair == members else {PAIR: pair})
 
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Out-of-fold predictions of several experiments, and what follows from them."""
+    """Out-of-fold predictions of all experiments, and what follows from them."""
 
-    members: Mapping[str, Predictions]
-    """Folder of predictions by name, such as `TEACHER`."""
+    experiments: Experiments
+    means: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Experiments that are averaged, by the name of their mean."""
     weights: Callable[[str, int], Sequence[float]] | None = None
-    """Weight of each member for a mouse and trial; None averages with equal weights."""
+    """Weight of each member of `ENSEMBLE` for a mouse and trial; None averages with equal weights."""
 
     def load(self, store: MouseStore, trial: int) -> dict[str, NDArray[np.float32]]:
         """Read one trial once for all sources.
@@ -37,24 +69,20 @@ class OutOfFold:
             trial: a labelled trial.
 
         Returns:
-            (N, L) by source: the members; `ENSEMBLE` where there are several, and `EQUAL` beside a weighted
-            one; `CEILING` where it is known.
+            (N, L) by source: the experiments; the means, and `EQUAL` beside a weighted `ENSEMBLE`; `CEILING`
+            where it is known.
 
         Raises:
-            PredictionError: a member lacks the trial, or what it has is not of this trial.
+            PredictionError: an experiment lacks the trial, or what it has is not of this trial.
         """
-        found = self.load_members(store, trial)
-        parts = list(found.values())
-        if len(parts) > 1:
-            found[ENSEMBLE] = combine(parts, self.weights and self.weights(store.name, trial))
-        if len(parts) > 1 and self.weights is not None:
-            found[EQUAL] = combine(parts, None)
+        found = load_all(self.experiments, store, trial)
+        for mean, members in self.means.items():
+            parts = [found[name] for name in members]
+            weights = self.weights(store.name, trial) if self.weights and mean == ENSEMBLE else None
+            found[mean] = combine(parts, weights)
+            if weights is not None:
+                found[EQUAL] = combine(parts, None)
         truth = store.truth(trial)
         if truth is not None:
             found[CEILING] = truth.T
         return found
-
-    def load_members(self, store: MouseStore, trial: int) -> dict[str, NDArray[np.float32]]:
-        """Read one trial of the members alone; arguments and errors as of `load`."""
-        shape = (store.neurons, int(store.lengths[trial]))
-        return {name: member.load(store.name, trial, shape) for name, member in self.members.items()}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sensorium.config import Config
 from sensorium.evaluation.scores import ALL, Cell, MouseScores
 from sensorium.inference.trained import trained_folds
+from sensorium.mice import short_name
 from sensorium.paths import Paths
 
 HISTORY_FILE = "history.csv"
@@ -23,7 +24,7 @@ TO_AVERAGE = "correlation_to_average"
 
 METRICS = (SINGLE_TRIAL, PUBLISHED_VARIANT, TO_AVERAGE)
 
-_BINS = np.linspace(-0.2, 1.0, 61)
+_BINS: NDArray[np.float64] = np.linspace(-0.2, 1.0, 61)
 """Edges of the histogram over neurons; correlations below the first fall into it."""
 
 
@@ -97,7 +98,7 @@ def neuron_table(mice: Sequence[MouseScores]) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> dict[str, Any]:
-    """The figures that `dvc metrics` shows: each metric by source, over all mice and a mouse.
+    """Each metric by source, over all mice and for every mouse.
 
     A source that some mice lack (the ceiling) has no figure over all mice.
     """
@@ -117,22 +118,20 @@ def _by_source(rows: pd.DataFrame, metric: str) -> dict[str, float]:
 
 
 def histogram(neurons: pd.DataFrame) -> pd.DataFrame:
-    """Share of the neurons in each bin of single-trial correlation, a column a source."""
-    edges: NDArray[np.float64] = _BINS
-    table = pd.DataFrame({"correlation": np.round((edges[:-1] + edges[1:]) / 2, 6)})
+    """Share of the neurons in each bin of single-trial correlation, a row per source and bin."""
+    centres = np.round((_BINS[:-1] + _BINS[1:]) / 2, 6)
+    parts = []
     for source, part in neurons.groupby("source", sort=False):
-        counts, _ = np.histogram(part[SINGLE_TRIAL].clip(edges[0], edges[-1]), edges)
-        table[str(source)] = counts / len(part)
-    return table
+        counts, _ = np.histogram(part[SINGLE_TRIAL].clip(_BINS[0], _BINS[-1]), _BINS)
+        parts.append(pd.DataFrame({"source": source, "correlation": centres, "share": counts / len(part)}))
+    return pd.concat(parts, ignore_index=True)
 
 
-def bars(table: pd.DataFrame) -> pd.DataFrame:
-    """A labelled bar a mouse and source: its single-trial correlation."""
+def by_mouse(table: pd.DataFrame) -> pd.DataFrame:
+    """Single-trial correlation over all folds and tiers, a row per source and mouse."""
     whole = table[(table["fold"] == ALL) & (table["tier"] == ALL)]
-    labels = [
-        f"{mouse.split('-Video-')[0]} · {source}" for mouse, source in zip(whole["mouse"], whole["source"], strict=True)
-    ]
-    return pd.DataFrame({"bar": labels, SINGLE_TRIAL: whole[SINGLE_TRIAL].to_numpy()})
+    names = ["all neurons" if mouse == ALL else short_name(mouse) for mouse in whole["mouse"]]
+    return pd.DataFrame({"source": whole["source"], "mouse": names, SINGLE_TRIAL: whole[SINGLE_TRIAL]})
 
 
 def training_histories(config: Config, paths: Paths, experiment: str) -> dict[int, pd.DataFrame]:
@@ -145,12 +144,15 @@ def training_histories(config: Config, paths: Paths, experiment: str) -> dict[in
     return {fold: pd.read_csv(file) for fold, file in files.items() if file.exists()}
 
 
-def learning_curve(histories: Mapping[int, pd.DataFrame]) -> pd.Series:
-    """Validation correlation by epoch, the mean of the folds that reached the epoch.
+def learning_curves(histories: Mapping[str, Mapping[int, pd.DataFrame]]) -> pd.DataFrame:
+    """Validation correlation, a row per experiment and epoch: the mean of the folds that reached the epoch.
 
     Args:
-        histories: by fold, columns `epoch` and `val_correlation`; empty for weights from elsewhere.
+        histories: by experiment and fold, columns `epoch` and `val_correlation`; none for weights from elsewhere.
     """
-    if not histories:
-        return pd.Series(dtype=float)
-    return pd.concat(histories.values()).groupby("epoch")["val_correlation"].mean()
+    curves = [pd.DataFrame(columns=["source", "epoch", "correlation"])]
+    for experiment, folds in histories.items():
+        if folds:
+            curve = pd.concat(folds.values()).groupby("epoch")["val_correlation"].mean()
+            curves.append(pd.DataFrame({"source": experiment, "epoch": curve.index, "correlation": curve.to_numpy()}))
+    return pd.concat(curves[1:] or curves, ignore_index=True)

@@ -40,7 +40,7 @@ def scores_by_mouse(scores: Mapping[str, Any], sources: Sequence[str]) -> Figure
     """Single-trial correlation out of fold, a group of bars a mouse.
 
     Args:
-        scores: content of metrics.json.
+        scores: what metrics.json tells of the pair, by role.
         sources: what was scored, in their order.
     """
     figure = Figure(figsize=(7, 3), layout="constrained")
@@ -81,7 +81,12 @@ def _curve(path: Path) -> tuple[list[int], list[float]]:
 
 
 def model_card(pin: PairPin, scores: Mapping[str, Any]) -> str:
-    """What a reader of the registry page should know, in Markdown."""
+    """What a reader of the registry page should know, in Markdown.
+
+    Args:
+        pin: the registered pair.
+        scores: what metrics.json tells of the pair, by role.
+    """
     sources = [*pin.models, ENSEMBLE]
     metrics = [name for name, value in scores.items() if name != "mice" and isinstance(value, Mapping)]
     rows = ["| out of fold | " + " | ".join(sources) + " |", "|---|" + "---|" * len(sources)]

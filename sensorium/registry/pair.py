@@ -9,6 +9,8 @@ from typing import Any
 
 from sensorium.config import Config
 from sensorium.errors import TrackingError
+from sensorium.evaluation.sources import CEILING, EQUAL, means
+from sensorium.evaluation.sources import PAIR as PAIR_MEAN
 from sensorium.files import digest_json, read_json
 from sensorium.inference.weights import check_weights, read_weights
 from sensorium.paths import Paths
@@ -32,14 +34,34 @@ def register_pair(config: Config, paths: Paths) -> PairPin:
         TrackingError: folds or scores are missing, or teacher and student are one experiment.
     """
     contents = _contents(config, paths)
-    scores = read_json(paths.evaluation / "metrics.json", TrackingError, EVALUATE)
-    paired = paired_scores(paths.evaluation / "scores.csv")
+    metrics = read_json(paths.evaluation / "metrics.json", TrackingError, EVALUATE)
+    mean = pair_source(config)
+    scores = scores_by_role(metrics, {mean: ENSEMBLE} | {c.experiment: role for role, c in contents.items()})
+    paired = paired_scores(paths.evaluation / "scores.csv", mean)
     registration = Registration(config, paths, contents, scores, paired, _weights(config, paths))
     with refusals_told():
         catalog = Catalog(paths)
         pin = registration.carry_out(catalog)
-        tell(catalog, paths, pin, scores, registration.tags)
+        tell(catalog, paths, pin, metrics, scores, registration.tags)
     return pin
+
+
+def pair_source(config: Config) -> str:
+    """Source of the evaluation that is the mean of the pair: the ensemble where both have the same members."""
+    return PAIR_MEAN if PAIR_MEAN in means(config) else ENSEMBLE
+
+
+def scores_by_role(metrics: Any, roles: Mapping[str, str]) -> Any:
+    """What metrics.json tells of the pair alone, so that a score of another experiment makes no new version.
+
+    Args:
+        metrics: tree whose leaves are scores by source.
+        roles: role by source.
+    """
+    kept = {**roles, CEILING: CEILING} | ({EQUAL: EQUAL} if ENSEMBLE in roles else {})
+    if any(isinstance(value, Mapping) for value in metrics.values()):
+        return {key: scores_by_role(value, roles) for key, value in metrics.items()}
+    return {kept[source]: score for source, score in metrics.items() if source in kept}
 
 
 @dataclass(frozen=True)
@@ -51,11 +73,11 @@ class Registration:
     contents: dict[str, ModelContent]
     """By role."""
     scores: Any
-    """Content of metrics.json."""
+    """What metrics.json tells of the pair, by role."""
     paired: dict[str, dict[str, float]]
-    """The ensemble's score by mouse and fold."""
+    """The score of the pair's mean by mouse and fold."""
     weights: dict[str, float] | None = None
-    """Weight in the ensemble by experiment; None where all have the same say."""
+    """Weight in the mean by experiment; None where both have the same say."""
 
     @cached_property
     def tags(self) -> dict[str, str]:
@@ -109,15 +131,15 @@ class Registration:
         return Interface(list(self.config.dataset.mice), model.canvas, frames, models)
 
 
-def paired_scores(path: Path) -> dict[str, dict[str, float]]:
-    """The ensemble's single-trial correlation by mouse and fold, from scores.csv.
+def paired_scores(path: Path, source: str) -> dict[str, dict[str, float]]:
+    """A source's single-trial correlation by mouse and fold, from scores.csv.
 
     Raises:
         TrackingError: the file is missing or lacks a column.
     """
     try:
         with path.open(encoding="utf-8", newline="") as stream:
-            rows = [row for row in csv.DictReader(stream) if row["source"] == ENSEMBLE and row["tier"] == _ALL]
+            rows = [row for row in csv.DictReader(stream) if row["source"] == source and row["tier"] == _ALL]
         scores: dict[str, dict[str, float]] = {}
         for row in rows:
             if _ALL not in (row["mouse"], row["fold"]):
@@ -139,8 +161,8 @@ def pair_digest(
 
 
 def _weights(config: Config, paths: Paths) -> dict[str, float] | None:
-    """Fitted weights of the ensemble, where params.yaml asks for them."""
-    if config.ensemble.weights == "equal":
+    """Fitted weights, where params.yaml asks for them and the pair is the ensemble that they are fitted for."""
+    if config.ensemble.weights == "equal" or pair_source(config) != ENSEMBLE:
         return None
     return read_weights(paths.evaluation / "weights.json", [config.registry.student, config.registry.teacher])
 

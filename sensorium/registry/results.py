@@ -1,4 +1,4 @@
-"""The out-of-fold scores in MLflow: a run an experiment and one for the ensemble, and a card a version.
+"""The out-of-fold scores in MLflow: a run per experiment and one for the registered pair, and a card per version.
 
 Scores are known only when all folds are predicted, so they are told when the pair is registered. They
 stand on the experiments' parent runs as well, where the run table compares experiments at a glance.
@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sensorium.evaluation.sources import DERIVED
+from sensorium.evaluation.tables import SINGLE_TRIAL
 from sensorium.files import digest_json, waiting_lock
 from sensorium.paths import Paths
 from sensorium.registry.card import Papers, learning_curves, model_card, scores_by_mouse
@@ -32,39 +34,48 @@ _SCORES = "sensorium.scores"
 class Result:
     """One row of the comparison."""
 
-    source: str
-    """`teacher`, `student` or `ensemble`."""
     experiment: str
     """MLflow experiment."""
     metrics: dict[str, float]
-    version: "ModelVersion"
+    version: "ModelVersion | None" = None
+    """Version in the registry, where the experiment is one of the pair, or its mean."""
 
 
-def tell(catalog: Catalog, paths: Paths, pin: PairPin, scores: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-    """Record the scores of a registered pair; what is recorded already stays as it is.
+def tell(
+    catalog: Catalog,
+    paths: Paths,
+    pin: PairPin,
+    metrics: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    tags: Mapping[str, str],
+) -> None:
+    """Record the scores of all experiments and of a registered pair; what is recorded already stays as it is.
 
     Args:
         catalog: the registry, and its tracking store.
         paths: where the tables of the evaluation lie.
         pin: the registered pair.
-        scores: content of metrics.json.
+        metrics: content of metrics.json.
+        scores: what it tells of the pair, by role.
         tags: tags of a new run.
     """
     results = [
-        Result(role, content.experiment, metrics_of(scores, role), catalog.pinned(pin, role))
+        Result(content.experiment, metrics_of(scores, role), catalog.pinned(pin, role))
         for role, content in pin.models.items()
     ]
-    experiments = ",".join(sorted(content.experiment for content in pin.models.values()))
-    results.append(Result(ENSEMBLE, experiments, metrics_of(scores, ENSEMBLE), catalog.pinned(pin, None)))
+    pair = [result.experiment for result in results]
+    results.append(Result(",".join(sorted(pair)), metrics_of(scores, ENSEMBLE), catalog.pinned(pin, None)))
+    others = sorted(set(metrics[SINGLE_TRIAL]) - {*pair, *DERIVED})
+    results += [Result(name, metrics_of(metrics, name)) for name in others]
     card = model_card(pin, scores)
-    pictures = [scores_by_mouse(scores, [*pin.models, ENSEMBLE]), learning_curves(paths, experiments.split(","))]
+    pictures = [scores_by_mouse(scores, [*pin.models, ENSEMBLE]), learning_curves(paths, sorted(pair))]
     papers = Papers(card, dict(zip(("figures/scores.png", "figures/learning_curves.png"), pictures, strict=True)))
     with waiting_lock(catalog.store.state / "runs.lock"):
         for result in results:
             _tell_run(catalog, paths, result, tags, papers)
-    for result in results:
-        if result.version.description != card:
-            catalog.client.update_model_version(result.version.name, result.version.version, card)
+    for version in (result.version for result in results if result.version is not None):
+        if version.description != card:
+            catalog.client.update_model_version(version.name, version.version, card)
 
 
 def metrics_of(scores: Mapping[str, Any], source: str) -> dict[str, float]:
@@ -78,23 +89,23 @@ def metrics_of(scores: Mapping[str, Any], source: str) -> dict[str, float]:
 
 
 def _tell_run(catalog: Catalog, paths: Paths, result: Result, tags: Mapping[str, str], papers: Papers) -> None:
-    client, digest = catalog.client, digest_json([result.metrics, result.version.tags.get("sensorium.digest")])
+    version_tags = {} if result.version is None else result.version.tags
+    client, digest = catalog.client, digest_json([result.metrics, version_tags.get("sensorium.digest")])
     experiment = catalog.store.experiment_id(client, result.experiment)
     parent = _parent(catalog, paths, result.experiment)
     if not search(client, [experiment], {_SCORES: digest}):
         own = {**tags, _SCORES: digest, ROLE: "evaluation", EXPERIMENT: result.experiment}
-        own |= {key: text for key, text in result.version.tags.items() if key in {RUNS, TRAINED}}
+        own |= {key: text for key, text in version_tags.items() if key in {RUNS, TRAINED}}
         own |= {} if parent is None else {PARENT: parent}
         run_id = str(client.create_run(experiment, run_name="evaluation", tags=own).info.run_id)
-        model_id = model_id_of(result.version)
+        model_id = None if result.version is None else model_id_of(result.version)
         for key, value in result.metrics.items():
             client.log_metric(run_id, key, value, model_id=model_id)
         for name in ("metrics.json", "scores.csv"):
             client.log_artifact(run_id, str(paths.evaluation / name))
-        papers.attach(client, run_id)
+        for described in filter(None, () if result.version is None else (run_id, parent)):
+            papers.attach(client, described)
         client.set_terminated(run_id, FINISHED)
-        if parent is not None:
-            papers.attach(client, parent)
     if parent is not None:
         known = known_steps(client, parent, result.metrics)
         log_metrics(client, parent, [(key, v, now(), 0) for key, v in result.metrics.items() if not known[key]])

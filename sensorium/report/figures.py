@@ -1,29 +1,35 @@
 """The figures of the report; each function draws one.
 
-Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which colour-blind readers tell
-apart and a grey printer keeps apart.
+Every experiment has its own colour and marker, whatever their number. The colours are those of Okabe and
+Ito (https://jfly.uni-koeln.de/color/), which colour-blind readers tell apart, and two of Tol's "muted"
+scheme (https://personal.sron.nl/~pault/).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from sensorium.mice import FRAMES_PER_SECOND, short_name
-from sensorium.report.material import SCORE, Material, bootstrap
+from sensorium.report.material import ALL, SCORE, Material, bootstrap
 
-COLORS: Mapping[str, str] = {
-    "teacher": "#0072B2",
-    "student": "#D55E00",
-    "ensemble": "#009E73",
-    "ceiling": "#7F7F7F",
-    "measured": "#BBBBBB",
+PREDICTED, MEASURED, NOISELESS = "#009E73", "#BBBBBB", "#333333"
+_COLORS = ("#0072B2", "#D55E00", "#56B4E9", "#CC79A7", "#E69F00", "#882255", "#999933")
+_MARKERS = "osD^vP"
+"""Their number and that of the colours have no common divisor, so that pairs repeat after their product only."""
+_DERIVED: Mapping[str, tuple[str, str]] = {
+    "ensemble": (PREDICTED, "*"),
+    "pair": ("#44AA99", "X"),
+    "equal_weights": ("#117733", "d"),
+    "ceiling": ("#7F7F7F", "|"),
 }
+"""Colour and marker of what is no experiment."""
 
 STYLE: dict[Any, Any] = {
     "figure.dpi": 144,
@@ -46,6 +52,12 @@ STYLE: dict[Any, Any] = {
 _WIDTH = 7.6
 """Inches; the page shows figures at this width on paper."""
 
+_ROW = 0.15
+"""Inches; the height of a line of small print."""
+
+_PANELS = 4
+"""Mice side by side."""
+
 _BINS = (15, 50)
 """Fewest and most bins of the histogram over neurons."""
 
@@ -55,52 +67,68 @@ _STRIP = 10
 Draw = Callable[[Material, int], Figure]
 
 
-def _figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+def _figure(height: float, rows: int = 1, columns: int = 1, **shared: Any) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(_WIDTH, height))
-    axes = figure.subplots(rows, columns, squeeze=False, sharex="col")
+    axes = figure.subplots(rows, columns, squeeze=False, **({"sharex": "col"} | shared))
     return figure, list(axes.flat)
 
 
+def _looks(material: Material) -> dict[str, dict[str, Any]]:
+    """Colour, marker and line of every source."""
+    found: dict[str, dict[str, Any]] = {}
+    for number, name in enumerate(material.experiments):
+        dashes = ("-", "--", ":")[number // len(_COLORS) % 3]
+        marker = _MARKERS[number % len(_MARKERS)]
+        found[name] = {"color": _COLORS[number % len(_COLORS)], "marker": marker, "linestyle": dashes}
+    derived = {name: {"color": color, "marker": marker} for name, (color, marker) in _DERIVED.items()}
+    return {source: (found | derived)[source] for source in material.sources}
+
+
 def scores_by_mouse(material: Material, seed: int) -> Figure:
-    """A point a mouse and source, with the bootstrap interval over neurons."""
-    mice, sources = material.mice, material.sources
-    figure, (axes,) = _figure(1.1 + 0.55 * len(mice))
-    for row, mouse in enumerate(mice):
-        for column, source in enumerate(sources):
+    """A panel per mouse, in it a row per source: its score, and the bootstrap interval over neurons."""
+    panels, looks = [ALL, *material.mice], _looks(material)
+    columns = min(_PANELS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = _figure(0.5 + rows * (0.5 + _ROW * len(looks)), rows, columns, sharex=True, sharey=True)
+    for number, (mouse, panel) in enumerate(zip(panels, axes, strict=False)):
+        for row, (source, look) in enumerate(looks.items()):
             values = material.correlations(mouse, source)
-            low, high = bootstrap(values, seed, row, column)
-            y = row + (column - (len(sources) - 1) / 2) * 0.17
-            label = source if row == 0 else None
-            axes.plot([low, high], [y, y], color=COLORS[source], linewidth=2.2, solid_capstyle="butt")
-            axes.plot(values.mean(), y, "o", color=COLORS[source], markersize=5, label=label)
-    axes.set_yticks(range(len(mice)), [short_name(mouse) for mouse in mice])
-    axes.set_ylim(len(mice) - 0.5, -0.5)
-    axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("single-trial correlation, out of fold")
-    figure.legend(loc="outside upper left", ncols=len(sources))
+            if len(values):
+                low, high = bootstrap(values, seed, number, row)
+                panel.plot([low, high], [row, row], color=look["color"], linewidth=1.6)
+                panel.plot(values.mean(), row, look["marker"], color=look["color"], markersize=4.5)
+        panel.set_title("all neurons" if mouse == ALL else short_name(mouse), fontsize=8)
+        panel.tick_params(axis="y", length=0)
+        panel.tick_params(axis="x", labelbottom=number + columns >= len(panels))
+        panel.xaxis.set_major_locator(MaxNLocator(4))
+    axes[0].set_yticks(range(len(looks)), list(looks), fontsize=7)
+    axes[0].set_ylim(len(looks) - 0.5, -0.5)
+    for unused in axes[len(panels) :]:
+        unused.set_visible(False)
+    figure.supxlabel("single-trial correlation, out of fold", fontsize=9)
     return figure
 
 
 def distribution(material: Material, _seed: int) -> Figure:
-    """Share of the neurons over correlation, an outline a source."""
-    figure, (axes,) = _figure(2.7)
-    by_source = {
-        source: material.neurons.loc[material.neurons["source"] == source, SCORE].to_numpy()
-        for source in material.sources
-    }
+    """Share of the neurons over correlation, an outline per source on a line of its own."""
+    looks = _looks(material)
+    figure, (axes,) = _figure(0.7 + 2.4 * _ROW * len(looks))
+    by_source = {source: material.correlations(ALL, source) for source in looks}
     pool = np.concatenate(list(by_source.values()))
-    bins = int(np.clip(2 * np.sqrt(len(pool) / len(by_source)), *_BINS))
-    edges = np.histogram_bin_edges(pool, bins)
-    for source, values in by_source.items():
-        shares = np.histogram(values, edges)[0] / len(values)
-        if source == "ensemble":
-            axes.stairs(shares, edges, color=COLORS[source], fill=True, alpha=0.15)
-        axes.stairs(shares, edges, color=COLORS[source], linewidth=1.6, label=source)
-        axes.axvline(values.mean(), color=COLORS[source], linewidth=1.1, linestyle=":")
+    edges = np.histogram_bin_edges(pool, int(np.clip(2 * np.sqrt(len(pool) / len(looks)), *_BINS)))
+    shares = {source: np.histogram(values, edges)[0] / len(values) for source, values in by_source.items()}
+    highest = max(float(share.max()) for share in shares.values())
+    for row, (source, share) in enumerate(shares.items()):
+        color, outline = looks[source]["color"], row - 0.9 * share / highest
+        axes.stairs(outline, edges, baseline=row, color=color, fill=True, alpha=0.25)
+        axes.stairs(outline, edges, baseline=row, color=color, linewidth=1.2)
+        mean = by_source[source].mean()
+        axes.plot([mean, mean], [row, row - 0.95], color=color, linewidth=1.6)
+        axes.annotate(f"{mean:.3f}", (1.01, row - 0.15), xycoords=("axes fraction", "data"), fontsize=8)
+    axes.set_yticks(range(len(looks)), list(looks))
+    axes.set_ylim(len(looks) - 0.8, -1.1)
+    axes.tick_params(axis="y", length=0)
     axes.set_xlabel("single-trial correlation of a neuron")
-    axes.set_ylabel("share of the neurons")
-    figure.legend(loc="outside upper left", ncols=len(by_source))
     return figure
 
 
@@ -108,10 +136,10 @@ def example_traces(material: Material, _seed: int) -> Figure:
     """Measured and predicted responses of three neurons."""
     figure, panels = _figure(1.6 * len(material.traces) + 0.4, rows=len(material.traces))
     for axes, trace in zip(panels, material.traces, strict=True):
-        axes.fill_between(trace.seconds, trace.measured, color=COLORS["measured"], linewidth=0, label="measured")
+        axes.fill_between(trace.seconds, trace.measured, color=MEASURED, linewidth=0, label="measured")
         if trace.noiseless is not None:
-            axes.plot(trace.seconds, trace.noiseless, color="#333333", linewidth=0.9, linestyle="--", label="noiseless")
-        axes.plot(trace.seconds, trace.predicted, color=COLORS["ensemble"], linewidth=1.5, label="predicted")
+            axes.plot(trace.seconds, trace.noiseless, color=NOISELESS, linewidth=0.9, linestyle="--", label="noiseless")
+        axes.plot(trace.seconds, trace.predicted, color=PREDICTED, linewidth=1.5, label="predicted")
         unscored = material.first_frame / FRAMES_PER_SECOND
         axes.axvspan(0, unscored, color="#FFFFFF", alpha=0.55, linewidth=0, zorder=3)
         axes.axvline(unscored, color="#999999", linewidth=0.8, linestyle=":", zorder=4)
@@ -127,45 +155,52 @@ def example_traces(material: Material, _seed: int) -> Figure:
 
 
 def learning_curves(material: Material, _seed: int) -> Figure:
-    """Training loss and validation correlation by epoch, a line a fold."""
-    figure, panels = _figure(2.7, columns=2)
+    """Training loss and validation correlation by epoch: a line per experiment, and the range of its folds."""
+    looks = _looks(material)
+    histories = {name: pd.concat(folds.values()) for name, folds in material.histories.items() if folds}
+    figure, panels = _figure(2.6 + _legend_height(histories, _PANELS), columns=2)
     columns = {"train_loss": "training loss", "val_correlation": "validation correlation"}
-    colors = (COLORS["teacher"], COLORS["student"], COLORS["ensemble"])
     for axes, (column, title) in zip(panels, columns.items(), strict=True):
-        for color, (experiment, folds) in zip(colors, material.histories.items(), strict=False):
-            for number, history in enumerate(folds.values()):
-                label = experiment if number == 0 else None
-                axes.plot(history["epoch"], history[column], color=color, linewidth=1.1, alpha=0.8, label=label)
+        for name, rows in histories.items():
+            by_epoch = rows.groupby("epoch")[column]
+            low, mean, high = by_epoch.min(), by_epoch.mean(), by_epoch.max()
+            axes.fill_between(mean.index, low, high, color=looks[name]["color"], alpha=0.12, linewidth=0)
+            axes.plot(mean.index, mean, **looks[name], linewidth=1.3, markersize=4, label=name)
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if any(material.histories.values()):
-        panels[1].legend()
+    if histories:
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=_PANELS, fontsize=7)
     else:
         panels[1].text(0.5, 0.5, "trained elsewhere", ha="center", va="center", transform=panels[1].transAxes)
     return figure
 
 
+def _legend_height(entries: Collection[str], columns: int) -> float:
+    """Inches that a legend below a figure takes."""
+    return 0.1 + _ROW * -(-len(entries) // columns)
+
+
 def folds(material: Material, _seed: int) -> Figure:
     """Labelled trials by fold and mouse, and the score of each fold."""
-    figure, panels = _figure(3.1, columns=2)
-    counts = material.folds["trials_by_fold"]
+    counts, looks = material.folds["trials_by_fold"], _looks(material)
+    figure, panels = _figure(2.6 + _legend_height(max(counts, looks, key=len), _PANELS // 2), columns=2)
     bottom = np.zeros(material.folds["folds"])
     shades = mpl.colormaps["Blues"](np.linspace(0.3, 0.9, len(counts)))
     for shade, (mouse, trials) in zip(shades, counts.items(), strict=True):
         panels[0].bar(range(len(trials)), trials, bottom=bottom, color=shade, label=short_name(mouse))
         bottom += trials
     panels[0].set_title("labelled trials")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=5, fontsize=7)
-    scored = material.scores.query("mouse == 'all' and tier == 'all' and fold != 'all'")
-    for source in material.sources:
+    scored = material.scores.query("mouse == @ALL and tier == @ALL and fold != @ALL")
+    for source, look in looks.items():
         rows = scored[scored["source"] == source].sort_values("fold")
-        panels[1].plot(rows["fold"].astype(int), rows[SCORE], "o-", color=COLORS[source], linewidth=1, label=source)
+        panels[1].plot(rows["fold"].astype(int), rows[SCORE], **look, linewidth=1, markersize=5, label=source)
     panels[1].set_title("single-trial correlation")
-    panels[1].legend()
     for axes in panels:
         axes.set_xlabel("fold")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=_PANELS // 2, fontsize=7)
     return figure
 
 
@@ -192,7 +227,7 @@ def draw_responses(video: NDArray[np.float32], responses: NDArray[np.float32], t
         extent = (0, seconds, len(responses), 0)
         raster.imshow(peaks[order], cmap="magma", aspect="auto", extent=extent, interpolation="nearest")
         raster.set_ylabel("neuron, by time of its peak")
-        mean.plot((np.arange(len(video)) + 0.5) / FRAMES_PER_SECOND, responses.mean(0), color=COLORS["student"])
+        mean.plot((np.arange(len(video)) + 0.5) / FRAMES_PER_SECOND, responses.mean(0), color=PREDICTED)
         mean.set_ylabel("mean response")
         mean.set_xlabel("time, s")
         for axes in (strip, raster):

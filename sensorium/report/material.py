@@ -14,10 +14,9 @@ from sensorium.inference.predictions import Predictions
 from sensorium.inference.weights import combine
 from sensorium.mice import FRAMES_PER_SECOND
 
-SOURCES = ("teacher", "student", "ensemble", "ceiling")
-"""Order in which sources are shown; those that were not scored are left out."""
-
 SCORE = "single_trial_correlation"
+ALL = "all"
+"""Stands for every mouse, fold or tier in the tables."""
 
 _RESAMPLES = 1000
 _QUANTILES = {"good": 0.95, "median": 0.5, "bad": 0.05}
@@ -58,24 +57,28 @@ class Material:
 
     @property
     def sources(self) -> list[str]:
-        """Scored sources in their order."""
-        found = set(self.scores["source"])
-        return [source for source in SOURCES if source in found]
+        """Scored sources in their order: experiments, what is averaged, the ceiling."""
+        return list(self.scores["source"].unique())
+
+    @property
+    def experiments(self) -> list[str]:
+        """Scored experiments in their order."""
+        return list(self.histories)
 
     @property
     def mice(self) -> list[str]:
         """Names of the mice, in their order."""
-        return [mouse for mouse in self.scores["mouse"].unique() if mouse != "all"]
+        return [mouse for mouse in self.scores["mouse"].unique() if mouse != ALL]
 
     def correlations(self, mouse: str, source: str) -> NDArray[np.float64]:
-        """(N,) single-trial correlation of each neuron of a mouse."""
-        rows = (self.neurons["mouse"] == mouse) & (self.neurons["source"] == source)
+        """(N,) single-trial correlation of each neuron of a mouse, or of `all`; empty where it is unknown."""
+        rows = (self.neurons["source"] == source) & ((self.neurons["mouse"] == mouse) | (mouse == ALL))
         return self.neurons.loc[rows, SCORE].to_numpy(np.float64)
 
     def pooled(self, metric: str = SCORE) -> pd.DataFrame:
-        """One metric over all folds and tiers by mouse (rows) and source (columns)."""
-        rows = self.scores[(self.scores["fold"].astype(str) == "all") & (self.scores["tier"] == "all")]
-        return rows.pivot_table(index="mouse", columns="source", values=metric, sort=False)
+        """One metric over all folds and tiers by source (rows) and mouse (columns)."""
+        rows = self.scores[(self.scores["fold"].astype(str) == ALL) & (self.scores["tier"] == ALL)]
+        return rows.pivot_table(index="source", columns="mouse", values=metric, sort=False)
 
 
 def bootstrap(values: NDArray[np.float64], seed: int, *place: int) -> tuple[float, float]:

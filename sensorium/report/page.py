@@ -6,21 +6,19 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 
-import pandas as pd
-
 from sensorium.mice import FRAMES_PER_SECOND, short_name
-from sensorium.report.material import Material
+from sensorium.report.material import ALL, Material
 
 _CAPTIONS: Mapping[str, tuple[str, str]] = {
     "scores": (
         "Scores by mouse",
         (
-            "Each trial is predicted by the fold that did not learn from it. Points are means over neurons, bars "
+            "Each trial is predicted by the fold that did not learn from it. Points are means over neurons, lines "
             "the 95 % bootstrap interval over neurons. The ceiling is the correlation of the noiseless rate itself "
             "with the noisy responses, where it is known."
         ),
     ),
-    "neurons": ("Distribution over neurons", "All mice together; dotted lines are the means."),
+    "neurons": ("Distribution over neurons", "All mice together, with the mean of each."),
     "traces": (
         "True and predicted responses",
         (
@@ -28,12 +26,14 @@ _CAPTIONS: Mapping[str, tuple[str, str]] = {
             "{first_second:.1f} s, pale, are not scored."
         ),
     ),
-    "training": ("Learning curves", "A line a fold."),
+    "training": ("Learning curves", "Means over the folds, and the range of the folds."),
     "folds": (
         "Folds",
         "Trials of one video share a fold. {leak} pairs of near-identical trials lie in different folds.",
     ),
 }
+
+_CEILING = "ceiling"
 
 _OTHER_METRICS: Mapping[str, str] = {
     "published_variant": "as the published solution counts",
@@ -41,9 +41,9 @@ _OTHER_METRICS: Mapping[str, str] = {
 }
 
 _TABLE_CAPTION = (
-    "Single-trial correlation out of fold: responses normalised, all trials in a row, the mean over neurons. Below, "
-    "over all mice: the published solution's variant, not normalised, the mean over mice; and the correlation of "
-    "responses and predictions that are averaged over the repeats of a video first."
+    "Single-trial correlation out of fold: responses normalised, all trials in a row, the mean over neurons. The "
+    "last columns, over all mice: the published solution's variant, not normalised, the mean over mice; and the "
+    "correlation of responses and predictions that are averaged over the repeats of a video first."
 )
 
 _STYLE = """
@@ -57,8 +57,9 @@ figure { margin: .6rem 0 0; } img { width: 100%; height: auto; }
 figcaption { color: #555; font-size: .92rem; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #e6e6e6; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-tr.total td { font-weight: 600; border-top: 2px solid #999; border-bottom: 2px solid #999; }
+th:first-child, td:first-child { text-align: left; font-weight: 400; }
+th { vertical-align: bottom; } td:nth-child(2) { font-weight: 600; }
+div.scroll { overflow-x: auto; } div.scroll th, div.scroll td { padding: .3rem .35rem; }
 td.wide { text-align: left; word-break: break-word;
           font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .82rem; }
 @media print { body { max-width: none; margin: 0; font-size: 10.5pt; } h2, figure, tr { break-inside: avoid; }
@@ -101,26 +102,25 @@ def _lines(material: Material, figures: Mapping[str, Path]) -> Iterator[str]:
 
 
 def _lead(material: Material) -> str:
-    scores = material.pooled().loc["all"]
-    best = max((source for source in material.sources if source != "ceiling"), key=lambda source: scores[source])
-    sentence = f"The {best} reaches a single-trial correlation of {scores[best]:.3f}"
-    ceiling = scores.get("ceiling")
+    scores = material.pooled()[ALL]
+    best = max((source for source in material.sources if source != _CEILING), key=lambda source: scores[source])
+    sentence = f"{best} reaches a single-trial correlation of {scores[best]:.3f}"
+    ceiling = scores.get(_CEILING)
     return f"{sentence}, where the noise allows {ceiling:.3f}." if ceiling is not None else f"{sentence}."
 
 
 def _score_table(material: Material) -> Iterator[str]:
-    table, sources = material.pooled(), material.sources
-    heads = "".join(f"<th>{escape(source)}</th>" for source in sources)
-    yield f"<table><tr><th>mouse</th>{heads}</tr>"
-    for mouse in [*material.mice, "all"]:
-        row, name = ("<tr class=total>", "all neurons") if mouse == "all" else ("<tr>", short_name(mouse))
-        yield f"{row}<td>{escape(name)}</td>{_cells(table, mouse, sources)}</tr>"
-    for metric, name in _OTHER_METRICS.items():
-        yield f"<tr><td>{escape(name)}</td>{_cells(material.pooled(metric), 'all', sources)}</tr>"
-    yield f"</table><p>{_TABLE_CAPTION}</p>"
+    """A row per source: all neurons, each mouse, and the other metrics over all mice."""
+    table = material.pooled()
+    columns = {"all neurons": table.get(ALL)} | {short_name(mouse): table[mouse] for mouse in material.mice}
+    columns |= {name: material.pooled(metric).get(ALL) for metric, name in _OTHER_METRICS.items()}
+    heads = "".join(f"<th>{escape(name).replace('-', '-<wbr>')}</th>" for name in columns)
+    yield f"<div class=scroll><table><tr><th></th>{heads}</tr>"
+    for source in material.sources:
+        cells = "".join(_cell(None if column is None else column.get(source)) for column in columns.values())
+        yield f"<tr><th>{escape(source)}</th>{cells}</tr>"
+    yield f"</table></div><p>{_TABLE_CAPTION}</p>"
 
 
-def _cells(table: pd.DataFrame, mouse: str, sources: list[str]) -> str:
-    scores = table.loc[mouse].to_dict() if mouse in table.index else {}
-    values = [scores.get(source, math.nan) for source in sources]
-    return "".join("<td>-</td>" if math.isnan(value) else f"<td>{value:.3f}</td>" for value in values)
+def _cell(value: float | None) -> str:
+    return "<td>-</td>" if value is None or math.isnan(value) else f"<td>{value:.3f}</td>"

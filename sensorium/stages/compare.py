@@ -16,8 +16,8 @@ from sensorium.comparison import Cell, Interval, Videos, compare
 from sensorium.config import Config
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
-from sensorium.errors import ConfigError, TrackingError
-from sensorium.files import atomic_file, write_json
+from sensorium.errors import ConfigError, PredictionError, TrackingError
+from sensorium.files import atomic_file, read_json, write_json
 from sensorium.inference.predictions import Predictions
 from sensorium.metrics import response_precision
 from sensorium.mice import FOLDS_SPLIT, short_name
@@ -58,6 +58,38 @@ def run(config: Config, paths: Paths, candidate: str, reference: str) -> None:
     _write(paths.root / "reports" / "comparison" / f"{candidate}-{reference}", cells, whole, (candidate, reference))
 
 
+def run_all(config: Config, paths: Paths, reference: str | None) -> None:
+    """Compare every experiment with one of them by their out-of-fold predictions, and print a row for each.
+
+    Args:
+        config: all settings.
+        paths: the project.
+        reference: experiment, or several joined by commas for their mean; the best by default.
+
+    Raises:
+        ConfigError: the reference is no experiment, or there is nothing to compare it with.
+        PredictionError: predictions are missing or damaged, or nothing is evaluated yet.
+    """
+    best = _best(config, paths) if reference is None else reference
+    if _kind(config, best) != "experiment":
+        raise ConfigError(f"{best}: no experiment.", "Name what to compare it with: a second run or pair.")
+    others = [name for name in config.experiments if name != best]
+    if not others:
+        raise ConfigError(f"{best}: params.yaml has no other experiment.", "`sensorium experiment new` adds one.")
+    found = {name: _by_videos(config, paths, name, best)[1] for name in others}
+    table = Table("experiment", "difference", "95% interval", "verdict", title=f"Correlation, minus {best}")
+    for name, whole in sorted(found.items(), key=lambda item: -item[1].mean):
+        table.add_row(name, f"{whole.mean:+.4f}", f"{whole.low:+.4f} to {whole.high:+.4f}", whole.verdict)
+    Console().print(table)
+
+
+def _best(config: Config, paths: Paths) -> str:
+    """The experiment with the best single-trial correlation."""
+    remedy = "Type `dvc repro` first, or name two experiments."
+    scores = read_json(paths.evaluation / "overall.json", PredictionError, remedy)
+    return max(config.experiments, key=lambda name: float(scores.get(name, -1.0)))
+
+
 def _kind(config: Config, name: str) -> str:
     if all(part in config.experiments for part in name.split(",")):
         return "experiment"
@@ -76,7 +108,12 @@ def _by_videos(
 ) -> tuple[dict[Cell, Interval | float], Interval]:
     folds, videos = Folds.load(paths.folds), Videos()
     sides = [_members(paths, name) for name in (candidate, reference)]
-    for mouse in track(list(config.dataset.mice), description="Comparing mice"):
+    for mouse in track(
+        list(config.dataset.mice),
+        f"Comparing {candidate} with {reference}",
+        console=Console(stderr=True),
+        transient=True,
+    ):
         store = MouseStore.open(paths.store(mouse))
         numbers, groups = folds.of(mouse), folds.group(mouse)
         scored = slice(config.evaluation.first_frame, config.evaluation.first_frame + config.evaluation.frames)

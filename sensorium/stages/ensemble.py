@@ -17,6 +17,7 @@ from sensorium.inference.trained import Trained, trained_folds
 from sensorium.inference.weights import Weights, read_weights
 from sensorium.paths import Paths
 from sensorium.stages.predict import tell_error
+from sensorium.stages.weigh import WEIGHTS_FILE
 
 
 def run(
@@ -34,13 +35,16 @@ def run(
         paths: the project.
         experiments: sorted names.
         split: `folds` or a test tier.
-        pin: file that names a registered pair; its models are loaded from the registry and predict anew.
-            The pair's weights stand in it. None averages the predictions on disk.
+        pin: file that names a registered pair; its models are loaded from the registry and predict anew,
+            beside the trained folds of other experiments. The weights of the pair stand in it, those of
+            other members of the ensemble in the results of the evaluation. None averages the predictions
+            on disk.
         weights: file of weights for the predictions on disk; equal weights by default.
 
     Raises:
-        PredictionError: predictions are missing or do not belong together, the pin or the weights are of
-            other experiments, or another process writes the mean.
+        PredictionError: predictions are missing or do not belong together, the weights are of other
+            experiments, or another process writes the mean.
+        CheckpointError: a fold of an experiment that is not registered is not trained.
         TrackingError: the registry lacks what the pin names, or what it has is damaged.
     """
     folder = paths.predictions(",".join(experiments), split)
@@ -68,15 +72,13 @@ def _registered(config: Config, paths: Paths, pin: Path, experiments: Sequence[s
     from sensorium.registry import load_pair, pinned_weights
 
     found = load_pair(pin, paths)
-    if not set(found) & set(experiments):
-        raise PredictionError(
-            f"{pin}: pins {', '.join(sorted(found))}, none of {', '.join(experiments)}.",
-            "Leave out --pin, or set `registry` in params.yaml and type `sensorium register`.",
-        )
     folds = {
         name: {int(folder.name.removeprefix("fold_")): folder for folder in found[name]}
         if name in found
         else trained_folds(config, paths, name)
         for name in experiments
     }
-    return folds, pinned_weights(pin)
+    if set(found) == set(experiments):
+        return folds, pinned_weights(pin)
+    fitted = config.ensemble.weights == "fitted" and set(experiments) == set(config.ensemble.members)
+    return folds, read_weights(paths.evaluation / WEIGHTS_FILE, experiments) if fitted else None

@@ -1,6 +1,6 @@
-"""Score the out-of-fold predictions of teacher, student and their ensemble against the noise ceiling."""
+"""Score the out-of-fold predictions of all experiments and of their ensemble against the noise ceiling."""
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from sensorium.config import Config
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
-from sensorium.evaluation import STUDENT, TEACHER, MouseScores, OutOfFold, score_mouse
+from sensorium.evaluation import ENSEMBLE, MouseScores, OutOfFold, score_mouse
+from sensorium.evaluation.sources import Experiments, means
 from sensorium.evaluation.tables import (
-    bars,
+    SINGLE_TRIAL,
+    by_mouse,
     histogram,
-    learning_curve,
+    learning_curves,
     neuron_table,
     score_table,
     summary,
@@ -29,8 +31,8 @@ from sensorium.paths import Paths
 from sensorium.stages.weigh import WEIGHTS_FILE, fit_weights, predicted_folds, tell_gain
 
 _DIGITS = "%.6f"
-_PLOTS = ("plots/mice.csv", "plots/neurons.csv", "plots/training.csv")
-_OUTPUTS = ("scores.csv", "neurons.parquet", *_PLOTS, WEIGHTS_FILE, "metrics.json", "overall.json")
+_TABLES = ("scores.csv", "plots/mice.csv", "plots/neurons.csv", "plots/training.csv")
+_OUTPUTS = (*_TABLES, "neurons.parquet", WEIGHTS_FILE, "metrics.json", "overall.json")
 
 
 def run(config: Config, paths: Paths) -> None:
@@ -46,15 +48,14 @@ def run(config: Config, paths: Paths) -> None:
         DataError: stores or folds are missing or damaged.
         CheckpointError: a fold is not trained.
     """
-    roles = {TEACHER: config.registry.teacher, STUDENT: config.registry.student}
-    members = {role: Predictions.open(paths.predictions(name, FOLDS_SPLIT)) for role, name in roles.items()}
+    experiments = {name: Predictions.open(paths.predictions(name, FOLDS_SPLIT)) for name in config.experiments}
     folds = Folds.load(paths.folds)
-    sources, weights = _weighted(config, paths, folds, OutOfFold(members))
+    sources, weights = _weighted(config, paths, folds, experiments)
     mice = [
         _score(config, paths, mouse, folds, sources)
         for mouse in track(list(config.dataset.mice), "Scoring mice", console=Console(stderr=True), transient=True)
     ]
-    curves = {role: learning_curve(training_histories(config, paths, name)) for role, name in roles.items()}
+    curves = learning_curves({name: training_histories(config, paths, name) for name in experiments})
     busy = PredictionError(f"{paths.evaluation}: another process is writing the scores.", "Wait until it has finished.")
     outputs = [paths.evaluation / name for name in _OUTPUTS]
     with files.sole_writer(paths.lock("evaluation"), busy, *outputs):
@@ -69,20 +70,32 @@ def _forget_removed(config: Config, paths: Paths) -> None:
             path.unlink()
 
 
-def _weighted(config: Config, paths: Paths, folds: Folds, sources: OutOfFold) -> tuple[OutOfFold, dict[str, Any]]:
-    """The sources with the ensemble's weights, and what the file of weights holds."""
-    names = [config.registry.teacher, config.registry.student]
+def _weighted(config: Config, paths: Paths, folds: Folds, experiments: Experiments) -> tuple[OutOfFold, dict[str, Any]]:
+    """What is scored, with the ensemble's weights, and what the file of weights holds."""
+    averaged = means(config)
+    members = {name: experiments[name] for name in averaged[ENSEMBLE]}
+    trained = {"trained": {name: _trained(name, member) for name, member in members.items()}}
     if config.ensemble.weights == "equal":
-        return sources, {"method": "equal", "weights": dict.fromkeys(names, 1 / len(set(names)))}
-    found = fit_weights(config, paths, folds, sources)
-    tell_gain(names, found)
+        equal = {"method": "equal", "weights": dict.fromkeys(members, 1 / len(members))}
+        return OutOfFold(experiments, averaged), equal | trained
+    found = fit_weights(config, paths, folds, members)
+    tell_gain(list(members), found)
 
-    def weights(mouse: str, trial: int) -> list[float]:
+    def weights(mouse: str, trial: int) -> Sequence[float]:
         """Those fitted without the fold of the trial."""
         chosen: list[float] = found.folds[int(folds.of(mouse)[trial])].weights.tolist()
         return chosen
 
-    return replace(sources, weights=weights), found.as_json(names)
+    return OutOfFold(experiments, averaged, weights), found.as_json(list(members)) | trained
+
+
+def _trained(name: str, member: Predictions) -> str:
+    """Digest of the weights that made the predictions of an experiment.
+
+    The stage `ensemble` of dvc.yaml, which cannot list the folders of any number of members, depends on the
+    file of weights and thereby on the members alone.
+    """
+    return files.digest_json([part["weights"][name] for part in member.provenance["assignments"]])
 
 
 def _score(config: Config, paths: Paths, mouse: str, folds: Folds, sources: OutOfFold) -> MouseScores:
@@ -92,20 +105,14 @@ def _score(config: Config, paths: Paths, mouse: str, folds: Folds, sources: OutO
     )
 
 
-def _write(mice: list[MouseScores], curves: dict[str, pd.Series], weights: dict[str, Any], folder: Path) -> None:
+def _write(mice: list[MouseScores], curves: pd.DataFrame, weights: Mapping[str, Any], folder: Path) -> None:
     table, neurons = score_table(mice), neuron_table(mice)
-    with files.atomic_file(folder / "scores.csv") as partial:
-        table.to_csv(partial, index=False, float_format=_DIGITS)
+    for name, rows in zip(_TABLES, (table, by_mouse(table), histogram(neurons), curves), strict=True):
+        with files.atomic_file(folder / name) as partial:
+            rows.to_csv(partial, index=False, float_format=_DIGITS)
     with files.atomic_file(folder / "neurons.parquet") as partial:
         neurons.to_parquet(partial, index=False)
-    with files.atomic_file(folder / "plots" / "mice.csv") as partial:
-        bars(table).to_csv(partial, index=False, float_format=_DIGITS)
-    with files.atomic_file(folder / "plots" / "neurons.csv") as partial:
-        histogram(neurons).to_csv(partial, index=False, float_format=_DIGITS)
-    with files.atomic_file(folder / "plots" / "training.csv") as partial:
-        pd.DataFrame(curves).to_csv(partial, index_label="epoch", float_format=_DIGITS)
     files.write_json(folder / WEIGHTS_FILE, weights)
     metrics = summary(table)
     files.write_json(folder / "metrics.json", metrics)
-    overall = {name: scores for name, scores in metrics.items() if name != "mice"}
-    files.write_json(folder / "overall.json", overall)  # what fits the width of `dvc metrics show`
+    files.write_json(folder / "overall.json", metrics[SINGLE_TRIAL])  # one number per source: a row of `dvc exp show`

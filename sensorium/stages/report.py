@@ -1,5 +1,6 @@
 """Draw the report: one HTML page and the figures it holds."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sensorium.config import Config
 from sensorium.data.folds import REPORT, Folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError, PredictionError
+from sensorium.evaluation import ENSEMBLE
 from sensorium.evaluation.tables import training_histories
 from sensorium.inference.predictions import Predictions
 from sensorium.inference.weights import in_order
@@ -47,8 +49,8 @@ def run(config: Config, paths: Paths) -> None:
 
 
 def _gather(config: Config, paths: Paths) -> Material:
-    experiments = list(dict.fromkeys((config.registry.teacher, config.registry.student)))
-    members = [Predictions.open(paths.predictions(name, FOLDS_SPLIT)) for name in experiments]
+    predictions = {name: Predictions.open(paths.predictions(name, FOLDS_SPLIT)) for name in config.experiments}
+    members = sorted(config.ensemble.members)
     try:
         scores = pd.read_csv(paths.evaluation / "scores.csv")
         neurons = pd.read_parquet(paths.evaluation / "neurons.parquet")
@@ -63,11 +65,11 @@ def _gather(config: Config, paths: Paths) -> Material:
         scores,
         neurons,
         files.read_json(paths.folds / REPORT, DataError, "Run `dvc repro folds`."),
-        {name: training_histories(config, paths, name) for name in experiments},
-        _traces(store, trial, members, neurons, in_order(fold, experiments)),
-        f"Mouse {short_name(store.name)}, trial {trial} ({store.tiers[trial]}), mean of {' and '.join(experiments)}",
+        {name: training_histories(config, paths, name) for name in predictions},
+        _traces(store, trial, [predictions[name] for name in members], neurons, in_order(fold, members)),
+        f"Mouse {short_name(store.name)}, trial {trial} ({store.tiers[trial]}), mean of {', '.join(members)}",
         config.evaluation.first_frame,
-        [*_weights(weighing), *_facts(config, members)],
+        [*_weights(weighing), *_facts(config, predictions.values())],
     )
 
 
@@ -87,12 +89,11 @@ def _traces(
     neurons: pd.DataFrame,
     weights: list[float] | None,
 ) -> list[Trace]:
-    source = "ensemble" if len(members) > 1 else "teacher"
-    own = neurons[(neurons["mouse"] == store.name) & (neurons["source"] == source)]
+    own = neurons[(neurons["mouse"] == store.name) & (neurons["source"] == ENSEMBLE)]
     return traces(store, trial, members, own[SCORE].to_numpy(), weights)
 
 
-def _facts(config: Config, members: list[Predictions]) -> list[tuple[str, str]]:
+def _facts(config: Config, members: Iterable[Predictions]) -> list[tuple[str, str]]:
     """Data, weights, settings and code: digests, so that equal inputs give an equal page."""
     recordings: dict[str, str] = {}
     weights: dict[str, set[str]] = {}

@@ -1,6 +1,7 @@
 """Fit the weights of an ensemble on out-of-fold predictions, and tell what they gain."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,14 @@ from sensorium import files
 from sensorium.config import Config
 from sensorium.data.folds import UNLABELLED, Folds
 from sensorium.data.store import MouseStore
-from sensorium.evaluation.sources import OutOfFold
+from sensorium.evaluation.sources import Experiments, load_all
 from sensorium.evaluation.weights import Fit, fit, gather
 from sensorium.inference.predictions import Predictions
 from sensorium.mice import FOLDS_SPLIT
 from sensorium.paths import Paths
 
 WEIGHTS_FILE = "weights.json"
-"""Weights of the ensemble of teacher and student, among the results of the evaluation."""
+"""Weights of the ensemble, among the results of the evaluation."""
 
 
 def run(config: Config, paths: Paths, experiments: Sequence[str], output: Path) -> None:
@@ -37,18 +38,18 @@ def run(config: Config, paths: Paths, experiments: Sequence[str], output: Path) 
             there are fewer than two folds.
     """
     members = {name: Predictions.open(paths.predictions(name, FOLDS_SPLIT)) for name in experiments}
-    found = fit_weights(config, paths, Folds.load(paths.folds), OutOfFold(members))
+    found = fit_weights(config, paths, Folds.load(paths.folds), members)
     files.write_json(output, found.as_json(experiments))
     tell_gain(experiments, found)
     Console().print(f"Wrote {output}.", highlight=False, soft_wrap=True)
 
 
-def fit_weights(config: Config, paths: Paths, folds: Folds, sources: OutOfFold) -> Fit:
-    """Fit a weight a member on the predictions of all mice."""
+def fit_weights(config: Config, paths: Paths, folds: Folds, members: Experiments) -> Fit:
+    """Fit a weight per member on the predictions of all mice."""
     mice = []
     for mouse in track(list(config.dataset.mice), "Fitting weights", console=Console(stderr=True), transient=True):
         store = MouseStore.open(paths.store(mouse))
-        mice.append(gather(store, predicted_folds(config, folds, mouse), sources.load_members, config.evaluation))
+        mice.append(gather(store, predicted_folds(config, folds, mouse), partial(load_all, members), config.evaluation))
     return fit(mice)
 
 

@@ -6,11 +6,12 @@ from itertools import groupby
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from sensorium.errors import CheckpointError, PredictionError
 from sensorium.evaluation import score_mouse
 from sensorium.metrics import correlation, response_precision
-from sensorium.mice import TEST_TIERS, short_name
+from sensorium.mice import NEURONS, TEST_TIERS, short_name
 from sensorium.stages import evaluate, results
 
 NEW_MOUSE = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20"
@@ -46,7 +47,7 @@ def _series(project, store, trials, experiments, frames=slice(10, 60)):
     return targets, [p[:, frames] for p in predictions], precision
 
 
-@pytest.mark.parametrize(("source", "experiments"), [("teacher", [TEACHER]), ("ensemble", [STUDENT, TEACHER])])
+@pytest.mark.parametrize(("source", "experiments"), [(TEACHER, [TEACHER]), ("ensemble", [STUDENT, TEACHER])])
 def test_scores_equal_a_plain_computation(evaluated, project, stores, table, source, experiments):
     pooled, variants = [], []
     for store in stores:
@@ -76,7 +77,7 @@ def test_a_fold_and_tier_holds_its_own_trials_only(evaluated, project, stores, t
     expected = correlation(
         np.concatenate([t * precision for t in targets], 1), np.concatenate([p * precision for p in predictions], 1)
     )
-    row = _row(evaluated, source="student", mouse=store.name, fold=fold, tier="oracle")
+    row = _row(evaluated, source=STUDENT, mouse=store.name, fold=fold, tier="oracle")
     assert row["single_trial_correlation"] == pytest.approx(expected.mean(), abs=1e-5)
 
 
@@ -93,11 +94,11 @@ def test_correlation_to_average_averages_repeats_first(evaluated, project, store
             means.append(np.mean(predictions, 0) * precision)
     assert len(truths) > 2
     expected = correlation(np.concatenate(truths, 1), np.concatenate(means, 1)).mean()
-    row = _row(evaluated, source="teacher", mouse=store.name, fold="all", tier="all")
+    row = _row(evaluated, source=TEACHER, mouse=store.name, fold="all", tier="all")
     assert row["correlation_to_average"] == pytest.approx(expected, abs=1e-5)
     assert row["correlation_to_average"] > row["single_trial_correlation"]
     assert np.isnan(
-        _row(evaluated, source="teacher", mouse=store.name, fold="all", tier="train")["correlation_to_average"]
+        _row(evaluated, source=TEACHER, mouse=store.name, fold="all", tier="train")["correlation_to_average"]
     )
 
 
@@ -106,30 +107,32 @@ def test_nothing_beats_the_ceiling(evaluated):
     for _, rows in whole.groupby("mouse"):
         scores = rows.set_index("source")["single_trial_correlation"]
         assert scores["ceiling"] == scores.max()
-        assert scores["ensemble"] > scores["teacher"]
+        assert scores["ensemble"] > scores[TEACHER]
 
 
 def test_metrics_and_plots_agree_with_the_table(evaluated, tiny_config, project):
     metrics = json.loads((project.evaluation / "metrics.json").read_text())
-    whole = _row(evaluated, source="student", mouse="all", fold="all", tier="all")
-    assert metrics["single_trial_correlation"]["student"] == pytest.approx(whole["single_trial_correlation"], abs=2e-6)
+    whole = _row(evaluated, source=STUDENT, mouse="all", fold="all", tier="all")
+    assert metrics["single_trial_correlation"][STUDENT] == pytest.approx(whole["single_trial_correlation"], abs=2e-6)
     assert set(metrics["mice"]) == set(tiny_config.dataset.mice)
-    assert set(metrics["mice"][OLD_MOUSE]["published_variant"]) == {"teacher", "student", "ensemble", "ceiling"}
+    assert set(metrics["mice"][OLD_MOUSE]["published_variant"]) == {TEACHER, STUDENT, "ensemble", "ceiling"}
     neurons = pd.read_parquet(project.evaluation / "neurons.parquet")
-    mine = neurons[(neurons["mouse"] == NEW_MOUSE) & (neurons["source"] == "student")]
-    score = metrics["mice"][NEW_MOUSE]["single_trial_correlation"]["student"]
+    mine = neurons[(neurons["mouse"] == NEW_MOUSE) & (neurons["source"] == STUDENT)]
+    score = metrics["mice"][NEW_MOUSE]["single_trial_correlation"][STUDENT]
     assert mine["single_trial_correlation"].mean() == pytest.approx(score, abs=2e-6)
-    histogram = pd.read_csv(project.evaluation / "plots" / "neurons.csv")
-    assert histogram[["teacher", "student", "ensemble", "ceiling"]].sum().to_list() == pytest.approx(
-        [1, 1, 1, 1], abs=1e-4
-    )
+    overall = json.loads((project.evaluation / "overall.json").read_text())
+    assert overall == metrics["single_trial_correlation"]
+    histogram = pd.read_csv(project.evaluation / "plots" / "neurons.csv").groupby("source")["share"].sum()
+    assert histogram.to_dict() == pytest.approx(dict.fromkeys([TEACHER, STUDENT, "ensemble", "ceiling"], 1), abs=1e-4)
     assert len(pd.read_csv(project.evaluation / "plots" / "mice.csv")) == 4 * 4
 
 
 def test_learning_curves_are_means_over_folds(evaluated, project):
     curves = pd.read_csv(project.evaluation / "plots" / "training.csv")
-    assert curves["epoch"].to_list() == [0, 1, 2]
-    assert curves["student"].to_list() == pytest.approx([0.01, 0.11, 0.21])
+    assert curves["source"].unique().tolist() == [TEACHER, STUDENT]
+    mine = curves[curves["source"] == STUDENT]
+    assert mine["epoch"].to_list() == [0, 1, 2]
+    assert mine["correlation"].to_list() == pytest.approx([0.01, 0.11, 0.21])
 
 
 def test_equal_predictions_give_equal_bytes(evaluated, tiny_config, project):
@@ -139,12 +142,30 @@ def test_equal_predictions_give_equal_bytes(evaluated, tiny_config, project):
     assert [path.read_bytes() for path in files] == before
 
 
-def test_results_show_a_row_a_mouse(evaluated, tiny_config, project, capsys):
+def test_results_show_a_row_per_experiment(evaluated, tiny_config, project, capsys):
     results.run(tiny_config, project)
     shown = capsys.readouterr().out
-    assert all(short_name(mouse) in shown for mouse in tiny_config.dataset.mice)
-    assert "noise ceiling" in shown
+    assert all(short_name(mouse).split("-")[0] in shown for mouse in tiny_config.dataset.mice)
+    whole = evaluated[(evaluated["fold"] == "all") & (evaluated["tier"] == "all")]
+    for source, name in {TEACHER: TEACHER, "ensemble": "ensemble", "ceiling": "noise ceiling"}.items():
+        (row,) = [line for line in shown.splitlines() if line.startswith(f"{name} ")]
+        expected = whole[whole["source"] == source].set_index("mouse")["single_trial_correlation"]
+        order = ["all", *tiny_config.dataset.mice]
+        assert row.removeprefix(name).split() == [f"{expected[mouse]:.3f}" for mouse in order]
     assert "make ui" in shown
+
+
+def test_results_of_many_mice_and_experiments_fit_a_terminal():
+    scores = {f"distillation_{number:03}": 0.25 for number in range(12)} | {"ensemble": 0.3}
+    mice = {mouse: {"single_trial_correlation": scores} for mouse in NEURONS}
+    metrics = {"single_trial_correlation": scores, "mice": mice}
+    console = Console(width=80, record=True)
+    for part in results.score_tables(metrics, [name for name in scores if name != "ensemble"], list(mice), 80):
+        console.print(part)
+    shown = console.export_text()
+    assert shown.count("0.250") == 12 * 11
+    assert "\u2026" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_results_before_evaluation_say_what_to_do(tiny_config, project):
@@ -174,13 +195,13 @@ def test_a_silent_neuron_counts_as_zero_and_is_counted(evaluated, tiny_config, p
         array = np.load(path)
         array[2] = 0
         np.save(path, array)
-    before = _row(evaluated, source="teacher", mouse=NEW_MOUSE, fold="all", tier="all")
+    before = _row(evaluated, source=TEACHER, mouse=NEW_MOUSE, fold="all", tier="all")
     neurons = pd.read_parquet(project.evaluation / "neurons.parquet").query(
-        "source == 'teacher' and mouse == @NEW_MOUSE"
+        "source == @TEACHER and mouse == @NEW_MOUSE"
     )
     evaluate.run(tiny_config, project)
     after = _row(
-        pd.read_csv(project.evaluation / "scores.csv"), source="teacher", mouse=NEW_MOUSE, fold="all", tier="all"
+        pd.read_csv(project.evaluation / "scores.csv"), source=TEACHER, mouse=NEW_MOUSE, fold="all", tier="all"
     )
     assert (before["undefined_neurons"], after["undefined_neurons"]) == (0, 1)
     lost = neurons["single_trial_correlation"].iloc[2] / len(neurons)
@@ -207,9 +228,7 @@ def test_the_scored_frames_are_a_setting(evaluated, tiny_config, project, stores
     expected = correlation(
         np.concatenate([t * precision for t in targets], 1), np.concatenate([p * precision for p in predictions], 1)
     )
-    row = _row(
-        pd.read_csv(project.evaluation / "scores.csv"), source="teacher", mouse=store.name, fold="all", tier="all"
-    )
+    row = _row(pd.read_csv(project.evaluation / "scores.csv"), source=TEACHER, mouse=store.name, fold="all", tier="all")
     assert row["frames"] == 25 * len(trials)
     assert row["single_trial_correlation"] == pytest.approx(expected.mean(), abs=1e-5)
 

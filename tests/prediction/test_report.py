@@ -38,7 +38,7 @@ def test_the_page_names_scores_mice_and_inputs(reported, tiny_config):
     page = (reported / "index.html").read_text()
     for mouse in tiny_config.dataset.mice:
         assert mouse.split("-Video")[0].removeprefix("dynamic") in page
-    for word in ("teacher", "student", "ensemble", "ceiling", "0" * 64, "1" * 64, "frames 10 to 59"):
+    for word in (TEACHER, STUDENT, "ensemble", "ceiling", "0" * 64, "1" * 64, "frames 10 to 59"):
         assert word in page
 
 
@@ -57,8 +57,7 @@ def test_weights_without_a_history_are_scored_and_reported(tiny_config, project,
         (fold / "history.csv").rename(fold / "log.csv")
     evaluate.run(tiny_config, project)
     curves = pd.read_csv(project.evaluation / "plots" / "training.csv")
-    assert curves["teacher"].isna().all()
-    assert curves["student"].notna().all()
+    assert set(curves["source"]) == {STUDENT}
     for history in project.experiments.rglob("history.csv"):
         history.unlink()
     evaluate.run(tiny_config, project)

@@ -57,7 +57,7 @@ class Project:
     def score(self, value=0.3, spread=0.01):
         """Pretend to evaluate: scores around a value, by mouse and fold."""
         self.paths.evaluation.mkdir(parents=True, exist_ok=True)
-        sources = {"teacher": value - 0.02, "student": value - 0.01, "ensemble": value}
+        sources = {"true_batch_001": value - 0.02, "distillation_001": value - 0.01, "ensemble": value}
         mice = {mouse: {"single_trial_correlation": sources} for mouse in self.config.dataset.mice}
         scores = {"single_trial_correlation": sources, "published_variant": sources, "mice": mice}
         (self.paths.evaluation / "metrics.json").write_text(json.dumps(scores))
@@ -67,7 +67,7 @@ class Project:
                 noise = spread * np.sin(7 * number + (3 * fold if fold != "all" else 1))
                 rows.append(f"ensemble,{mouse},{fold},all,{value + noise}")
                 rows.append(f"ensemble,{mouse},{fold},train,{value - 1}")
-                rows.append(f"teacher,{mouse},{fold},all,{value - 2}")
+                rows.append(f"true_batch_001,{mouse},{fold},all,{value - 2}")
         (self.paths.evaluation / "scores.csv").write_text("\n".join(rows) + "\n")
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sensorium.config import ModelConfig
+from sensorium.model.dwiseneuro_config import DwiseNeuroConfig
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
@@ -144,7 +144,7 @@ class Core(nn.Module):
 
 
 class PlainDwiseNeuro(nn.Module):
-    def __init__(self, config: ModelConfig, neurons: Sequence[int]):
+    def __init__(self, config: DwiseNeuroConfig, neurons: Sequence[int]):
         super().__init__()
         self.config, self.neurons = config, tuple(neurons)
         widths = (config.features[-1], *config.cortex_features)

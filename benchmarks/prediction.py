@@ -23,7 +23,8 @@ import numpy as np
 import torch
 import yaml
 
-from sensorium.config import ModelConfig, SyntheticConfig, WindowConfig, parse
+from sensorium.architectures import ModelConfig
+from sensorium.config import SyntheticConfig, WindowConfig, parse
 from sensorium.data.inputs import frame_offset
 from sensorium.data.store import MouseStore
 from sensorium.inference.member import Member

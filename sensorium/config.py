@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
+from sensorium.architectures import ModelConfig, settings_class
 from sensorium.errors import ConfigError
 from sensorium.mice import MouseSet
 from sensorium.paths import PARAMS_FILE, Paths
+from sensorium.section import Fraction, Positive, Section
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 """Arithmetic, in Lightning Fabric's words: float32; fp16 with loss scaling; bfloat16."""
@@ -28,17 +30,6 @@ TAKEN_NAMES = ("all", "ceiling", "ensemble", "equal_weights", "pair")
 """What tables of scores call something else than an experiment."""
 _LONGEST_NAME = 220
 """Characters of a folder's name, leaving room in the 255 bytes of a file system for what is put around it."""
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """Base of every section: frozen, closed, and documented field by field."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
-    )
 
 
 class DatasetConfig(Section):
@@ -139,60 +130,6 @@ class WindowConfig(Section):
         return self.width + self.step - 1
 
 
-class ModelConfig(Section):
-    """DwiseNeuro: a core of inverted residual blocks, a cortex, and a readout a mouse."""
-
-    architecture: Literal["dwiseneuro"] = "dwiseneuro"
-    """Placeholder."""
-    canvas: tuple[Positive, Positive]
-    """Height and width to which frames are zero-padded, pixels."""
-    features: tuple[Positive, ...] = Field(min_length=1)
-    """Output width of the stem, and the input width of each block after it; the last block keeps its width."""
-    strides: tuple[Positive, ...]
-    """Spatial stride of each block."""
-    spatial_kernel: Positive = 3
-    """Side of the depth-wise spatial kernel, pixels."""
-    temporal_kernel: Positive = 5
-    """Length of the depth-wise temporal kernel, window frames."""
-    expansion: Positive
-    """Width of a block's inside over its input's."""
-    se_reduction: Positive = 32
-    """Width of a block's inside over that of its squeeze-and-excitation bottleneck."""
-    drop_path: Fraction
-    """Largest rate of stochastic depth in the core; block i has i / blocks of it."""
-    cortex_features: tuple[Positive, ...] = Field(min_length=1)
-    """Output width of each cortex layer."""
-    cortex_groups: Positive = 2
-    """Groups of the cortex convolutions, shuffled between layers."""
-    cortex_drop_path: Fraction
-    """Rate of stochastic depth in the cortex."""
-    readout_groups: Positive = 2
-    """Groups of the readout convolution."""
-    readout_dropout: Fraction
-    """Rate of channel dropout before the readout."""
-    softplus_beta: Annotated[float, Field(gt=0)] = 0.07
-    """Sharpness of the output nonlinearity."""
-
-    @model_validator(mode="after")
-    def _check_blocks(self) -> Self:
-        if len(self.features) != len(self.strides):
-            raise ValueError("features and strides must have one entry a block each")
-        for name in ("spatial_kernel", "temporal_kernel"):
-            if getattr(self, name) % 2 == 0:
-                raise ValueError(f"{name} must be odd, so that frames and pixels keep their place")
-        if min(self.features) * self.expansion < self.se_reduction:
-            raise ValueError("se_reduction must not exceed the smallest of features times expansion")
-        return self
-
-    @model_validator(mode="after")
-    def _check_groups(self) -> Self:
-        if any(width % self.cortex_groups for width in (self.features[-1], *self.cortex_features)):
-            raise ValueError("cortex_groups must divide the last of features and all cortex_features")
-        if self.cortex_features[-1] % self.readout_groups:
-            raise ValueError("readout_groups must divide the last of cortex_features")
-        return self
-
-
 class CutMixConfig(Section):
     """CutMix between two windows of one mouse (arXiv:1905.04899)."""
 
@@ -243,7 +180,8 @@ class DistillationConfig(Section):
 class ExperimentConfig(Section):
     """One experiment: a model, a recipe and, for a student, its teacher."""
 
-    model: ModelConfig
+    model: SerializeAsAny[ModelConfig]
+    """Settings of the architecture that `model.architecture` names; see sensorium/architectures.py."""
     training: TrainingConfig
     distillation: DistillationConfig | None = None
 
@@ -457,24 +395,29 @@ class Config(Section):
         return root / self.dataset.raw
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    """Field names of the section at `location`, for suggestions."""
+def _known_keys(location: tuple[int | str, ...], tree: Any) -> list[str]:
+    """Field names of the section at `location` of `tree`, for suggestions."""
     section: Any = Config
-    for part in location:
+    for depth, part in enumerate(location):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+        if depth == 1 and location[0] == "experiments":
+            continue  # an experiment's name, which is a key of a mapping and not of a section
         if not (isinstance(section, type) and issubclass(section, Section)):
             return []
         field = section.model_fields.get(str(part))
         annotation = field.annotation if field else None
         choices = [annotation, *get_args(annotation)]
         section = next((c for c in choices if isinstance(c, type) and issubclass(c, Section)), None)
+        if section is ModelConfig and isinstance(tree, dict):
+            section = settings_class(tree)
     return list(section.model_fields) if section else []
 
 
-def _explain(fault: dict[str, Any]) -> str:
+def _explain(fault: dict[str, Any], tree: Any) -> str:
     location = fault["loc"]
     key = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":
-        known = _known_keys(_without_mapping_keys(location[:-1]))
+        known = _known_keys(location[:-1], tree)
         near = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else f" Known keys here: {', '.join(known)}." if known else ""
         return f"{key}: unknown key.{hint}"
@@ -482,11 +425,6 @@ def _explain(fault: dict[str, Any]) -> str:
     if isinstance(fault["input"], (str, int, float, bool)):
         return f"{key}: {message}, found {fault['input']!r}."
     return f"{key}: {message}." if key else f"{message}."
-
-
-def _without_mapping_keys(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Drop the experiment's name, which is a key of a mapping and not of a section."""
-    return tuple(p for i, p in enumerate(location) if not (i == 1 and location[0] == "experiments"))
 
 
 def parse(tree: Any, source: str) -> Config:
@@ -504,7 +442,7 @@ def parse(tree: Any, source: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as faults:
-        lines = [_explain(dict(fault)) for fault in faults.errors()]
+        lines = [_explain(dict(fault), tree) for fault in faults.errors()]
         raise ConfigError(
             "\n".join(f"{source}: {line}" for line in lines),
             "Correct the keys named above; conf/preset/ has working examples, sensorium/config.py explains each key.",

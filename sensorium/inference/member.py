@@ -6,25 +6,23 @@ fit a GPU of 6 GB together.
 """
 
 import contextlib
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from sensorium.config import ModelConfig, WindowConfig
+from sensorium.config import WindowConfig
 from sensorium.data.store import MouseStore
 from sensorium.errors import CheckpointError
 from sensorium.model import checkpoint
-from sensorium.model.dwiseneuro import DwiseNeuro
-from sensorium.model.fuse import fold_batch_norms
+from sensorium.model.architecture import AnyModel
 
 
 class Member(nn.Module):
-    """Core, cortex and one readout, batch norms folded into the convolutions before them."""
+    """Core, cortex where there is one, and one readout; norms folded into the weights before them."""
 
-    def __init__(self, model: DwiseNeuro, mouse: int, window: WindowConfig) -> None:
+    def __init__(self, model: AnyModel, mouse: int, window: WindowConfig) -> None:
         """Take the parts of a model; the model is not usable afterwards.
 
         Args:
@@ -33,12 +31,12 @@ class Member(nn.Module):
             window: the stretch of frames that the model was trained on.
         """
         super().__init__()
-        self.neurons = model.neurons[mouse]
-        self.window_bytes = widest_activation(model.config, window)
         self.window = window
         self.canvas = model.config.canvas
-        model.readouts = nn.ModuleList([model.readouts[mouse]])
-        self.model = fold_batch_norms(model.eval()).requires_grad_(False)
+        model.keep_readout(mouse)
+        (self.neurons,) = model.neurons
+        self.window_bytes = 4 * model.widest_activation(window.frames)  # float32
+        self.model = model.eval().fused()
 
     def forward(self, windows: Tensor) -> Tensor:
         """(B, 5, T, H, W) to (B, N, T)."""
@@ -59,16 +57,6 @@ class Member(nn.Module):
             yield
         finally:
             self.to(home)
-
-
-def widest_activation(config: ModelConfig, window: WindowConfig) -> int:
-    """Bytes of a window's widest tensor within the model, in float32."""
-    height, width = config.canvas
-    widest = 0
-    for features, stride in zip(config.features, config.strides, strict=True):
-        widest = max(widest, features * config.expansion * height * width)
-        height, width = math.ceil(height / stride), math.ceil(width / stride)
-    return 4 * widest * window.frames
 
 
 def load_member(folder: Path, store: MouseStore) -> Member:

@@ -13,15 +13,17 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sensorium.config import ModelConfig, Section, WindowConfig
+from sensorium.architectures import ModelConfig
+from sensorium.config import WindowConfig
 from sensorium.errors import CheckpointError
 from sensorium.files import atomic_folder, digest_json, read_json, sha256, write_json
-from sensorium.model.dwiseneuro import DwiseNeuro
+from sensorium.model.architecture import AnyModel, build
+from sensorium.section import Section
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -37,8 +39,8 @@ class ModelInfo(Section):
     """Experiment of params.yaml."""
     fold: int
     """Fold that was held out."""
-    model: ModelConfig
-    """Shape of the model."""
+    model: SerializeAsAny[ModelConfig]
+    """Architecture and shape of the model."""
     window: WindowConfig
     """Frames that the model sees."""
     mice: dict[str, int]
@@ -82,7 +84,7 @@ class _Document(Section):
 class TrainedModel:
     """A model in evaluation mode, and what is known of it."""
 
-    model: DwiseNeuro
+    model: AnyModel
     info: ModelInfo
     digest: str
     """SHA-256 over config.json's content, which holds that of the weights."""
@@ -126,7 +128,7 @@ def fill(
         ) from fault
 
 
-def save(folder: Path, model: DwiseNeuro, info: ModelInfo, extra: Mapping[str, str | bytes] | None = None) -> None:
+def save(folder: Path, model: AnyModel, info: ModelInfo, extra: Mapping[str, str | bytes] | None = None) -> None:
     """Write a trained fold atomically: whole, or what was there before.
 
     Args:
@@ -169,7 +171,7 @@ def load(
     _check_units(folder, info, units or {})
     state = _read_weights(folder / WEIGHTS, document.weights)
     with torch.device("meta"):
-        model = DwiseNeuro(info.model, list(info.mice.values()))
+        model = build(info.model, list(info.mice.values()))
     _check_state(folder / WEIGHTS, state, model.state_dict())
     model.load_state_dict(state, assign=True)
     return TrainedModel(model.to(device).eval(), info, digest)

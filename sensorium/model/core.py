@@ -10,15 +10,12 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sensorium.config import ModelConfig
-from sensorium.model.layers import PositionEncoding, drop_path, tile_channels
+from sensorium.model.dwiseneuro_config import DwiseNeuroConfig
+from sensorium.model.layers import INPUT_CHANNELS, Layer, PositionEncoding, drop_path, tile_channels
 from sensorium.model.video import ChannelConv, GatedProjection, PointConv, VideoNorm, as_images, as_video
 
-INPUT_CHANNELS = 5
-"""The video, two channels of behavior and two of the pupil's centre."""
 
-
-class Shortcut(nn.Module):
+class Shortcut(Layer):
     """The block's way around: subsampled, channels tiled, normalised; the norm holds its only weights."""
 
     def __init__(self, channels: int, stride: int) -> None:
@@ -40,7 +37,7 @@ class Shortcut(nn.Module):
 class Block(nn.Module):
     """Position encoding, then expand, filter in space, filter in time, gate, project, around a shortcut."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, drop_rate: float, config: ModelConfig) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, drop_rate: float, config: DwiseNeuroConfig) -> None:
         """Make the block.
 
         Args:
@@ -71,7 +68,7 @@ class Block(nn.Module):
 class Core(nn.Module):
     """Stem and blocks, pooled over the image."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: DwiseNeuroConfig) -> None:
         """Make the core of `config`."""
         super().__init__()
         count = len(config.features)

@@ -8,11 +8,19 @@ import itertools
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sensorium.config import ModelConfig
-from sensorium.model.layers import GroupedLinear, SequenceNorm, drop_path, shuffle_channels, tile_channels
+from sensorium.model.dwiseneuro_config import DwiseNeuroConfig
+from sensorium.model.layers import (
+    GroupedLinear,
+    Layer,
+    SequenceNorm,
+    absorb,
+    drop_path,
+    shuffle_channels,
+    tile_channels,
+)
 
 
-class CortexLayer(nn.Module):
+class CortexLayer(Layer):
     """Grouped mixing of channels, shuffled between the groups, around a tiled shortcut."""
 
     def __init__(self, inputs: int, outputs: int, groups: int, drop_rate: float) -> None:
@@ -31,11 +39,17 @@ class CortexLayer(nn.Module):
         shortcut: Tensor = self.shortcut(tile_channels(x, self.outputs, dim=1))
         return drop_path(main, self.drop_rate, training=self.training) + shortcut
 
+    def fuse(self) -> None:
+        """Fold the norm of the main branch; that of the shortcut has no map before it."""
+        if isinstance(self.norm, SequenceNorm):
+            absorb(self.mix, self.norm)
+            self.norm = nn.Identity()
+
 
 class Cortex(nn.Sequential):
     """The layers one after the other: (B, F, T) to (B, F', T)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: DwiseNeuroConfig) -> None:
         """Make the cortex of `config`."""
         widths = (config.features[-1], *config.cortex_features)
         layers = [

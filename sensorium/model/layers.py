@@ -1,4 +1,4 @@
-"""Layers that the parts of DwiseNeuro share.
+"""What a layer is to the rest of the package, and layers that several parts use.
 
 Shapes, here and in all of `sensorium.model`:
 
@@ -14,6 +14,47 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+INPUT_CHANNELS = 5
+"""The video, two channels of behavior and two of the pupil's centre."""
+
+
+class Layer(nn.Module):
+    """A layer that `sensorium model` lists as one, and that may be simplified for inference."""
+
+    def fuse(self) -> None:
+        """Simplify a copy for inference: fold norms, drop what acts in training alone; nothing by default."""
+
+    def multiply_adds(self, positions: int) -> int:
+        """Multiply-adds of convolutions and linear maps for one window.
+
+        Args:
+            positions: places of the layer's output, over frames, rows and columns.
+        """
+        return count_multiply_adds(self, positions)
+
+
+def count_multiply_adds(module: nn.Module, positions: int) -> int:
+    """Multiply-adds of the convolutions and linear maps of a module, each applied at every one of `positions`."""
+    maps = [part for part in module.modules() if isinstance(part, (_ConvNd, nn.Linear, GroupedLinear))]
+    return sum(part.weight.numel() * positions for part in maps)
+
+
+@torch.no_grad()
+def absorb(layer: "nn.Conv2d | nn.Linear | GroupedLinear", norm: _BatchNorm) -> None:
+    """Multiply a norm's scale into the weights of the layer before it; its shift becomes the bias.
+
+    In evaluation mode batch norm is a fixed scale and shift of each channel (arXiv:1712.05877, section 3.2). The layer
+    must have no bias of its own.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    shift = norm.bias - norm.running_mean * scale
+    layer.weight = nn.Parameter(layer.weight.detach() * scale.view(-1, *(1,) * (layer.weight.ndim - 1)))
+    layer.bias = nn.Parameter(shift)
 
 
 def drop_path(x: Tensor, rate: float, *, training: bool) -> Tensor:

@@ -16,9 +16,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from sensorium.config import ModelConfig, TrainingConfig, WindowConfig
+from sensorium.architectures import ModelConfig
+from sensorium.config import TrainingConfig, WindowConfig
 from sensorium.errors import CheckpointError
-from sensorium.model.core import INPUT_CHANNELS
+from sensorium.model.dwiseneuro_config import DwiseNeuroConfig
+from sensorium.model.layers import INPUT_CHANNELS
 
 MODEL_NAME = "MouseModel"
 ARCHITECTURE = "dwiseneuro"
@@ -143,7 +145,7 @@ def write(path: Path, params: Mapping[str, Any], state: Mapping[str, Tensor]) ->
 
 def settings(
     params: Mapping[str, Any], canvas: tuple[int, int], source: str
-) -> tuple[ModelConfig, WindowConfig, list[int]]:
+) -> tuple[DwiseNeuroConfig, WindowConfig, list[int]]:
     """Settings that published `params` stand for.
 
     Args:
@@ -161,7 +163,7 @@ def settings(
         architecture, net = params["nn_module"]
         if architecture != ARCHITECTURE:
             raise CheckpointError(f"{source}: the model is a {architecture!r}, expected a {ARCHITECTURE!r}.", _REMEDY)
-        model = ModelConfig(
+        model = DwiseNeuroConfig(
             canvas=params.get("inputs_processor", ("", {}))[1].get("size", canvas),
             features=net["core_features"],
             strides=net["spatial_strides"],
@@ -184,7 +186,24 @@ def settings(
         raise CheckpointError(f"{source}: its params are not those of a {ARCHITECTURE}: {fault!r}.", _REMEDY) from fault
 
 
-def make_params(model: ModelConfig, window: WindowConfig, neurons: list[int], recipe: TrainingConfig) -> dict[str, Any]:
+def require_form(model: ModelConfig, experiment: str) -> DwiseNeuroConfig:
+    """Make sure that a model is of the architecture that the published form is of.
+
+    Raises:
+        CheckpointError: it is another architecture.
+    """
+    if not isinstance(model, DwiseNeuroConfig):
+        raise CheckpointError(
+            f"experiments.{experiment}.model.architecture: the published form holds a {ARCHITECTURE}, "
+            f"not a {model.architecture}.",
+            "Name an experiment of that architecture; `dvc push` and `dvc pull` exchange trained folds of any.",
+        )
+    return model
+
+
+def make_params(
+    model: DwiseNeuroConfig, window: WindowConfig, neurons: list[int], recipe: TrainingConfig
+) -> dict[str, Any]:
     """The published `params` of a model trained here.
 
     Raises:

@@ -8,18 +8,18 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sensorium.config import ModelConfig
-from sensorium.model.layers import GroupedLinear
+from sensorium.model.dwiseneuro_config import DwiseNeuroConfig
+from sensorium.model.layers import GroupedLinear, Layer
 
 
-class Readout(nn.Module):
+class Readout(Layer):
     """Channel dropout, a grouped linear map to the neurons, and a soft rectifier.
 
     The rectifier is a softplus (Hoefling et al. 2022) of low sharpness: responses are large, and a sharp
     one would be linear almost everywhere.
     """
 
-    def __init__(self, neurons: int, config: ModelConfig) -> None:
+    def __init__(self, neurons: int, config: DwiseNeuroConfig) -> None:
         """Make the readout of a mouse with `neurons` neurons."""
         super().__init__()
         self.neurons = neurons
@@ -32,3 +32,7 @@ class Readout(nn.Module):
         """(B, F, T) to (B, N, T), not negative."""
         drive = self.linear(self.dropout(features))[:, : self.neurons]
         return functional.softplus(drive, beta=self.beta)
+
+    def fuse(self) -> None:
+        """Drop the dropout."""
+        self.dropout = nn.Identity()

@@ -4,25 +4,20 @@ The legend of shapes is in `sensorium.model.layers`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from sensorium.config import ModelConfig
-from sensorium.model.core import INPUT_CHANNELS, Shortcut
-from sensorium.model.cortex import CortexLayer
-from sensorium.model.dwiseneuro import DwiseNeuro
-from sensorium.model.layers import GroupedLinear
-from sensorium.model.readout import Readout
-from sensorium.model.video import ChannelConv, GatedProjection, PointConv
-
-_SHOWN = (PointConv, ChannelConv, GatedProjection, Shortcut, CortexLayer, Readout)
+from sensorium.architectures import ModelConfig
+from sensorium.model.architecture import build
+from sensorium.model.layers import INPUT_CHANNELS, Layer, count_multiply_adds
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerSummary:
     """One row of the summary, for one window."""
 
     name: str
@@ -35,7 +30,7 @@ class Layer:
     """Multiply-adds of convolutions and linear maps; norms, activations and sums are not counted."""
 
 
-def summarise(config: ModelConfig, mice: Mapping[str, int], frames: int) -> list[Layer]:
+def summarise(config: ModelConfig, mice: Mapping[str, int], frames: int) -> list[LayerSummary]:
     """Describe the model layer by layer.
 
     Args:
@@ -44,35 +39,30 @@ def summarise(config: ModelConfig, mice: Mapping[str, int], frames: int) -> list
         frames: T, frames of the window.
     """
     with torch.device("meta"):
-        model = DwiseNeuro(config, list(mice.values())).eval()
+        model = build(config, list(mice.values())).eval()
         window = torch.empty(1, INPUT_CHANNELS, frames, *config.canvas)
-    layers: list[Layer] = []
+    layers: list[LayerSummary] = []
 
     def note(name: str, module: nn.Module, output: Tensor) -> None:
         shape = tuple(output.shape[1:])
         shape = (shape[-1], *shape[:-1]) if output.ndim == 5 else shape
         parameters = sum(weight.numel() for weight in module.parameters())
-        layers.append(Layer(name, shape, parameters, _multiply_adds(module, math.prod(shape[1:]))))
+        count = module.multiply_adds if isinstance(module, Layer) else partial(count_multiply_adds, module)
+        layers.append(LayerSummary(name, shape, parameters, count(math.prod(shape[1:]))))
 
     names = {f"readouts.{index}": f"readouts.{index} {mouse}" for index, mouse in enumerate(mice)}
-    for name, module in model.named_modules():
-        if isinstance(module, _SHOWN):
-            label = names.get(name, name)
-            module.register_forward_hook(lambda part, _, output, label=label: note(label, part, output))
+    for name, module in _listed(model):
+        label = names.get(name, name)
+        module.register_forward_hook(lambda part, _, output, label=label: note(label, part, output))
     with torch.no_grad():
         model(window)
     return layers
 
 
-def _multiply_adds(module: nn.Module, positions: int) -> int:
-    """Multiply-adds of a layer.
-
-    Args:
-        module: one of `_SHOWN`.
-        positions: places of its output, over frames, rows and columns.
-    """
-    if isinstance(module, GatedProjection):
-        gate = module.reduce.weight.numel() + module.expand.weight.numel()  # once a window
-        return gate + module.project.weight.numel() * positions
-    maps = [part for part in module.modules() if isinstance(part, (nn.Conv2d, GroupedLinear))]
-    return sum(part.weight.numel() * positions for part in maps)
+def _listed(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Each `Layer` as a whole, and whatever else holds parameters itself."""
+    if isinstance(module, Layer) or next(module.parameters(recurse=False), None) is not None:
+        yield name, module
+        return
+    for child, part in module.named_children():
+        yield from _listed(part, f"{name}.{child}" if name else child)

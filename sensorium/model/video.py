@@ -15,6 +15,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from sensorium.model.layers import Layer, absorb
+
 
 class _NormSiLU(Function):
     """Batch norm, then SiLU, keeping only the input for the backward pass.
@@ -126,7 +128,7 @@ class _PointSiLU(Function):
         return grad_x, grad_weight, total.to(bias.dtype)
 
 
-class PointConv(nn.Module):
+class PointConv(Layer):
     """A 1x1x1 convolution of videos, batch norm, and SiLU where wanted.
 
     The mean and variance of the outputs follow from the mean and covariance of the inputs, which are several
@@ -167,6 +169,12 @@ class PointConv(nn.Module):
             y = functional.silu(y, inplace=not torch.is_grad_enabled()) if self.activation else y
         return as_video(y, len(x))
 
+    def fuse(self) -> None:
+        """Fold the norm into the convolution."""
+        if self.norm is not None:
+            absorb(self.conv, self.norm)
+            self.norm = None
+
     def _batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (C',) of the convolution's outputs, noted in the norm's running statistics."""
         assert self.norm is not None
@@ -181,7 +189,7 @@ class PointConv(nn.Module):
         return mean, var
 
 
-class ChannelConv(nn.Module):
+class ChannelConv(Layer):
     """A depth-wise convolution of videos over space or time, batch norm and SiLU.
 
     One of each makes the depth-wise form of R(2+1)D's factorised filter (arXiv:1711.11248).
@@ -213,8 +221,14 @@ class ChannelConv(nn.Module):
         normalised: Tensor = self.norm(filtered)
         return normalised
 
+    def fuse(self) -> None:
+        """Fold the norm into the convolution; SiLU stays."""
+        if isinstance(self.norm, VideoNorm):
+            absorb(self.conv, self.norm)
+            self.norm = nn.SiLU(inplace=True)
 
-class GatedProjection(nn.Module):
+
+class GatedProjection(Layer):
     """Squeeze-and-excitation (arXiv:1709.01507), then a 1x1x1 convolution and batch norm.
 
     A gate scales each channel by a function of its mean; the projection mixes the gated channels. As the gate
@@ -259,3 +273,14 @@ class GatedProjection(nn.Module):
         projected = torch.bmm(pixels, weight) if bias is None else torch.baddbmm(bias, pixels, weight)
         normalised: Tensor = self.norm(projected.view(*x.shape[:-1], -1))
         return normalised
+
+    def fuse(self) -> None:
+        """Fold the norm into the projection."""
+        if isinstance(self.norm, VideoNorm):
+            absorb(self.project, self.norm)
+            self.norm = nn.Identity()
+
+    def multiply_adds(self, positions: int) -> int:
+        """The gate once per window, the projection at each of `positions`."""
+        gate = self.reduce.weight.numel() + self.expand.weight.numel()
+        return gate + self.project.weight.numel() * positions

@@ -192,7 +192,7 @@ class Catalog:
                 raise
         tags = {**(entry.tags or {}), DIGEST: entry.digest}
         experiment = self.store.experiment_id(self.client, entry.experiment)
-        model = self.client.create_logged_model(experiment, name=entry.name, tags=tags, model_type="DwiseNeuro")
+        model = self.client.create_logged_model(experiment, name=entry.name, tags=tags, model_type="encoding model")
         self._fill(model.artifact_location, entry)
         self.client.finalize_logged_model(model.model_id, "READY")
         version = self.client.create_model_version(

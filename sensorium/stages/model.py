@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sensorium.config import Config
-from sensorium.model.summary import Layer, summarise
+from sensorium.model.summary import LayerSummary, summarise
 from sensorium.paths import Paths
 from sensorium.stages.neurons import count_neurons
 
@@ -37,17 +37,17 @@ def run(config: Config, paths: Paths, experiment: str, *, as_json: bool) -> None
     )
 
 
-def _totals(layers: list[Layer]) -> tuple[int, int]:
+def _totals(layers: list[LayerSummary]) -> tuple[int, int]:
     return sum(layer.parameters for layer in layers), sum(layer.multiply_adds for layer in layers)
 
 
-def _tree(experiment: str, layers: list[Layer]) -> dict[str, Any]:
+def _tree(experiment: str, layers: list[LayerSummary]) -> dict[str, Any]:
     parameters, multiply_adds = _totals(layers)
     rows = [dataclasses.asdict(layer) for layer in layers]
     return {"experiment": experiment, "parameters": parameters, "multiply_adds": multiply_adds, "layers": rows}
 
 
-def _table(experiment: str, layers: list[Layer]) -> Table:
+def _table(experiment: str, layers: list[LayerSummary]) -> Table:
     table = Table(title=f"Model of {experiment}", title_justify="left")
     table.add_column("layer", overflow="fold")
     for heading in ("output", "parameters", "multiply-adds"):

@@ -19,7 +19,7 @@ from sensorium.data.store import MouseStore
 from sensorium.errors import CheckpointError, ConfigError, TrainingError
 from sensorium.files import sole_writer
 from sensorium.model import checkpoint
-from sensorium.model.dwiseneuro import DwiseNeuro
+from sensorium.model.architecture import AnyModel, build
 from sensorium.paths import PARAMS_FILE, Paths
 from sensorium.seeding import torch_seed
 from sensorium.training import devices
@@ -147,7 +147,8 @@ def assemble(fabric: Fabric, job: Job, stores: Sequence[MouseStore]) -> tuple[Le
     )
     held_out = ValidationData(stores, folds, job.fold, config.window)
     torch.manual_seed(torch_seed(config.seed, "weights", job.fold))
-    model = DwiseNeuro(job.settings.model, [store.neurons for store in stores])
+    model = build(job.settings.model, [store.neurons for store in stores])
+    model.locate([torch.from_numpy(store.coordinates) for store in stores])
     task = _task(fabric, job, stores)
     learner = Learner(fabric, model, task, recipe, config.seed, data.batches(recipe.batch_size))
     validation = FoldValidation(fabric, held_out, list(config.dataset.mice), canvas, recipe.batch_size)
@@ -197,7 +198,7 @@ def _teacher_remedy(teacher: str, fold: int) -> Iterator[None]:
         raise CheckpointError(fault.problem, f"Train the teacher first: dvc repro train@{teacher}-{fold}") from fault
 
 
-def _publish(job: Job, stores: Sequence[MouseStore], model: DwiseNeuro, best: Best, rows: list[Row]) -> None:
+def _publish(job: Job, stores: Sequence[MouseStore], model: AnyModel, best: Best, rows: list[Row]) -> None:
     """Replace the fold's output."""
     info = checkpoint.ModelInfo(
         experiment=job.experiment,

@@ -10,11 +10,12 @@ from typing import Any
 
 from rich.console import Console
 
-from sensorium.config import Config, ModelConfig, WindowConfig
+from sensorium.architectures import ModelConfig
+from sensorium.config import Config, WindowConfig
 from sensorium.errors import CheckpointError, TrainingError
 from sensorium.files import PARTIAL_SUFFIX, RETIRED_SUFFIX, atomic_folder, exclusive_lock, sha256, tidy, write_json
 from sensorium.model import checkpoint, published
-from sensorium.model.dwiseneuro import meta_state
+from sensorium.model.architecture import meta_state
 from sensorium.paths import PARAMS_FILE, Paths
 from sensorium.stages.neurons import count_neurons
 
@@ -50,10 +51,11 @@ def run_import(config: Config, paths: Paths, folder: Path, experiment: str, *, f
         force: replace other folds that are there already.
 
     Raises:
-        CheckpointError: the folder is incomplete, damaged or foreign, or other folds are there.
+        CheckpointError: the folder is incomplete, damaged or foreign, other folds are there, or the experiment's
+            architecture has no published form.
         TrainingError: a fold is being trained.
     """
-    config.experiment(experiment)
+    published.require_form(config.experiment(experiment).model, experiment)
     target = paths.experiment(experiment)
     origin = _experiment_folder(folder, experiment, target)
     sources = [_find(origin / key, fold) for key, fold in config.folds.train.items()]
@@ -187,9 +189,10 @@ def run_export(config: Config, paths: Paths, folder: Path, experiment: str) -> N
         experiment: name in params.yaml.
 
     Raises:
-        CheckpointError: a fold is missing or damaged, or the target is there already.
+        CheckpointError: a fold is missing or damaged, the target is there already, or the experiment's architecture
+            has no published form.
     """
-    config.experiment(experiment)
+    published.require_form(config.experiment(experiment).model, experiment)
     target = folder / experiment
     if target.exists():
         raise CheckpointError(f"{target}: is there already; nothing was changed.", "Name another folder.")
@@ -208,7 +211,8 @@ def _write_published(config: Config, origin: Path, folder: Path) -> str:
     if info.provenance.get("source") != _SOURCE:
         name = f"model-{info.scores['epoch']:03d}-{info.scores['val_correlation']:.6f}.pth"
         recipe = config.experiment(info.experiment).training
-        plain: Any = published.make_params(info.model, info.window, list(info.mice.values()), recipe)
+        shape = published.require_form(info.model, info.experiment)
+        plain: Any = published.make_params(shape, info.window, list(info.mice.values()), recipe)
     else:
         plain = published.from_json(params)
     folder.mkdir()

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from sensorium.data.batch import Batch
-from sensorium.model.dwiseneuro import DwiseNeuro
-from sensorium.model.fuse import fold_batch_norms
+from sensorium.model.architecture import AnyModel
 from sensorium.training.losses import Target, pair_weights
 from sensorium.training.task import Supervised
 
@@ -22,7 +21,7 @@ class Distillation(Supervised):
     def __init__(
         self,
         canvas: tuple[int, int],
-        teacher: DwiseNeuro,
+        teacher: AnyModel,
         ratio: float,
         autocast: Callable[[], AbstractContextManager[object]],
     ) -> None:
@@ -35,7 +34,7 @@ class Distillation(Supervised):
             autocast: context of the teacher's arithmetic.
         """
         super().__init__(canvas, len(teacher.neurons))
-        self.teacher = fold_batch_norms(teacher.eval())
+        self.teacher = teacher.eval().fused()
         self.ratio = ratio
         self.autocast = autocast
 

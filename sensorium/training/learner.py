@@ -9,7 +9,7 @@ from torch import Tensor
 from sensorium.config import TrainingConfig
 from sensorium.data.batch import Batch
 from sensorium.errors import TrainingError
-from sensorium.model.dwiseneuro import DwiseNeuro
+from sensorium.model.architecture import AnyModel
 from sensorium.seeding import torch_seed
 from sensorium.training.devices import average_buffers
 from sensorium.training.ema import ExponentialMovingAverage
@@ -27,7 +27,7 @@ class Learner:
     """
 
     def __init__(
-        self, fabric: Fabric, model: DwiseNeuro, task: Supervised, recipe: TrainingConfig, seed: int, steps: int
+        self, fabric: Fabric, model: AnyModel, task: Supervised, recipe: TrainingConfig, seed: int, steps: int
     ) -> None:
         """Set up.
 

@@ -16,7 +16,7 @@ from lightning_fabric.fabric import Fabric
 from sensorium.config import TrainingConfig
 from sensorium.data.batch import Batch
 from sensorium.errors import TrainingError
-from sensorium.model.dwiseneuro import DwiseNeuro
+from sensorium.model.architecture import AnyModel
 from sensorium.training.devices import reduce
 from sensorium.training.history import Best, Row, best_epoch, patience_exhausted
 from sensorium.training.learner import Learner
@@ -35,7 +35,7 @@ BatchSource = Callable[[int, int], Iterable[Batch]]
 class Validation(Protocol):
     """Scores a model on the fold's held-out windows."""
 
-    def __call__(self, model: DwiseNeuro, pause: Callable[[], None]) -> dict[str, float]:
+    def __call__(self, model: AnyModel, pause: Callable[[], None]) -> dict[str, float]:
         """Columns of the history; the same in every process.
 
         Args:

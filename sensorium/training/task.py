@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sensorium.data.batch import Batch
 from sensorium.data.inputs import assemble
-from sensorium.model.dwiseneuro import DwiseNeuro
+from sensorium.model.architecture import AnyModel
 from sensorium.training.losses import Target, poisson_loss, weight_per_window
 
 Readouts = Sequence[tuple[int, Tensor]]
@@ -26,7 +26,7 @@ class Student(nn.Module):
     Everything goes through `forward`, because DistributedDataParallel watches nothing else.
     """
 
-    def __init__(self, model: DwiseNeuro) -> None:
+    def __init__(self, model: AnyModel) -> None:
         super().__init__()
         self.model = model
 

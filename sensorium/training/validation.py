@@ -15,8 +15,7 @@ from sensorium.data.batch import Batch
 from sensorium.data.dataset import ValidationData
 from sensorium.data.inputs import assemble
 from sensorium.metrics import StreamingCorrelation
-from sensorium.model.dwiseneuro import DwiseNeuro
-from sensorium.model.fuse import fold_batch_norms
+from sensorium.model.architecture import AnyModel
 from sensorium.training.losses import Target, poisson_loss
 
 
@@ -70,7 +69,7 @@ class FoldValidation:
         """
         self.fabric, self.data, self.mice, self.canvas, self.batch_size = fabric, data, tuple(mice), canvas, batch_size
 
-    def __call__(self, model: DwiseNeuro, pause: Callable[[], None]) -> dict[str, float]:
+    def __call__(self, model: AnyModel, pause: Callable[[], None]) -> dict[str, float]:
         """Score a model in eval mode.
 
         Args:
@@ -80,7 +79,7 @@ class FoldValidation:
         Returns:
             `val_loss`, `val_correlation`, and `val_correlation/<mouse>` for each mouse.
         """
-        folded = fold_batch_norms(model)
+        folded = model.fused()
         scores = [_MouseScores(StreamingCorrelation(neurons)) for neurons in model.neurons]
         for position, batch in enumerate(self.data.loader(self.batch_size, workers=0)):
             if position % self.fabric.world_size == self.fabric.global_rank:
@@ -89,7 +88,7 @@ class FoldValidation:
         return self._summary(self._gather(scores))
 
     @torch.no_grad()
-    def _predict(self, model: DwiseNeuro, batch: Batch, position: int, scores: list[_MouseScores]) -> None:
+    def _predict(self, model: AnyModel, batch: Batch, position: int, scores: list[_MouseScores]) -> None:
         batch = batch.to(self.fabric.device)
         ((mouse, target),) = batch.targets.items()
         inputs = assemble(batch, self.canvas)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from sensorium.config import ModelConfig
+from sensorium.model.dwiseneuro_config import DwiseNeuroConfig
 from sensorium.model.dwiseneuro import DwiseNeuro
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
 PUBLISHED = FIXTURES / "model-002-0.123456.pth"
 
-SMALL = ModelConfig(
+SMALL = DwiseNeuroConfig(
     canvas=(9, 14),
     features=(4, 6, 10),
     strides=(2, 1, 3),
@@ -29,7 +29,7 @@ SMALL = ModelConfig(
 """Sizes that no stride, group or axis share divides evenly."""
 
 
-def random_model(config: ModelConfig = SMALL, neurons: tuple[int, ...] = (5, 3), seed: int = 0) -> DwiseNeuro:
+def random_model(config: DwiseNeuroConfig = SMALL, neurons: tuple[int, ...] = (5, 3), seed: int = 0) -> DwiseNeuro:
     """A model whose norms are not the identity either."""
     torch.manual_seed(seed)
     model = DwiseNeuro(config, neurons)

@@ -7,8 +7,8 @@ from tiny import preset_tree
 
 from sensorium.config import parse
 from sensorium.mice import NEURONS
-from sensorium.model.dwiseneuro import DwiseNeuro, meta_state
-from sensorium.model.fuse import fold_batch_norms
+from sensorium.model.architecture import meta_state
+from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.model.layers import drop_path, shuffle_channels, tile_channels
 
 
@@ -164,7 +164,7 @@ def test_folded_norms_change_nothing_but_rounding(published_model, figures, size
     model = published_model.eval() if size == "published" else random_model().eval()
     window = figures["input"] if size == "published" else torch.rand(3, 5, 6, *SMALL.canvas)
     before = {name: entry.clone() for name, entry in model.state_dict().items()}
-    fused = fold_batch_norms(model)
+    fused = model.fused()
     with torch.no_grad():
         for found, expected in zip(fused(window), model(window), strict=True):
             assert relative_error(found, expected) < 1e-5
@@ -176,7 +176,7 @@ def test_folded_norms_change_nothing_but_rounding(published_model, figures, size
 
 def test_folding_a_model_in_training_is_refused():
     with pytest.raises(AssertionError, match="running statistics"):
-        fold_batch_norms(random_model().train())
+        random_model().train().fused()
 
 
 def test_mixed_precision_stays_close():

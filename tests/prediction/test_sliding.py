@@ -10,9 +10,10 @@ from tiny import preset_tree
 from sensorium.config import WindowConfig, parse
 from sensorium.errors import ConfigError, PredictionError
 from sensorium.inference.device import prediction_device
-from sensorium.inference.member import Member, widest_activation
+from sensorium.inference.member import Member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput, coverage, shortest_trial, trial_groups
 from sensorium.model import published
+from sensorium.model.architecture import build
 from sensorium.model.dwiseneuro import DwiseNeuro
 
 ROOT = Path(__file__).parents[2]
@@ -151,9 +152,10 @@ def test_a_trial_with_uncovered_frames_is_refused(member, trial):
 
 def test_full_size_models_take_batches_that_fit(tiny_config):
     competition = parse(preset_tree("competition"), "competition")
-    settings = competition.experiments["true_batch_001"].model
-    assert widest_activation(settings, WINDOW) == 4 * 64 * 7 * 64 * 64 * 16
-    assert widest_activation(tiny_config.experiments["true_batch_001"].model, WINDOW) < 2**20
+    with torch.device("meta"):
+        full, tiny = (build(config.experiments["true_batch_001"].model, [8]) for config in (competition, tiny_config))
+    assert Member(full, 0, WINDOW).window_bytes == 4 * 64 * 7 * 64 * 64 * 16
+    assert Member(tiny, 0, WINDOW).window_bytes < 2**20
 
 
 def test_groups_fill_batches_and_depend_on_lengths_alone():

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sensorium.config import ModelConfig
+from sensorium.model.dwiseneuro_config import DwiseNeuroConfig
 from sensorium.data.batch import Batch, Targets
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.model.published import from_published
@@ -13,7 +13,7 @@ from sensorium.model.published import from_published
 FIXTURES = Path(__file__).parent / "fixtures"
 NEURONS = (7, 5, 9)
 CANVAS = (64, 64)
-CONFIG = ModelConfig(
+CONFIG = DwiseNeuroConfig(
     canvas=CANVAS,
     features=(8, 8, 16, 16),
     strides=(2, 1, 2, 1),

@@ -46,6 +46,10 @@ class TrainingError(SensoriumError):
     """Training cannot go on: a diverged loss, no memory left, or another trainer at work."""
 
 
+class UntrainableError(TrainingError):
+    """These settings cannot be trained: the loss is not finite, or the memory does not hold the model."""
+
+
 class TrackingError(SensoriumError):
     """The MLflow tracking store or the model registry refuses, lacks or contradicts something."""
 

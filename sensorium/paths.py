@@ -100,6 +100,10 @@ class Paths:
         """Pictures of mice and trials; no stage's output."""
         return self.root / "reports" / "inspect"
 
+    def sweep(self, name: str) -> Path:
+        """Figure and table of a sweep; no stage's output."""
+        return self.root / "reports" / "sweeps" / name
+
     @property
     def pair_pin(self) -> Path:
         """The registered pair: names, versions and digests that the ensemble stage uses."""

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sensorium import __version__
-from sensorium.cli import data, prediction, project, registry, tools, training
+from sensorium.cli import data, prediction, project, registry, sweep, tools, training
 from sensorium.cli.faults import explain, wants_traceback
 from sensorium.cli.process import prepare
 from sensorium.errors import SensoriumError
@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _group in (data, training, prediction, registry, tools, project):
+for _group in (data, training, sweep, prediction, registry, tools, project):
     _group.add_commands(app)
 
 

@@ -1,6 +1,6 @@
 """Add an experiment: its file, its entry in the preset, its section in params.yaml."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -24,7 +24,12 @@ def new(paths: Paths, name: str, base: str, settings: Sequence[str]) -> None:
         ConfigError: the name is taken or of no use, the base does not exist, or a setting is not valid; then
             nothing is written.
     """
-    path = write_experiment(paths.root, name, base, _changes(settings))
+    create(paths, name, base, _changes(settings))
+
+
+def create(paths: Paths, name: str, base: str, changes: Mapping[str, Any]) -> None:
+    """As `new`, with values by dotted key."""
+    path = write_experiment(paths.root, name, base, changes)
     try:
         add(paths, name)
     except SensoriumError:

@@ -1,7 +1,7 @@
 """`sensorium train`: train one fold of an experiment, or go on with it, and publish its best weights."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,14 +27,28 @@ from sensorium.training.distillation import Distillation
 from sensorium.training.fingerprint import fingerprint, provenance
 from sensorium.training.history import Best, Row, to_csv
 from sensorium.training.learner import Learner
-from sensorium.training.loop import BatchSource, Surroundings, Trainer
+from sensorium.training.loop import BatchSource, Judge, Surroundings, Trainer
 from sensorium.training.progress import NullView, TerminalView
 from sensorium.training.recorder import NullRecorder, Recorder, closing
 from sensorium.training.resume import ResumeFolder
 from sensorium.training.states import About
-from sensorium.training.stopping import StopRequest, stage_lifeline
+from sensorium.training.stopping import PrunedError, StopRequest, stage_lifeline
 from sensorium.training.task import Supervised
 from sensorium.training.validation import FoldValidation
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a training of a sweep has, and others do not."""
+
+    name: str
+    """What the user calls it."""
+    states: Path
+    """Where its states lie."""
+    judge: Judge
+    """Ends it where it is not worth going on with; can be pickled where several processes train."""
+    open_recorder: Callable[[str], Recorder]
+    """Takes the training's fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,10 @@ class Job:
     fold: int
     provenance: dict[str, Any]
     open_recorder: Callable[[], Recorder]
+    states: Path
+    """Folder of the folders of resume states."""
+    trial: Trial | None = None
+    """The trial of a sweep that this is; its weights are not published."""
 
     @property
     def settings(self) -> ExperimentConfig:
@@ -66,7 +84,7 @@ class Job:
     @property
     def name(self) -> str:
         """What the user calls it."""
-        return f"{self.experiment} fold {self.fold}"
+        return self.trial.name if self.trial else f"{self.experiment} fold {self.fold}"
 
 
 def run(config: Config, paths: Paths, experiment: str, fold: int) -> None:
@@ -95,43 +113,72 @@ def run(config: Config, paths: Paths, experiment: str, fold: int) -> None:
     with ExitStack() as held:
         if devices.is_first():
             held.enter_context(sole_writer(paths.training_lock(experiment, fold), busy, paths.fold(experiment, fold)))
-        known = provenance(config, paths, experiment, fold, _teacher_digest(settings, paths, fold))
+        known = provenance(config, paths, experiment, fold, teacher_digest(settings, paths, fold))
         recorder = partial(tracking.start_training_run, config, paths, experiment, fold, fingerprint(known))
         fabric = devices.make_fabric(
             config.runtime, settings.training.precision, unused_readouts=settings.distillation is None
         )
-        devices.launch(fabric, _train, Job(config, paths, experiment, fold, known, recorder))
+        devices.launch(fabric, _train, Job(config, paths, experiment, fold, known, recorder, paths.state / "train"))
 
 
-def _teacher_digest(settings: ExperimentConfig, paths: Paths, fold: int) -> str | None:
+def try_out(config: Config, paths: Paths, experiment: str, fold: int, trial: Trial) -> float | None:
+    """Train a fold for a sweep, or go on with it; only its states are written, and stay.
+
+    Returns:
+        The validation correlation of the best epoch; None where the judge ended the training.
+
+    Raises:
+        ConfigError: no such device.
+        CheckpointError: the teacher is missing or of other mice.
+        UntrainableError: the loss is not finite, or memory is full.
+        TrainingError: the training cannot go on, or was asked to stop.
+    """
+    settings = config.experiment(experiment)
+    known = provenance(config, paths, experiment, fold, teacher_digest(settings, paths, fold))
+    recorder = partial(trial.open_recorder, fingerprint(known))
+    fabric = devices.make_fabric(
+        config.runtime, settings.training.precision, unused_readouts=settings.distillation is None
+    )
+    job = Job(config, paths, experiment, fold, known, recorder, trial.states, trial)
+    return devices.launch(fabric, _train, job)
+
+
+def teacher_digest(settings: ExperimentConfig, paths: Paths, fold: int) -> str | None:
+    """Digest of the fold that a student learns from; None without a teacher.
+
+    Raises:
+        CheckpointError: the teacher is missing.
+    """
     if settings.distillation is None:
         return None
     with _teacher_remedy(settings.distillation.teacher, fold):
         return checkpoint.digest(paths.fold(settings.distillation.teacher, fold))
 
 
-def _train(fabric: Fabric, job: Job) -> None:
-    """Train in one of the processes."""
+def _train(fabric: Fabric, job: Job) -> float | None:
+    """Train in one of the processes; the validation correlation, None where a judge ended the training."""
     devices.make_deterministic(fabric, job.config.runtime.threads)
     stores = [MouseStore.open(job.paths.store(mouse)) for mouse in job.config.dataset.mice]
     about = About(job.experiment, job.fold, job.epochs)
-    folder = ResumeFolder(job.paths.state / "train", fingerprint(job.provenance), about)
-    with StopRequest(stage_lifeline(between=int(fabric.world_size > 1))) as stop:
+    folder = ResumeFolder(job.states, fingerprint(job.provenance), about)
+    with StopRequest(stage_lifeline(between=int(fabric.world_size > 1))) as stop, suppress(PrunedError):
         learner, source, validation = assemble(fabric, job, stores)
         view = TerminalView(job.name, learner.steps, job.epochs) if fabric.is_global_zero else NullView()
         recorder = job.open_recorder() if fabric.is_global_zero else NullRecorder()
         with closing(recorder), view:
-            around = Surroundings(recorder, view, stop)
+            around = Surroundings(recorder, view, stop, job.trial.judge if job.trial else None)
             trainer = Trainer(learner, source, validation, folder, job.config.runtime.checkpoint_steps, around)
             best, rows = trainer.run()
-            if fabric.is_global_zero:
+            if fabric.is_global_zero and job.trial is None:
                 learner.model.load_state_dict(folder.load_best(best.epoch))
                 _publish(job, stores, learner.model, best, rows)
                 for name in (checkpoint.CONFIG, checkpoint.HISTORY):
                     recorder.artifact(job.output / name)
                 view.note(f"validation correlation {best.correlation:.4f} (epoch {best.epoch + 1}), {job.output}")
-    if fabric.is_global_zero:
-        folder.remove()
+        if fabric.is_global_zero and job.trial is None:
+            folder.remove()
+        return best.correlation
+    return None
 
 
 def assemble(fabric: Fabric, job: Job, stores: Sequence[MouseStore]) -> tuple[Learner, BatchSource, FoldValidation]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from sensorium.tracking import runs
+from sensorium.tracking import runs, sweeps
 from sensorium.tracking.journal import FINISHED, Delivery, Journal, journals
 from sensorium.tracking.store import Store, patience, redacted
 
@@ -102,7 +102,8 @@ class Courier:
     def _begin(self, client: "MlflowClient", event: dict[str, Any]) -> None:
         if self._delivery.run_id is None:
             header = self._journal.contents().header  # a later start may name another run to adopt
-            experiment_id, run_id = runs.attach(client, self._store, header)
+            attach = sweeps.attach if sweeps.concerns(header) else runs.attach
+            experiment_id, run_id = attach(client, self._store, header)
             self._delivery = Delivery(self._store.label, experiment_id, run_id, self._delivery.position)
             self._journal.note(self._delivery)
         attached = self._delivery.run_id

@@ -20,6 +20,7 @@ from sensorium.tracking.journal import FINISHED, Journal, journal_for, journal_n
 from sensorium.tracking.links import RunLink
 from sensorium.tracking.runs import EXPERIMENT, FINGERPRINT, FOLD, FOLDS, GROUP, REBUILT, RECORD, RECORDED, ROLE
 from sensorium.tracking.store import Store, closing_seconds, patience
+from sensorium.tracking.sweeps import SweepPlace
 from sensorium.tracking.system import SystemLoad
 from sensorium.training.recorder import Status
 
@@ -141,7 +142,9 @@ def _await_delivery(journal: Journal, store: Store, seconds: float) -> None:
         time.sleep(_TICK_SECONDS)
 
 
-def start_training_run(config: Config, paths: Paths, experiment: str, fold: int, fingerprint: str) -> TrainingRun:
+def start_training_run(
+    config: Config, paths: Paths, experiment: str, fold: int, fingerprint: str, place: SweepPlace | None = None
+) -> TrainingRun:
     """Begin, or after a stop go on with, the MLflow run of one fold's training.
 
     Returns at once: the run is made by the courier, when the server answers.
@@ -152,6 +155,7 @@ def start_training_run(config: Config, paths: Paths, experiment: str, fold: int,
         experiment: name in params.yaml, and of the MLflow experiment.
         fold: fold that is held out.
         fingerprint: digest of everything that the training depends on; the same after a resume.
+        place: where it is one of a sweep's runs.
 
     Raises:
         TrackingError: another process trains this fold, or `MLFLOW_TRACKING_URI` is of no use.
@@ -163,7 +167,9 @@ def start_training_run(config: Config, paths: Paths, experiment: str, fold: int,
     _forget_others(store, journal, journal_name({**fields, "fingerprint": ""}))
     patch = provenance.uncommitted(paths.root)
     header = {**fields, "name": f"fold_{fold}", **_header(config, store, fields, patch)}
-    run = TrainingRun(journal, store, paths.run_link(experiment, fold), header, SystemLoad())
+    link = paths.run_link(experiment, fold) if place is None else None
+    header = header if place is None else place.placed(header)
+    run = TrainingRun(journal, store, link, header, SystemLoad())
     _attach_settings(run, journal, paths.root, patch)
     return run
 

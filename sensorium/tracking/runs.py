@@ -171,7 +171,7 @@ def summarise(client: "MlflowClient", run_id: str) -> None:
     """
     run = client.get_run(run_id)
     parent = run.data.tags.get(PARENT)
-    if parent is None or not is_alive(client, parent):
+    if parent is None or run.data.tags.get(ROLE) != "fold" or not is_alive(client, parent):
         return
     folds = [child for child in _children(client, parent) if child.info.status == FINISHED]
     best = [_best_epoch(client, fold) for fold in folds]

@@ -24,7 +24,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch.multiprocessing.spawn import ProcessException
 
 from sensorium.config import Precision, RuntimeConfig
-from sensorium.errors import ConfigError, SensoriumError, TrainingError
+from sensorium.errors import ConfigError, SensoriumError, TrainingError, UntrainableError
 from sensorium.files import read_json, write_json
 
 Result = TypeVar("Result")
@@ -131,7 +131,7 @@ def _report_faults(function: Callable[..., Result], folder: Path, arguments: tup
 def _raise_reported(folder: Path) -> None:
     for path in sorted(folder.glob("*.json")):
         report = read_json(path, TrainingError, "")
-        kinds = {kind.__name__: kind for kind in SensoriumError.__subclasses__()}
+        kinds = {kind.__name__: kind for kind in (*SensoriumError.__subclasses__(), UntrainableError)}
         fault = kinds.get(report["kind"], TrainingError)(report["problem"], report["remedy"])
         fault.exit_code = report["exit_code"]
         raise fault

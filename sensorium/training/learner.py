@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sensorium.config import TrainingConfig
 from sensorium.data.batch import Batch
-from sensorium.errors import TrainingError
+from sensorium.errors import UntrainableError
 from sensorium.model.architecture import AnyModel
 from sensorium.seeding import torch_seed
 from sensorium.training.devices import average_buffers
@@ -73,7 +73,7 @@ class Learner:
             This process's part of the batch's loss, on the device.
 
         Raises:
-            TrainingError: the memory is full.
+            UntrainableError: the memory is full.
         """
         try:
             return self._step(batch, epoch, step)
@@ -109,9 +109,9 @@ class Learner:
             loss += part.detach()
         return loss
 
-    def _memory_full(self, message: str) -> TrainingError:
+    def _memory_full(self, message: str) -> UntrainableError:
         size, chunks = self.recipe.batch_size, self.recipe.iter_size
-        return TrainingError(
+        return UntrainableError(
             f"memory of {self.fabric.device} is full with batch_size {size} in {chunks} chunk(s): "
             f"{message.splitlines()[0]}",
             f"Raise the experiment's training.iter_size in params.yaml from {chunks} to {2 * chunks}.",

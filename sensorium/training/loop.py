@@ -6,7 +6,7 @@ else, so a restart from any saved state repeats the very numbers of an uninterru
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from lightning_fabric.fabric import Fabric
 
 from sensorium.config import TrainingConfig
 from sensorium.data.batch import Batch
-from sensorium.errors import TrainingError
+from sensorium.errors import UntrainableError
 from sensorium.model.architecture import AnyModel
 from sensorium.training.devices import reduce
 from sensorium.training.history import Best, Row, best_epoch, patience_exhausted
@@ -23,7 +23,7 @@ from sensorium.training.learner import Learner
 from sensorium.training.progress import View
 from sensorium.training.recorder import Recorder
 from sensorium.training.resume import ResumeFolder
-from sensorium.training.stopping import StoppedError, StopRequest
+from sensorium.training.stopping import PrunedError, StoppedError, StopRequest
 
 REPORT_STEPS = 10
 """Optimizer steps between two looks at the loss, each of which waits for the device."""
@@ -45,6 +45,19 @@ class Validation(Protocol):
         ...
 
 
+class Judge(Protocol):
+    """Decides between two epochs whether a training is worth going on with."""
+
+    def __call__(self, rows: Sequence[Row], *, over: bool) -> bool:
+        """Whether to end it; asked in the first process alone, after a restart once more.
+
+        Args:
+            rows: all epochs so far.
+            over: whether the training has ended anyway.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """Who watches a training, and who may end it."""
@@ -52,6 +65,7 @@ class Surroundings:
     recorder: Recorder
     view: View
     stop: StopRequest
+    judge: Judge | None = None
 
 
 @dataclass
@@ -105,17 +119,25 @@ class Trainer:
         Raises:
             TrainingError: the loss is not finite, memory or disk is full; the last good state is kept.
             StoppedError: asked to; the state is saved.
+            PrunedError: the judge ended it.
         """
         self._restore()
-        while self.at.epoch < self.epochs and not self._exhausted():
+        while self._goes_on():
             self._train_epoch()
             self._finish_epoch()
         best = best_epoch(self.at.rows, self.recipe.warmup_epochs)
         assert best is not None, "there is at least one cosine epoch"
         return best, self.at.rows
 
-    def _exhausted(self) -> bool:
-        return patience_exhausted(self.at.rows, self.recipe.warmup_epochs, self.recipe.early_stopping)
+    def _goes_on(self) -> bool:
+        exhausted = patience_exhausted(self.at.rows, self.recipe.warmup_epochs, self.recipe.early_stopping)
+        over = self.at.epoch >= self.epochs or exhausted
+        judge = self.around.judge
+        if judge is not None and self.at.rows and self.at.step == 0:
+            pruned = self.fabric.is_global_zero and judge(self.at.rows, over=over)
+            if self.fabric.broadcast(pruned):
+                raise PrunedError(f"training ended by the pruner after {self.at.epoch} epochs.")
+        return not over
 
     # -- steps -----------------------------------------------------------------------------------
 
@@ -142,7 +164,7 @@ class Trainer:
         """Losses of the steps since the last look, over all processes.
 
         Raises:
-            TrainingError: one is not finite.
+            UntrainableError: one is not finite.
         """
         first, self._known = self._known, self.at.step
         losses = self._losses[first : self.at.step]
@@ -151,7 +173,7 @@ class Trainer:
         values: list[float] = losses.tolist()
         for step, value in enumerate(values, start=first):
             if not math.isfinite(value):
-                raise TrainingError(
+                raise UntrainableError(
                     f"training diverged: the loss is {value} in epoch {self.at.epoch + 1}, step {step + 1}.",
                     "Lower the experiment's training.learning_rate in params.yaml, or set training.gradient_clip; "
                     "the last good state is kept.",

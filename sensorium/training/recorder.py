@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from sensorium.errors import SensoriumError
-from sensorium.training.stopping import StoppedError
+from sensorium.training.stopping import PrunedError, StoppedError
 
 _log = logging.getLogger(__name__)
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-"""How a run ended, in MLflow's words; KILLED is a run that was stopped and may go on."""
+"""How a run ended, in MLflow's words; KILLED is a run that was stopped and may go on, or that a sweep pruned."""
 
 
 class Recorder(Protocol):
@@ -67,7 +67,7 @@ def closing(recorder: Recorder) -> Iterator[None]:
         yield
     except BaseException as fault:
         try:
-            recorder.close("KILLED" if isinstance(fault, StoppedError | KeyboardInterrupt) else "FAILED")
+            recorder.close("KILLED" if isinstance(fault, StoppedError | PrunedError | KeyboardInterrupt) else "FAILED")
         except SensoriumError as second:
             _log.warning("%s", second)
         raise

@@ -130,6 +130,10 @@ class StopRequest:
         return self._received or 0
 
 
+class PrunedError(TrainingError):
+    """The training was ended between two epochs, since it is not worth going on with."""
+
+
 class StoppedError(TrainingError):
     """The training was asked to stop, and its state is saved."""
 

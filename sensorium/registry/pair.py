@@ -35,7 +35,7 @@ def register_pair(config: Config, paths: Paths) -> PairPin:
     scores = read_json(paths.evaluation / "metrics.json", TrackingError, EVALUATE)
     paired = paired_scores(paths.evaluation / "scores.csv")
     registration = Registration(config, paths, contents, scores, paired, _weights(config, paths))
-    with refusals_told():
+    with refusals_told(paths):
         catalog = Catalog(paths)
         pin = registration.carry_out(catalog)
         tell(catalog, paths, pin, scores, registration.tags)
@@ -179,7 +179,7 @@ def load_pair(pin: Path, paths: Paths) -> dict[str, list[Path]]:
     """
     pinned = PairPin.read(pin)
     folders = {}
-    with refusals_told():
+    with refusals_told(paths):
         catalog = Catalog(paths)
         catalog.pinned(pinned, None)
         for role, content in pinned.models.items():

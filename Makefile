@@ -7,8 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 WORKERS ?= 2
+# Scripts of an environment name the folder that it was made in: a moved or copied one runs other code, or none.
+MOVED := $(shell test ! -e $(VENV)/.created || grep -qsF "$(CURDIR)/$(VENV)" $(BIN)/activate || echo moved)
 
-.PHONY: help demo install test test-slow lint format ui demo-report embed-demo screenshots lock clean
+.PHONY: moved help demo install test test-slow lint format ui demo-report embed-demo screenshots lock clean
 
 include docker/docker.mk
 
@@ -58,9 +60,9 @@ clean: ## remove the environment and what the demonstration made; never data/sen
 	rm -rf $(VENV) .sensorium mlflow.db mlartifacts data/store data/folds data/experiments data/runs \
 	  data/predictions data/registry data/submissions reports
 
-$(VENV)/.created:
+$(VENV)/.created: $(MOVED)
 	@tools/check-python "$(PYTHON)"
-	"$(PYTHON)" -m venv $(VENV)
+	"$(PYTHON)" -m venv $(if $(MOVED),--clear) $(VENV)
 	@touch $@
 
 $(VENV)/.runtime: $(VENV)/.created requirements.lock pyproject.toml

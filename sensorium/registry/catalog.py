@@ -20,7 +20,8 @@ from sensorium.paths import Paths
 from sensorium.registry.flavor import Interface, write_model
 from sensorium.registry.manifest import RESTORE, ModelContent, PairPin
 from sensorium.registry.placing import Placer
-from sensorium.tracking.store import Store
+from sensorium.tracking.database import ARTIFACTS
+from sensorium.tracking.store import URI_VARIABLE, Store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -71,7 +72,7 @@ class Catalog:
 
         Safe under parallel calls on one machine.
         """
-        with waiting_lock(self.store.state / "registry.lock"):
+        with waiting_lock(self.store.state / "registry.lock"), self.store.in_force():
             found = self.find(entry.name, entry.digest)
             if found is None:
                 return self._create(entry)
@@ -204,6 +205,7 @@ class Catalog:
         """Write the files of a version to where the store keeps them; only for the holder of the registry's lock."""
         local = _local(location)
         if local is not None:
+            self._check_place(local)
             tidy(local)
             with atomic_folder(local) as partial:
                 self._write(partial, entry, location)
@@ -213,6 +215,19 @@ class Catalog:
         with tempfile.TemporaryDirectory(dir=staging) as folder:
             self._write(Path(folder), entry, location)
             self._upload(Path(folder), location)
+
+    def _check_place(self, folder: Path) -> None:
+        """Refuse to make a folder anew that was outside the project, and is gone.
+
+        Raises:
+            TrackingError: the store's addresses are those of a project that was moved, or of another machine.
+        """
+        base = next((parent for parent in folder.parents if parent.name == ARTIFACTS), folder.parent)
+        if not folder.is_relative_to(self.store.home) and not base.exists():
+            raise TrackingError(
+                f"{base}: the folder in which {self.store.label} keeps its files does not exist.",
+                f"Put it back, mount it, or unset {URI_VARIABLE} to use the project's own database.",
+            )
 
     def _upload(self, folder: Path, location: str) -> None:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository

@@ -19,7 +19,7 @@ def find_weights(paths: Paths, experiment: str, fold: int, digest: str) -> Path 
         digest: SHA-256 of the file.
     """
     name = f"fold_{fold}/{WEIGHTS}"
-    with refusals_told():
+    with refusals_told(paths):
         catalog = Catalog(paths)
         for model in (TEACHER, STUDENT):
             for version in catalog.client.search_model_versions(f"name = '{model}'"):

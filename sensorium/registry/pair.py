@@ -39,7 +39,7 @@ def register_pair(config: Config, paths: Paths) -> PairPin:
     scores = scores_by_role(metrics, {mean: ENSEMBLE} | {c.experiment: role for role, c in contents.items()})
     paired = paired_scores(paths.evaluation / "scores.csv", mean)
     registration = Registration(config, paths, contents, scores, paired, _weights(config, paths))
-    with refusals_told():
+    with refusals_told(paths):
         catalog = Catalog(paths)
         pin = registration.carry_out(catalog)
         tell(catalog, paths, pin, metrics, scores, registration.tags)
@@ -201,7 +201,7 @@ def load_pair(pin: Path, paths: Paths) -> dict[str, list[Path]]:
     """
     pinned = PairPin.read(pin)
     folders = {}
-    with refusals_told():
+    with refusals_told(paths):
         catalog = Catalog(paths)
         catalog.pinned(pinned, None)
         for role, content in pinned.models.items():

@@ -55,7 +55,7 @@ def promote(paths: Paths, version: int | None = None, margin: float = 0.0, new_d
     Raises:
         TrackingError: the candidate is missing, damaged, stale or not better, or another promotion was faster.
     """
-    with refusals_told():
+    with refusals_told(paths):
         catalog = Catalog(paths)
         seen = champion(catalog)
         candidate = _pinned(catalog, paths) if version is None else find_pair(catalog, version)
@@ -79,7 +79,7 @@ def rollback(paths: Paths) -> Promotion:
     Raises:
         TrackingError: there is no champion, it replaced none, or the earlier one is missing or damaged.
     """
-    with refusals_told():
+    with refusals_told(paths):
         catalog = Catalog(paths)
         seen = champion(catalog)
         previous = seen.tags.get(PREVIOUS) if seen is not None else None

@@ -18,7 +18,7 @@ def scores_of_run(paths: Paths, run_id: str) -> Scores:
         TrackingError: there is no such run.
     """
     store = Store.of(paths)
-    with refusals_told():
+    with refusals_told(paths):
         client = store.client()
         if not is_alive(client, run_id):
             raise TrackingError(f"run {run_id}: not at {store.label}.", "Look up its id in the MLflow UI.")
@@ -35,7 +35,7 @@ def scores_of_pair(paths: Paths, version: str) -> Scores:
     Raises:
         TrackingError: there is no such version, or no champion yet.
     """
-    with refusals_told():
+    with refusals_told(paths):
         catalog = Catalog(paths)
         found = champion(catalog) if version == CHAMPION else find_pair(catalog, int(version))
         if found is None:

@@ -163,7 +163,7 @@ def _holds(paths: Paths, experiment: str, fold: int, run_id: str) -> bool:
     from sensorium.model.checkpoint import read_info
     from sensorium.training.fingerprint import fingerprint
 
-    with refusals_told():
+    with refusals_told(paths):
         tags: dict[str, str] = Store.of(paths).client().get_run(run_id).data.tags
     known = fingerprint(read_info(paths.fold(experiment, fold)).provenance)
     return tags.get(ROLE) == "fold" and tags.get(FINGERPRINT) == known

@@ -11,6 +11,7 @@ from sensorium.model.checkpoint import CONFIG, HISTORY, read_info
 from sensorium.paths import Paths
 from sensorium.registry import restore_pair
 from sensorium.stages.project import measured
+from sensorium.tracking.database import set_aside
 from sensorium.tracking.delivery import deliver_leftovers
 from sensorium.tracking.links import RunLink, find_run, run_links
 from sensorium.tracking.recorder import Past, record_past
@@ -27,7 +28,9 @@ def run(config: Config, paths: Paths) -> None:
     Raises:
         TrackingError: folds or scores are missing, or are not those of the pin.
     """
-    deliver_leftovers(Store.of(paths))
+    store = Store.of(paths)
+    _make_room(store)
+    deliver_leftovers(store)
     count = sum(_rebuild(config, paths, name) for name in config.experiments)
     if count:
         Console().print(f"{count} runs are recorded again, from the histories of the folds.")
@@ -40,10 +43,19 @@ def run(config: Config, paths: Paths) -> None:
     Console().print(f"{restored.pair.name} {restored.pair.version} is registered, with all of its files.")
 
 
+def _make_room(store: Store) -> None:
+    """Move a damaged database aside, so that a new one is made."""
+    if store.database is not None:
+        with store.database_lock():
+            aside = set_aside(store.database)
+        if aside is not None:
+            Console().print(f"{store.database} was damaged; it is kept as {aside.name}.", soft_wrap=True)
+
+
 def _rebuild(config: Config, paths: Paths, experiment: str) -> int:
     """Record the trainings that the store does not have; returns how many."""
     count = 0
-    with refusals_told():
+    with refusals_told(paths):
         client = Store.of(paths).client()
         for fold, link in run_links(paths, experiment).items():
             folder = paths.fold(experiment, fold)

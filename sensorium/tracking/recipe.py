@@ -73,7 +73,7 @@ def read_recipe(config: Config, paths: Paths, name: str) -> Recipe:
         TrackingError: the run is missing, is not a finished training, or does not tell enough.
     """
     store = Store.of(paths)
-    with refusals_told():
+    with refusals_told(paths):
         client = store.client()
         run_id = name if _RUN.fullmatch(name) else find_run(client, paths, *_parse(name))
         if run_id is None:
@@ -101,7 +101,7 @@ def read_recipe(config: Config, paths: Paths, name: str) -> Recipe:
 def note_verdict(paths: Paths, recipe: Recipe, verdict: str) -> None:
     """Write the verdict of a reproduction onto the run, where the run table shows it."""
     if recipe.run_id is not None:
-        with refusals_told():
+        with refusals_told(paths):
             Store.of(paths).client().set_tag(recipe.run_id, REPRODUCED, verdict)
 
 

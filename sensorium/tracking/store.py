@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from sensorium.errors import TrackingError
 from sensorium.files import waiting_lock
 from sensorium.paths import Paths
+from sensorium.tracking.database import ARTIFACTS, RESTORE_DATABASE, check_readable, is_damage, rebase
 from sensorium.tracking.views import VIEW_TAG, scores_view
 
 if TYPE_CHECKING:
@@ -95,17 +96,25 @@ def redacted(text: str) -> str:
 
 
 @contextmanager
-def refusals_told() -> Iterator[None]:
+def refusals_told(paths: Paths | None = None) -> Iterator[None]:
     """Turn what MLflow raises into an error for the user.
 
+    Args:
+        paths: the project, whose database a message names.
+
     Raises:
-        TrackingError: the store cannot be reached, or refuses.
+        TrackingError: the store is damaged, cannot be reached, or refuses.
     """
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except MlflowException as fault:
+    except (MlflowException, SQLAlchemyError) as fault:
+        if is_damage(str(fault)):
+            name = "MLflow's database" if paths is None else Store.of(paths).name
+            reason = str(fault).splitlines()[0]
+            raise TrackingError(f"{name}: the database is damaged ({reason}).", RESTORE_DATABASE) from fault
         raise TrackingError(
             f"MLflow: {str(fault).splitlines()[0]}",
             f"Check {URI_VARIABLE} and that the server answers, then try again.",
@@ -161,6 +170,16 @@ class Store:
         return redacted(self.uri)
 
     @property
+    def name(self) -> str:
+        """What messages call it: the path of a database file, the URI of anything else."""
+        return self.label.removeprefix(_SQLITE)
+
+    @property
+    def database(self) -> Path | None:
+        """File of the embedded database."""
+        return self.home / "mlflow.db" if self.embedded else None
+
+    @property
     def portable(self) -> str:
         """The URI as a stage's output may hold it: without a password, a file in the project relative to the root."""
         path = Path(self.uri.removeprefix(_SQLITE))
@@ -173,14 +192,27 @@ class Store:
         """Folder of the journals and locks."""
         return Paths(self.home).state / "tracking"
 
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Let functions of MLflow that take no address use this store; they look into the working folder else."""
+        before = os.environ.get(URI_VARIABLE)
+        os.environ[URI_VARIABLE] = self.uri
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[URI_VARIABLE]
+            else:
+                os.environ[URI_VARIABLE] = before
+
     def client(self) -> "MlflowClient":
         """A client of tracking store and registry; a fresh database is initialised once, under a lock.
 
         Eight processes that open a fresh SQLite file at the same time break its migration, so the
-        first one to come does it alone.
+        first one to come does it alone. The addresses in the embedded one follow a project that was moved or copied.
 
         Raises:
-            TrackingError: the database was made by another version of MLflow.
+            TrackingError: the database was made by another version of MLflow, is damaged, or cannot be written.
         """
         for name, value in _CLIENT_SETTINGS.items():
             os.environ.setdefault(name, value)
@@ -188,13 +220,24 @@ class Store:
 
         if self._served:
             return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        with self.database_lock():
+            client = self._open_database()
+            if self.database is not None:
+                rebase(self.database, self.home)
+            return client
+
+    @contextmanager
+    def database_lock(self) -> Iterator[None]:
+        """Held by whoever makes, rewrites or replaces the database."""
         with waiting_lock(self.state / "database.lock"):
-            return self._open_database()
+            yield
 
     def _open_database(self) -> "MlflowClient":
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
+        if self.database is not None:
+            check_readable(self.database)
         client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         try:
             client.search_experiments(max_results=1)  # the first call creates the tables
@@ -216,7 +259,7 @@ class Store:
 
         found = client.get_experiment_by_name(name)
         if found is None:
-            location = None if self._served else (self.home / "mlartifacts" / name).as_uri()
+            location = None if self._served else (self.home / ARTIFACTS / name).as_uri()
             try:
                 tags = {VIEW_TAG: scores_view()}
                 return str(client.create_experiment(name, artifact_location=location, tags=tags))

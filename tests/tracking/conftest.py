@@ -79,6 +79,21 @@ def fresh_database(tmp_path_factory):
     return root / "mlflow.db"
 
 
+def make_project(root):
+    """A project in an empty folder, with the settings of the demonstration and small models."""
+    shutil.copyfile(_ROOT / "params.yaml", root / "params.yaml")
+    tree = preset_tree("demo")
+    for experiment in tree["experiments"].values():
+        experiment["model"] |= _SMALL
+    return Project(parse(tree, "demo.yaml"), Paths(root))
+
+
+@pytest.fixture(scope="session")
+def new_project():
+    """`make_project`, for fixtures of other files."""
+    return make_project
+
+
 @pytest.fixture
 def bare_project(tmp_path, monkeypatch):
     """A project without a tracking store, outside any repository."""
@@ -86,11 +101,7 @@ def bare_project(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "False")
     monkeypatch.chdir(tmp_path)
-    shutil.copyfile(_ROOT / "params.yaml", tmp_path / "params.yaml")
-    tree = preset_tree("demo")
-    for experiment in tree["experiments"].values():
-        experiment["model"] |= _SMALL
-    project = Project(parse(tree, "demo.yaml"), Paths(tmp_path))
+    project = make_project(tmp_path)
     yield project
     shutil.rmtree(project.paths.state, ignore_errors=True)  # its courier, whose starter lives on, leaves with it
 

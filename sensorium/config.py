@@ -380,6 +380,8 @@ class Config(Section):
         for role, name in (("teacher", self.registry.teacher), ("student", self.registry.student)):
             if name not in self.experiments:
                 raise ValueError(f"registry.{role}: {name!r} is no experiment")
+        if self.registry.teacher == self.registry.student:
+            raise ValueError(f"registry: {self.registry.teacher} is both teacher and student; name two experiments")
         return self
 
     @model_validator(mode="after")
@@ -389,9 +391,13 @@ class Config(Section):
                 raise ValueError(f"experiments: {name!r} cannot name an experiment; {EXPERIMENT_RULE}")
             if name.casefold() in TAKEN_NAMES:
                 raise ValueError(f"experiments: {name!r} means something else in the tables of scores; rename it")
-        folded = [name.casefold() for name in self.experiments]
-        if len(set(folded)) < len(folded):
-            raise ValueError("experiments: two names differ in upper and lower case alone, which folders may not")
+        folded: dict[str, str] = {}
+        for name in self.experiments:
+            if folded.setdefault(name.casefold(), name) != name:
+                raise ValueError(
+                    f"experiments: {folded[name.casefold()]} and {name} differ in upper and lower case alone, which "
+                    "folders may not"
+                )
         for name in self.experiments:
             self._check_teachers(name)
         return self

@@ -360,13 +360,17 @@ class Config(Section):
     """Derived; only dvc.yaml reads it."""
 
     @model_validator(mode="after")
-    def _check_references(self) -> Self:
+    def _check_synthetic(self) -> Self:
         if self.dataset.get == "synthesize":
             if self.synthetic is None:
                 raise ValueError("dataset.get is synthesize, but there is no section synthetic")
             missing = sorted(set(self.dataset.mice) - set(self.synthetic.neurons))
             if missing:
                 raise ValueError(f"synthetic.neurons has no entry for {', '.join(missing)}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_ensemble(self) -> Self:
         for name in self.ensemble.members:
             if name not in self.experiments:
                 raise ValueError(f"ensemble.members: {name!r} is no experiment")
@@ -377,6 +381,10 @@ class Config(Section):
                 f"ensemble.members: the names have more than {_LONGEST_NAME} characters together, too many for the "
                 "folder of their predictions; shorten them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_registry(self) -> Self:
         for role, name in (("teacher", self.registry.teacher), ("student", self.registry.student)):
             if name not in self.experiments:
                 raise ValueError(f"registry.{role}: {name!r} is no experiment")

@@ -84,7 +84,7 @@ def test_settings_are_frozen(demo):
         ),
         (lambda t: t["registry"].update(teacher="distillation_001"), ["distillation_001 is both teacher and student"]),
         (
-            lambda t: t["experiments"].update({name: t["experiments"]["true_batch_001"] for name in ("Slow", "slow")}),
+            lambda t: t["experiments"].update(dict.fromkeys(("Slow", "slow"), t["experiments"]["true_batch_001"])),
             ["Slow and slow differ in upper and lower case alone"],
         ),
         (

@@ -313,13 +313,17 @@ class Config(Section):
     """Derived; only dvc.yaml reads it."""
 
     @model_validator(mode="after")
-    def _check_references(self) -> Self:
+    def _check_synthetic(self) -> Self:
         if self.dataset.get == "synthesize":
             if self.synthetic is None:
                 raise ValueError("dataset.get is synthesize, but there is no section synthetic")
             missing = sorted(set(self.dataset.mice) - set(self.synthetic.neurons))
             if missing:
                 raise ValueError(f"synthetic.neurons has no entry for {', '.join(missing)}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_ensemble(self) -> Self:
         for name in self.ensemble.members:
             if name not in self.experiments:
                 raise ValueError(f"ensemble.members: {name!r} is no experiment")
@@ -330,9 +334,15 @@ class Config(Section):
                 f"ensemble.members: the names have more than {_LONGEST_NAME} characters together, too many for the "
                 "folder of their predictions; shorten them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_registry(self) -> Self:
         for role, name in (("teacher", self.registry.teacher), ("student", self.registry.student)):
             if name not in self.experiments:
                 raise ValueError(f"registry.{role}: {name!r} is no experiment")
+        if self.registry.teacher == self.registry.student:
+            raise ValueError(f"registry: {self.registry.teacher} is both teacher and student; name two experiments")
         return self
 
     @model_validator(mode="after")
@@ -342,9 +352,13 @@ class Config(Section):
                 raise ValueError(f"experiments: {name!r} cannot name an experiment; {EXPERIMENT_RULE}")
             if name.casefold() in TAKEN_NAMES:
                 raise ValueError(f"experiments: {name!r} means something else in the tables of scores; rename it")
-        folded = [name.casefold() for name in self.experiments]
-        if len(set(folded)) < len(folded):
-            raise ValueError("experiments: two names differ in upper and lower case alone, which folders may not")
+        folded: dict[str, str] = {}
+        for name in self.experiments:
+            if folded.setdefault(name.casefold(), name) != name:
+                raise ValueError(
+                    f"experiments: {folded[name.casefold()]} and {name} differ in upper and lower case alone, which "
+                    "folders may not"
+                )
         for name in self.experiments:
             self._check_teachers(name)
         return self

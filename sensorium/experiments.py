@@ -48,9 +48,17 @@ def check_files(root: Path) -> None:
     """Make sure that each file of conf/experiment/ describes the experiment that it is named after.
 
     Raises:
-        ConfigError: a name that no folder can carry, or a file that describes another experiment.
+        ConfigError: a name that no folder can carry, a file that describes another experiment, or two files
+            whose names some file systems take for one.
     """
+    names: dict[str, str] = {}
     for name in known_experiments(root):
+        other = names.setdefault(name.casefold(), name)
+        if other != name:
+            raise ConfigError(
+                f"{experiment_file(root, name)}: differs from {other}.yaml in upper and lower case alone.",
+                "Rename or remove one of the two: their folders would be one on some file systems.",
+            )
         path = experiment_file(root, name)
         if not EXPERIMENT_NAME.fullmatch(name):
             raise ConfigError(f"{path}: {name!r} cannot name an experiment.", f"Rename the file: {EXPERIMENT_RULE}.")
@@ -118,7 +126,7 @@ def compose(root: Path, preset: str, overrides: Sequence[str] = ()) -> str:
 def _first_lines(fault: Exception) -> str:
     if isinstance(fault, yaml.MarkedYAMLError) and fault.problem_mark is not None:
         return f"{fault.problem_mark.name}, line {fault.problem_mark.line + 1}: not valid YAML: {fault.problem}."
-    lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
+    lines = [line.strip().removesuffix(" Config search path:") for line in str(fault).splitlines() if line.strip()]
     return " ".join(lines[:2])
 
 

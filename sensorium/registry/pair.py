@@ -31,7 +31,7 @@ def register_pair(config: Config, paths: Paths) -> PairPin:
     """Register the trained teacher, student and their pair; equal content keeps its versions.
 
     Raises:
-        TrackingError: folds or scores are missing, or teacher and student are one experiment.
+        TrackingError: folds or scores are missing.
     """
     contents = _contents(config, paths)
     metrics = read_json(paths.evaluation / "metrics.json", TrackingError, EVALUATE)
@@ -168,12 +168,9 @@ def _weights(config: Config, paths: Paths) -> dict[str, float] | None:
 
 
 def _contents(config: Config, paths: Paths) -> dict[str, ModelContent]:
-    teacher, student = config.registry.teacher, config.registry.student
-    if teacher == student:
-        raise TrackingError(f"registry: {teacher} is both teacher and student.", "Name two experiments in params.yaml.")
     return {
-        "teacher": trained_content(config, paths, TEACHER, teacher),
-        "student": trained_content(config, paths, STUDENT, student),
+        "teacher": trained_content(config, paths, TEACHER, config.registry.teacher),
+        "student": trained_content(config, paths, STUDENT, config.registry.student),
     }
 
 

@@ -98,10 +98,10 @@ def scores_by_mouse(material: Material, seed: int) -> Figure:
                 panel.plot([low, high], [row, row], color=look["color"], linewidth=1.6)
                 panel.plot(values.mean(), row, look["marker"], color=look["color"], markersize=4.5)
         panel.set_title("all neurons" if mouse == ALL else short_name(mouse), fontsize=8)
-        panel.tick_params(axis="y", length=0)
-        panel.tick_params(axis="x", labelbottom=number + columns >= len(panels))
+        panel.tick_params(axis="y", length=0, labelsize=7)
+        panel.tick_params(axis="x", labelsize=8, labelbottom=number + columns >= len(panels))
         panel.xaxis.set_major_locator(MaxNLocator(4))
-    axes[0].set_yticks(range(len(looks)), list(looks), fontsize=7)
+    axes[0].set_yticks(range(len(looks)), list(looks))
     axes[0].set_ylim(len(looks) - 0.5, -0.5)
     for unused in axes[len(panels) :]:
         unused.set_visible(False)

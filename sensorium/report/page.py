@@ -59,7 +59,8 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #e6e6e6; text-align: right; }
 th:first-child, td:first-child { text-align: left; font-weight: 400; }
 th { vertical-align: bottom; } td:nth-child(2) { font-weight: 600; }
-div.scroll { overflow-x: auto; } div.scroll th, div.scroll td { padding: .3rem .35rem; }
+div.scroll { overflow-x: auto; } div.scroll table { font-size: .8rem; }
+div.scroll th, div.scroll td { padding: .3rem .25rem; }
 td.wide { text-align: left; word-break: break-word;
           font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .82rem; }
 @media print { body { max-width: none; margin: 0; font-size: 10.5pt; } h2, figure, tr { break-inside: avoid; }

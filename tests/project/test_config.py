@@ -8,6 +8,7 @@ from tiny import preset_tree
 
 from sensorium import config
 from sensorium.errors import ConfigError
+from sensorium.evaluation.sources import DERIVED
 from sensorium.experiments import compose
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,13 @@ def test_competition_preset_is_the_published_recipe():
     assert settings.window.width == 31
 
 
+@pytest.mark.parametrize("name", DERIVED)
+def test_no_experiment_is_called_like_another_source(demo, name):
+    demo["experiments"][name] = demo["experiments"]["true_batch_001"]
+    with pytest.raises(ConfigError, match=f"'{name}' means something else in the tables of scores"):
+        config.parse(demo, "params.yaml")
+
+
 def test_settings_are_frozen(demo):
     settings = config.parse(demo, "params.yaml")
     with pytest.raises(ValueError, match="frozen"):
@@ -73,6 +81,11 @@ def test_settings_are_frozen(demo):
         (
             lambda t: t["experiments"]["true_batch_001"]["model"].update(strides=[1]),
             ["experiments.true_batch_001.model", "one entry a block"],
+        ),
+        (lambda t: t["registry"].update(teacher="distillation_001"), ["distillation_001 is both teacher and student"]),
+        (
+            lambda t: t["experiments"].update(dict.fromkeys(("Slow", "slow"), t["experiments"]["true_batch_001"])),
+            ["Slow and slow differ in upper and lower case alone"],
         ),
         (
             lambda t: t["experiments"]["distillation_001"]["distillation"].update(teacher="nobody"),

@@ -115,6 +115,8 @@ def test_tables_follow_an_edited_file_on_request(project):
         ("a,b", "true_batch_001", [], ["'a,b'"]),
         ("a.b", "true_batch_001", [], ["'a.b'"]),
         ("True_Batch_001", "true_batch_001", [], ["exists already"]),
+        ("x" * 80, "true_batch_001", [], ["at most 64"]),
+        ("ensemble", "true_batch_001", [], ["'ensemble' means something else"]),
         ("x", "true_batch_001", ["training.learning_rat=1"], ["learning_rat", "Did you mean 'learning_rate'"]),
         ("x", "true_batch_001", ["training.learning_rate"], ["-S training.learning_rate"]),
         ("x", "true_batch_001", ["distillation={teacher: y, ratio: 0.3}"], ["'y' is no experiment"]),
@@ -138,6 +140,7 @@ def test_a_mistake_is_one_message_and_nothing_is_written(project, name, base, se
         ("x", BASE, "true_batch_001", ["x.yaml", "describes true_batch_001, not x"]),
         ("x", "training: [\n", None, ["x.yaml"]),
         ("9x", BASE, None, ["'9x' cannot name an experiment"]),
+        ("True_Batch_001", BASE, None, ["rue_batch_001.yaml", "upper and lower case alone"]),
     ],
 )
 def test_a_file_that_does_not_fit_is_named(project, name, text, header, words):

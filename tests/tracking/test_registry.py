@@ -169,12 +169,6 @@ def test_missing_scores_are_refused(trained):
     assert "dvc repro evaluate" in told.value.remedy
 
 
-def test_one_experiment_cannot_be_both(trained):
-    sections = trained.config.registry.model_copy(update={"student": "true_batch_001"})
-    with pytest.raises(TrackingError, match="both teacher and student"):
-        register_pair(trained.config.model_copy(update={"registry": sections}), trained.paths)
-
-
 @pytest.mark.parametrize("text", ["{}", "[]", "nonsense", '{"pair": {}, "models": {}}'])
 def test_a_foreign_pin_is_refused(registered, text):
     registered.paths.pair_pin.write_text(text)

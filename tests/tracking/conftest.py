@@ -87,7 +87,7 @@ def bare_project(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "False")
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(_ROOT / "params.yaml", tmp_path / "params.yaml")
-    tree = preset_tree("demo")
+    tree = preset_tree("demo", "experiment=[true_batch_001,distillation_001]")
     for experiment in tree["experiments"].values():
         experiment["model"] |= _SMALL
     project = Project(parse(tree, "demo.yaml"), Paths(tmp_path))

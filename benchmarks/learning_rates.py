@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of cosine decay; those of params.yaml by default")
     parser.add_argument("--patience", type=int, help="epochs; that of params.yaml by default")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("-f", "--fold", type=int, action="append", help="those of params.yaml by default")
     options = parser.parse_args()
     root = find_root()
     config, paths = load(root / PARAMS_FILE), Paths(root)
@@ -83,11 +84,12 @@ def main() -> None:
     for experiment in options.experiment:
         for rate in options.rate:
             tuned = changed(config, experiment, common | {"training.learning_rate": rate})
-            done = [train(tuned, paths, experiment, fold) for fold in config.folds.train.values()]
+            done = [train(tuned, paths, experiment, fold) for fold in options.fold or config.folds.train.values()]
             scores, epochs, seconds = zip(*done, strict=True)
             folds = " ".join(f"{score:.4f}" for score in scores)
-            cells = (f"{statistics.mean(scores):.4f}", folds, " ".join(map(str, epochs)), f"{statistics.mean(seconds):.1f}")
-            print(f"| {experiment} | {rate:g} | {' | '.join(cells)} |", flush=True)
+            mean, cost = statistics.mean(scores), statistics.mean(seconds)
+            cells = [experiment, f"{rate:g}", f"{mean:.4f}", folds, " ".join(map(str, epochs)), f"{cost:.1f}"]
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -34,18 +34,29 @@ _MODEL = {
     "se_reduction": 4,
     "cortex_features": [8],
 }
+TINY_BASELINE = {
+    "architecture": "baseline",
+    "canvas": [18, 32],
+    "features": [3, 4],
+    "strides": [2, 1],
+    "spatial_kernels": [5, 3],
+    "temporal_kernels": [3, 2],
+    "position_sigma": 0.2,
+    "response_scale": 10.0,
+}
+"""Another model, for `experiments.<name>.model`."""
 _TRAINING = {"samples_per_epoch": 24, "batch_size": 6, "warmup_epochs": 1, "cosine_epochs": 1}
 
 
-def preset_tree(name: str) -> dict[str, Any]:
+def preset_tree(name: str, *overrides: str) -> dict[str, Any]:
     """A preset of conf/ as a plain tree."""
-    tree: dict[str, Any] = yaml.safe_load(compose(ROOT, name))
+    tree: dict[str, Any] = yaml.safe_load(compose(ROOT, name, overrides))
     return tree
 
 
 def tiny_tree(raw: str = "data/sensorium_all_2023") -> dict[str, Any]:
-    """The demo preset as a plain tree, everything shrunk so that a whole run takes seconds."""
-    tree = preset_tree("demo")
+    """Teacher and student of the demo preset as a plain tree, all shrunk so that a whole run takes seconds."""
+    tree = preset_tree("demo", "experiment=[true_batch_001,distillation_001]")
     tree["dataset"] |= {"raw": raw, "mice": MICE}
     tree["synthetic"] |= _SYNTHETIC
     for experiment in tree["experiments"].values():

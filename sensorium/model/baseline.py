@@ -2,12 +2,12 @@
 
 A core of factorised 3D convolutions sees the video and the behaviour; a readout per mouse looks at one point of the
 core's output for each neuron, drawn from a Gaussian in training (Lurz et al. 2021,
-https://openreview.net/forum?id=Tp7kI90Htd), where the neuron's place in cortex predicts the point and the pupil's centre
-shifts all points of a frame. What differs from the starter kit, which trains on whole trials at 30 Hz and on normalised
-data: inputs are normalised by what passes in training, responses are scaled by one number, temporal kernels are padded
-so that every frame of a window has an output, and the optimizer's weight decay stands for the smoothness of the first
-kernels. The legend of shapes is in `sensorium.model.layers`; features of a window are (B, T, H, W, F + 2), the last two
-being the pupil's centre.
+https://openreview.net/forum?id=Tp7kI90Htd), where the neuron's place in cortex predicts the point and the pupil's
+centre shifts all points of a frame. What differs from the starter kit, which trains on long clips at 30 Hz and on
+normalised data: inputs are normalised by what passes in training, responses are scaled by one number, temporal kernels
+are padded so that every frame of a window has an output, and the optimizer's weight decay stands for the smoothness of
+the first kernels. The legend of shapes is in `sensorium.model.layers`; features of a window are (B, T, H, W, F + 2),
+the last two being the pupil's centre.
 """
 
 import math
@@ -98,9 +98,11 @@ class FactorisedCore(nn.Module):
         """Make the core of `config`."""
         super().__init__()
         self.norm = RunningNorm(SEEN_CHANNELS)
-        widths = (SEEN_CHANNELS, *config.features)
-        kernels = zip(widths, config.features, config.spatial_kernels, config.temporal_kernels, config.strides)
-        self.layers = nn.Sequential(*(FactorisedConv(*layer) for layer in kernels))
+        inputs = (SEEN_CHANNELS, *config.features[:-1])
+        kernels = (config.spatial_kernels, config.temporal_kernels, config.strides)
+        self.layers = nn.Sequential(
+            *(FactorisedConv(*layer) for layer in zip(inputs, config.features, *kernels, strict=True))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 5, T, H, W) to (B, T, H', W', F)."""
@@ -179,7 +181,7 @@ class GaussianReadout(Layer):
         seen = functional.grid_sample(maps.float(), points[:, :, None].float(), align_corners=True)[..., 0]
         drive = torch.einsum("bcn,nc->bn", seen, self.weight) + self.bias
         responses = self.scale * (functional.elu(drive) + 1)
-        return responses.unflatten(0, (windows, frames)).transpose(1, 2)
+        return responses.view(windows, frames, -1).transpose(1, 2)
 
     def multiply_adds(self, positions: int) -> int:
         """Four taps of each channel and its weight, for every neuron and frame."""

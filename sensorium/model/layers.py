@@ -33,13 +33,8 @@ class Layer(nn.Module):
         Args:
             positions: places of the layer's output, over frames, rows and columns.
         """
-        return count_multiply_adds(self, positions)
-
-
-def count_multiply_adds(module: nn.Module, positions: int) -> int:
-    """Multiply-adds of the convolutions and linear maps of a module, each applied at every one of `positions`."""
-    maps = [part for part in module.modules() if isinstance(part, (_ConvNd, nn.Linear, GroupedLinear))]
-    return sum(part.weight.numel() * positions for part in maps)
+        maps = [part for part in self.modules() if isinstance(part, (_ConvNd, nn.Linear, GroupedLinear))]
+        return sum(part.weight.numel() * positions for part in maps)
 
 
 @torch.no_grad()

@@ -6,14 +6,14 @@ The legend of shapes is in `sensorium.model.layers`.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from sensorium.architectures import ModelConfig
 from sensorium.model.architecture import build
-from sensorium.model.layers import INPUT_CHANNELS, Layer, count_multiply_adds
+from sensorium.model.layers import INPUT_CHANNELS, Layer
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,9 @@ def summarise(config: ModelConfig, mice: Mapping[str, int], frames: int) -> list
 
     def note(name: str, module: nn.Module, output: Tensor) -> None:
         shape = tuple(output.shape[1:])
-        shape = (shape[-1], *shape[:-1]) if output.ndim == 5 else shape
+        shape = (shape[-1], *shape[:-1]) if output.ndim == 5 and isinstance(module, Layer) else shape
         parameters = sum(weight.numel() for weight in module.parameters())
-        count = module.multiply_adds if isinstance(module, Layer) else partial(count_multiply_adds, module)
-        layers.append(LayerSummary(name, shape, parameters, count(math.prod(shape[1:]))))
+        layers.append(LayerSummary(name, shape, parameters, _multiply_adds(module, output, math.prod(shape[1:]))))
 
     names = {f"readouts.{index}": f"readouts.{index} {mouse}" for index, mouse in enumerate(mice)}
     for name, module in _listed(model):
@@ -57,6 +56,14 @@ def summarise(config: ModelConfig, mice: Mapping[str, int], frames: int) -> list
     with torch.no_grad():
         model(window)
     return layers
+
+
+def _multiply_adds(module: nn.Module, output: Tensor, positions: int) -> int:
+    if isinstance(module, Layer):
+        return module.multiply_adds(positions)
+    if isinstance(module, (nn.Linear, _ConvNd)):
+        return output[0].numel() // len(module.weight) * module.weight.numel()
+    return 0
 
 
 def _listed(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:

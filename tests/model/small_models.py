@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from sensorium.model.dwiseneuro_config import DwiseNeuroConfig
 from sensorium.model.dwiseneuro import DwiseNeuro
+from sensorium.model.dwiseneuro_config import DwiseNeuroConfig
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"

@@ -82,7 +82,7 @@ def fresh_database(tmp_path_factory):
 def make_project(root):
     """A project in an empty folder, with the settings of the demonstration and small models."""
     shutil.copyfile(_ROOT / "params.yaml", root / "params.yaml")
-    tree = preset_tree("demo")
+    tree = preset_tree("demo", "experiment=[true_batch_001,distillation_001]")
     for experiment in tree["experiments"].values():
         experiment["model"] |= _SMALL
     return Project(parse(tree, "demo.yaml"), Paths(root))

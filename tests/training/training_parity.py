@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sensorium.model.dwiseneuro_config import DwiseNeuroConfig
 from sensorium.data.batch import Batch, Targets
 from sensorium.model.dwiseneuro import DwiseNeuro
+from sensorium.model.dwiseneuro_config import DwiseNeuroConfig
 from sensorium.model.published import from_published
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -28,7 +28,7 @@ def run(config: Config, paths: Paths) -> None:
         TrackingError: folds or scores are missing, or are not those of the pin.
     """
     deliver_leftovers(Store.of(paths))
-    count = sum(_rebuild(config, paths, name) for name in (config.registry.teacher, config.registry.student))
+    count = sum(_rebuild(config, paths, name) for name in config.experiments)
     if count:
         Console().print(f"{count} runs are recorded again, from the histories of the folds.")
     restored, same = restore_pair(config, paths)

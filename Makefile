@@ -41,7 +41,7 @@ format: $(VENV)/.develop ## format the code
 	ruff check --fix .
 
 ui: install ## open the MLflow UI on http://127.0.0.1:5000
-	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
+	mlflow ui --app-name sensorium --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
 
 demo-report: install ## copy the report of the last run into docs/
 	dvc repro report

@@ -4,6 +4,7 @@ Which mice a run uses, their number, neurons and trials come from the data and p
 only knows the competition's names for things, and what can be told of it without its data.
 """
 
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 MouseSet = Literal["new", "old"]
@@ -75,3 +76,9 @@ def labelled_tiers(mouse_set: MouseSet) -> tuple[str, ...]:
 def short_name(mouse: str) -> str:
     """The part of a mouse's name that tells it from others, for tables: animal, session and scan."""
     return mouse.split("-Video-")[0].removeprefix("dynamic")
+
+
+def short_names(mice: Iterable[str]) -> dict[str, str]:
+    """Short name by mouse; the whole names where short ones do not tell them apart."""
+    short = {mouse: short_name(mouse) for mouse in mice}
+    return short if len(set(short.values())) == len(short) else {mouse: mouse for mouse in short}

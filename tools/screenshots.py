@@ -8,7 +8,6 @@ Run `make demo` and `sensorium promote` first: the pictures show what is in the 
 import argparse
 import contextlib
 import io
-import json
 import os
 import shutil
 import signal
@@ -28,8 +27,10 @@ from sensorium.config import load
 from sensorium.errors import TrackingError
 from sensorium.paths import PARAMS_FILE, Paths, find_root
 from sensorium.registry.manifest import PAIR
+from sensorium.tracking.leaderboard import leaderboard_name
 from sensorium.tracking.runs import EXPERIMENT, FOLD, ROLE, search
 from sensorium.tracking.store import Store
+from sensorium.tracking.views import FOLDS, LEADERBOARD
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _SIZE = {"width": 1360, "height": 760}
@@ -38,25 +39,20 @@ _WAIT_MILLISECONDS = 60_000
 _START_SECONDS = 240
 _SETTLE_MILLISECONDS = 2500
 """Until a page that has its text has drawn its curves and stopped moving."""
-_SETTINGS = {
-    "mlflow.workflowType_v1": '"machine_learning"',
-    "mlflow.assistant.panelOpen_v1": "false",
-    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
-}
-"""What a user chooses once: "Model training" at the top, and the panel at the side closed."""
 
 
 @dataclass(frozen=True)
 class Shown:
     """What the pictures show."""
 
-    teacher: str
-    """Id of an MLflow experiment."""
-    student: str
+    leaderboard: str
+    """Id of the MLflow experiment."""
+    row: str
+    """Run id of the newest execution of the student."""
     fold: str
     """Run id of a fold of the teacher."""
     names: tuple[str, str]
-    """Names of the two experiments."""
+    """Names of teacher and student."""
 
 
 def find_shown(paths: Paths) -> Shown:
@@ -66,39 +62,49 @@ def find_shown(paths: Paths) -> Shown:
         TrackingError: the store lacks an experiment or its folds.
     """
     config, store = load(paths.root / PARAMS_FILE), Store.of(paths)
-    client = store.client()
+    client, name = store.client(), leaderboard_name(config)
     names = (config.registry.teacher, config.registry.student)
-    found = [client.get_experiment_by_name(name) for name in names]
-    if None in found:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        raise TrackingError(f"{store.label}: has no MLflow experiment {name}.", "Type `make demo` first.")
+    rows = search(client, [found.experiment_id], {ROLE: "experiment", EXPERIMENT: names[1]})
+    folds = search(client, [found.experiment_id], {ROLE: "fold", EXPERIMENT: names[0], FOLD: "0"})
+    if not rows or not folds:
         raise TrackingError(f"{store.label}: has no runs of {' and '.join(names)}.", "Type `make demo` first.")
-    teacher, student = (str(experiment.experiment_id) for experiment in found)
-    folds = search(client, [teacher], {ROLE: "fold", EXPERIMENT: names[0], FOLD: "0"})
-    if not folds:
-        raise TrackingError(f"{store.label}: has no run of {names[0]} fold 0.", "Type `make demo` first.")
-    return Shown(teacher, student, str(folds[-1].info.run_id), names)
+    return Shown(str(found.experiment_id), str(rows[-1].info.run_id), str(folds[-1].info.run_id), names)
 
 
-def experiment(page: Page, shown: Shown) -> None:
-    """The run table of the teacher, in the view of the scores, its folds unfolded."""
-    page.goto(f"#/experiments/{shown.teacher}/runs?viewStateShareKey=sensorium")
-    page.get_by_text("oof/single_trial", exact=False).first.wait_for()
-    page.get_by_role("gridcell").locator("button, svg[role=img], [role=button]").first.wait_for()
+def leaderboard(page: Page, shown: Shown) -> None:
+    """The run table as it opens: executions of experiments, the best first."""
+    page.goto(f"#/experiments/{shown.leaderboard}")
+    page.get_by_role("columnheader", name="score").first.wait_for()
+    page.get_by_text(shown.names[1]).first.wait_for()
+
+
+def folds(page: Page, shown: Shown) -> None:
+    """The same table in the order of time, the folds of one row unfolded."""
+    page.goto(f"#/experiments/{shown.leaderboard}/runs?viewStateShareKey={FOLDS}")
+    page.locator(".ag-cell button, .ag-cell [role=button]").first.wait_for()
     page.locator(".ag-cell button, .ag-cell [role=button]").first.click()
     page.get_by_text("fold_0").first.wait_for()
 
 
-def compare(page: Page, shown: Shown) -> None:
-    """Teacher and student in one chart."""
-    ids = json.dumps([shown.teacher, shown.student])
-    page.goto(f"#/compare-experiments/s?experiments={ids}&compareRunsMode=CHART")
-    page.get_by_placeholder("Search metric charts").fill("val/correlation(/dynamic[^/]*)?$")
-    for name in shown.names:
-        page.get_by_text(f"{name} (val/correlation)", exact=True).first.wait_for()
+def charts(page: Page, shown: Shown) -> None:
+    """Learning curves of the rows, and differences below them."""
+    page.goto(f"#/experiments/{shown.leaderboard}/runs?viewStateShareKey={LEADERBOARD}&compareRunsMode=CHART")
+    page.get_by_text("Learning curves").first.wait_for()
+    page.locator(".js-plotly-plot").first.wait_for()
+
+
+def row(page: Page, shown: Shown) -> None:
+    """A row's own page: how good it is, and what it was made of."""
+    page.goto(f"#/experiments/{shown.leaderboard}/runs/{shown.row}")
+    page.get_by_text("single-trial correlation out of fold").first.wait_for()
 
 
 def run(page: Page, shown: Shown) -> None:
     """A fold's run: where it comes from, on what it was trained."""
-    page.goto(f"#/experiments/{shown.teacher}/runs/{shown.fold}")
+    page.goto(f"#/experiments/{shown.leaderboard}/runs/{shown.fold}")
     page.get_by_text("dvc.data/folds").first.wait_for()
 
 
@@ -115,7 +121,7 @@ def version(page: Page, shown: Shown) -> None:
     page.get_by_text("out of fold").wait_for()
 
 
-PICTURES: tuple[Callable[[Page, Shown], None], ...] = (experiment, compare, run, registry, version)
+PICTURES: tuple[Callable[[Page, Shown], None], ...] = (leaderboard, folds, charts, row, run, registry, version)
 
 
 def draw(paths: Paths, output: Path) -> dict[str, str]:
@@ -140,9 +146,6 @@ def draw(paths: Paths, output: Path) -> dict[str, str]:
         browser = playwright.chromium.launch(executable_path=program, args=sandbox)
         context = browser.new_context(viewport=_SIZE, base_url=address, timezone_id="UTC", locale="en-GB")
         context.set_default_timeout(_WAIT_MILLISECONDS)
-        context.add_init_script(
-            "".join(f"localStorage.setItem({json.dumps(k)}, {json.dumps(v)});" for k, v in _SETTINGS.items())
-        )
         for picture in PICTURES:
             page = context.new_page()
             picture(page, shown)
@@ -163,13 +166,13 @@ def save(picture: bytes, path: Path) -> None:
 
 @contextlib.contextmanager
 def serving(paths: Paths) -> Iterator[str]:
-    """`mlflow ui` on the project's store; yields its address."""
+    """What `make ui` opens, on the project's store; yields its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", Store.of(paths).uri, "--port", str(port)]
+    options = ["--app-name", "sensorium", "--backend-store-uri", Store.of(paths).uri, "--workers", "1"]
     process = subprocess.Popen(  # noqa: S603 - our own command
-        [*command, "--workers", "1"],
+        [sys.executable, "-m", "mlflow", "ui", *options, "--port", str(port)],
         cwd=paths.root,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

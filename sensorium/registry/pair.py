@@ -18,6 +18,7 @@ from sensorium.registry.catalog import Catalog, Entry
 from sensorium.registry.flavor import ENSEMBLE, Interface
 from sensorium.registry.manifest import PAIR, REGISTER, STUDENT, TEACHER, ModelContent, PairPin, Pin, trained_content
 from sensorium.registry.results import tell
+from sensorium.tracking.leaderboard import leaderboard_name
 from sensorium.tracking.links import origin
 from sensorium.tracking.provenance import locked_digests, run_tags, uncommitted
 from sensorium.tracking.store import refusals_told
@@ -42,7 +43,7 @@ def register_pair(config: Config, paths: Paths) -> PairPin:
     with refusals_told(paths):
         catalog = Catalog(paths)
         pin = registration.carry_out(catalog)
-        tell(catalog, paths, pin, metrics, scores, registration.tags)
+        tell(catalog, paths, pin, metrics, scores, registration.tags, registration.leaderboard, mean)
     return pin
 
 
@@ -79,6 +80,11 @@ class Registration:
     weights: dict[str, float] | None = None
     """Weight in the mean by experiment; None where both have the same say."""
 
+    @property
+    def leaderboard(self) -> str:
+        """Name of the MLflow experiment that lists the models."""
+        return leaderboard_name(self.config)
+
     @cached_property
     def tags(self) -> dict[str, str]:
         """Tags of every version made."""
@@ -104,7 +110,7 @@ class Registration:
         manifest = {**_manifest(content), "role": role, "prediction": self._prediction}
         interface = self._interface([role])
         tags = {**self.tags, **trained}
-        return Entry(content.name, content.digest, content.experiment, manifest, interface, content, tags)
+        return Entry(content.name, content.digest, self.leaderboard, manifest, interface, content, tags)
 
     def pair(self, versions: dict[str, int]) -> Entry:
         """The pair of two versions."""
@@ -117,9 +123,9 @@ class Registration:
             "code": {key: value for key, value in self.tags.items() if "git" in key or key.endswith("version")},
             "prediction": self._prediction,
         } | ({} if self.weights is None else {"weights": self.weights})
-        experiment = ",".join(sorted(content.experiment for content in self.contents.values()))
         digest = pair_digest(self.contents, [self.scores, self.paired], self._prediction, self.weights)
-        return Entry(PAIR, digest, experiment, manifest, self._interface([ENSEMBLE, *self.contents]), tags=self.tags)
+        interface = self._interface([ENSEMBLE, *self.contents])
+        return Entry(PAIR, digest, self.leaderboard, manifest, interface, tags=self.tags)
 
     @property
     def _prediction(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import Field, ValidationError, model_validator
 
-from sensorium.config import Config, ExperimentConfig, Section, parse
+from sensorium.config import Config, ExperimentConfig, parse
 from sensorium.errors import ConfigError
 
 FOLDER = Path("conf") / "sweep"

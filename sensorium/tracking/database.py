@@ -177,5 +177,5 @@ def _place_default(connection: sqlite3.Connection, root: Path) -> None:
     connection.execute(
         "UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0 "
         "AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.experiment_id = 0)",
-        (str(root / "mlruns" / "0"),),
+        ((root / ARTIFACTS / "0").as_uri(),),
     )

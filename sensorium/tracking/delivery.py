@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from sensorium.tracking import runs, sweeps
+from sensorium.tracking import leaderboard, runs, sweeps
 from sensorium.tracking.journal import FINISHED, Delivery, Journal, journals
 from sensorium.tracking.store import Store, patience, redacted
 
@@ -98,6 +98,7 @@ class Courier:
                 self._client.set_terminated(run_id, event["status"], event["time"])
                 if event["status"] == FINISHED:
                     runs.summarise(self._client, run_id)
+                    leaderboard.describe(self._client, run_id)
 
     def _begin(self, client: "MlflowClient", event: dict[str, Any]) -> None:
         if self._delivery.run_id is None:

@@ -12,7 +12,7 @@ from sensorium.errors import TrackingError
 from sensorium.files import read_json, write_json
 from sensorium.paths import Paths
 from sensorium.tracking.journal import FINISHED
-from sensorium.tracking.runs import FINGERPRINT, ROLE, is_alive, search
+from sensorium.tracking.runs import FINGERPRINT, ROLE, everywhere, is_alive, search
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -83,11 +83,11 @@ def find_run(client: "MlflowClient", paths: Paths, experiment: str, fold: int) -
     link = RunLink.read(paths.run_link(experiment, fold))
     if link.run_id is not None and is_alive(client, link.run_id):
         return link.run_id
-    found, folder = client.get_experiment_by_name(experiment), paths.fold(experiment, fold)
-    if found is None or link.tracking_uri is None or not folder.is_dir():
+    folder = paths.fold(experiment, fold)
+    if link.tracking_uri is None or not folder.is_dir():
         return None
     tags = {FINGERPRINT: fingerprint(read_info(folder).provenance), ROLE: "fold"}
-    runs = [run for run in search(client, [found.experiment_id], tags) if run.info.status == FINISHED]
+    runs = [run for run in search(client, everywhere(client), tags) if run.info.status == FINISHED]
     return str(runs[-1].info.run_id) if runs else None
 
 

@@ -13,12 +13,26 @@ from typing import Any
 from sensorium.config import Config
 from sensorium.errors import TrackingError
 from sensorium.files import digest_json
+from sensorium.mice import short_names
 from sensorium.paths import PARAMS_FILE, Paths
 from sensorium.tracking import provenance
 from sensorium.tracking.courier import ensure_running, linger
 from sensorium.tracking.journal import FINISHED, Journal, journal_for, journal_name, journals
+from sensorium.tracking.leaderboard import leaderboard_name
 from sensorium.tracking.links import RunLink
-from sensorium.tracking.runs import EXPERIMENT, FINGERPRINT, FOLD, FOLDS, GROUP, REBUILT, RECORD, RECORDED, ROLE
+from sensorium.tracking.runs import (
+    ARCHITECTURE,
+    EXPERIMENT,
+    FINGERPRINT,
+    FOLD,
+    FOLDS,
+    GROUP,
+    REBUILT,
+    RECORD,
+    RECORDED,
+    ROLE,
+    TEACHER,
+)
 from sensorium.tracking.store import Store, closing_seconds, patience
 from sensorium.tracking.sweeps import SweepPlace
 from sensorium.tracking.system import SystemLoad
@@ -50,6 +64,7 @@ class TrainingRun:
         self, journal: Journal, store: Store, link: Path | None, header: dict[str, Any], load: SystemLoad | None
     ) -> None:
         self._journal, self._store, self._link, self._load = journal, store, link, load
+        self._names: dict[str, str] = header["mice"]
         self._began = time.monotonic()
         self._held = contextlib.ExitStack()
         journal.folder.mkdir(parents=True, exist_ok=True)
@@ -79,11 +94,16 @@ class TrainingRun:
         load = {} if self._load is None else self._load.sample()
         if load:
             ensure_running(self._store, wait=False)  # one that died has a successor within seconds
-        told = {**values, **load}
+        told = {self._shortened(key): value for key, value in {**values, **load}.items()}
         fresh = {key: float(value) for key, value in told.items() if (key, step) not in self._contents.steps}
         if fresh:
             self._journal.append("metrics", values=fresh, step=step)
             self._contents.steps |= {(key, step) for key in fresh}
+
+    def _shortened(self, key: str) -> str:
+        """The key with the mouse that it may end in called as in all tables, where that tells the mice apart."""
+        prefix, slash, last = key.rpartition("/")
+        return f"{prefix}{slash}{self._names.get(last, last)}"
 
     def artifact(self, path: Path) -> None:
         """Record a file or folder as it is now."""
@@ -152,7 +172,7 @@ def start_training_run(
     Args:
         config: the settings in force.
         paths: where everything lies.
-        experiment: name in params.yaml, and of the MLflow experiment.
+        experiment: name in params.yaml.
         fold: fold that is held out.
         fingerprint: digest of everything that the training depends on; the same after a resume.
         place: where it is one of a sweep's runs.
@@ -214,6 +234,7 @@ def record_past(
         header["tags"] = {key: text for key, text in header["tags"].items() if key not in provenance.OF_NOW}
         header["tags"] |= {} if past.original is None else {REBUILT: past.original}
     else:
+        header["name"] = f"{experiment}/fold_{fold} recorded"  # a row of the leaderboard, below no parent
         header["tags"] |= {ROLE: RECORD} | ({} if past.original is None else {RECORDED: past.original})
     run = TrainingRun(journal, store, None, header, None)
     for values, step in past.epochs:
@@ -229,7 +250,10 @@ def _header(config: Config, store: Store, fields: Mapping[str, Any], patch: byte
     params = _params(config, experiment)
     group = digest_json([params, sorted(config.dataset.mice), os.environ.get("DVC_EXP_NAME", "")])
     tags = provenance.run_tags(store.root, config, f"train {name}", patch)
+    settings = config.experiment(experiment)
     tags |= {
+        ARCHITECTURE: settings.model.architecture,
+        **({TEACHER: settings.distillation.teacher} if settings.distillation else {}),
         FINGERPRINT: fields["fingerprint"],
         GROUP: group,
         ROLE: "fold",
@@ -239,6 +263,8 @@ def _header(config: Config, store: Store, fields: Mapping[str, Any], patch: byte
     }
     datasets = provenance.training_inputs(config, store.root, experiment, fields["fold"])
     return {
+        "leaderboard": leaderboard_name(config),
+        "mice": short_names(config.dataset.mice),
         "group": group,
         "tags": tags | {f"{provenance.DATA}{path}": digest for path, digest in datasets.items()},
         "params": params,

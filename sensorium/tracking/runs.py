@@ -1,4 +1,4 @@
-"""The runs of an experiment in MLflow: a parent an experiment, a child a fold, found again by tags."""
+"""The runs of an experiment in MLflow: a parent per execution, a child per fold, found again by tags."""
 
 import math
 import statistics
@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sensorium.files import waiting_lock
+from sensorium.mice import short_name
+from sensorium.tracking.descriptions import differences, rounded, run_name
 from sensorium.tracking.journal import FINISHED, now
 from sensorium.tracking.store import Store
 from sensorium.tracking.system import PREFIX as SYSTEM
@@ -23,12 +25,19 @@ ROLE = "sensorium.role"
 RECORD = "record"
 FOLD = "sensorium.fold"
 EXPERIMENT = "sensorium.experiment"
+ARCHITECTURE, TEACHER = "sensorium.architecture", "sensorium.teacher"
+DIFFERS = "sensorium.differs"
+"""Tag of a parent: what differs from the experiment's first execution, as its name tells in short."""
+DVC_EXPERIMENT = "sensorium.dvc.experiment"
+"""Tag: name that DVC gave to the experiment that it runs."""
 FOLDS = "sensorium.folds"
 """Tag: number of folds that the experiment trains."""
 RECORDED, REBUILT = "sensorium.recorded_from", "sensorium.rebuilt_from"
 """Tags: the run that held the training, on a record of it and on a run that stands for it."""
 VALIDATION, SCORE = "val/", "val/correlation"
 """Prefix of validation metrics, and the one that decides; `val/correlation/<mouse>` is a mouse's."""
+DIFFERENCE = "score/vs_"
+"""Before the name of an experiment, in the metric that tells how much more a row scored than it."""
 WARMUP = "training.warmup_epochs"
 """Param: epochs that are never the best one."""
 PARENT = "mlflow.parentRunId"
@@ -38,6 +47,7 @@ _ENOUGH = 2
 _CONFIDENCE = 0.95
 _PARAMS_A_CALL = 100
 _METRICS_A_CALL = 1000
+_RUNS_A_CALL = 1000
 
 
 def search(
@@ -47,14 +57,26 @@ def search(
     from mlflow.entities import ViewType
 
     clauses = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
-    found = client.search_runs(
-        experiments,
-        " and ".join(clauses),
-        run_view_type=ViewType.ALL if deleted else ViewType.ACTIVE_ONLY,
-        order_by=["attributes.start_time ASC"],
-        max_results=1000,
-    )
-    return list(found)
+    found: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            experiments,
+            " and ".join(clauses),
+            run_view_type=ViewType.ALL if deleted else ViewType.ACTIVE_ONLY,
+            order_by=["attributes.start_time ASC"],
+            max_results=_RUNS_A_CALL,
+            page_token=token,
+        )
+        found.extend(page)
+        token = page.token
+        if not token:
+            return found
+
+
+def everywhere(client: "MlflowClient") -> list[str]:
+    """Ids of all MLflow experiments: of other presets, of adopted runs, and of stores from before the leaderboard."""
+    return [str(experiment.experiment_id) for experiment in client.search_experiments()]
 
 
 def log_params(client: "MlflowClient", run_id: str, params: Mapping[str, str]) -> None:
@@ -74,6 +96,12 @@ def log_metrics(client: "MlflowClient", run_id: str, metrics: Iterable[tuple[str
     batch = [Metric(*metric) for metric in metrics]
     for first in range(0, len(batch), _METRICS_A_CALL):
         client.log_batch(run_id, metrics=batch[first : first + _METRICS_A_CALL])
+
+
+def update_metrics(client: "MlflowClient", run_id: str, metrics: Mapping[str, float]) -> None:
+    """Log figures that stand for a whole run, at step 0, where they are not what the run has."""
+    known = client.get_run(run_id).data.metrics
+    log_metrics(client, run_id, [(key, value, now(), 0) for key, value in metrics.items() if known.get(key) != value])
 
 
 def known_steps(client: "MlflowClient", run_id: str, keys: Iterable[str]) -> dict[str, set[int]]:
@@ -107,11 +135,14 @@ def attach(client: "MlflowClient", store: Store, header: Mapping[str, Any]) -> t
         Experiment id and run id.
     """
     with waiting_lock(store.state / "runs.lock"):
-        experiment = store.experiment_id(client, header["experiment"])
+        # a journal from before the leaderboard names none
+        experiment = store.experiment_id(client, header.get("leaderboard", header["experiment"]))
+        run = _own_run(client, header)
+        if run is not None and header["adopt"] is None:
+            experiment = str(run.info.experiment_id)  # begun before the leaderboard: it stays with its parent
         tags = dict(header["tags"])
         if tags[ROLE] != RECORD:
             tags[PARENT] = _parent(client, experiment, header)
-        run = _own_run(client, experiment, header)
         if run is None:
             run = client.create_run(experiment, start_time=header["time"], run_name=header["name"], tags=tags)
         else:
@@ -119,10 +150,10 @@ def attach(client: "MlflowClient", store: Store, header: Mapping[str, Any]) -> t
     return str(run.info.experiment_id), str(run.info.run_id)
 
 
-def _own_run(client: "MlflowClient", experiment: str, header: Mapping[str, Any]) -> "Run | None":
+def _own_run(client: "MlflowClient", header: Mapping[str, Any]) -> "Run | None":
     if header["adopt"] is not None and is_alive(client, header["adopt"]):
         return client.get_run(header["adopt"])
-    runs = search(client, [experiment], {FINGERPRINT: header["fingerprint"], ROLE: "fold"})
+    runs = search(client, everywhere(client), {FINGERPRINT: header["fingerprint"], ROLE: "fold"})
     unfinished = [run for run in runs if run.info.status != FINISHED]
     return unfinished[-1] if unfinished else None
 
@@ -147,8 +178,14 @@ def _parent(client: "MlflowClient", experiment: str, header: Mapping[str, Any]) 
         if all(child.info.status != FINISHED or _is_same(child, header) for child in children):
             return run_id
     tags = {k: v for k, v in header["tags"].items() if k not in {FOLD, FINGERPRINT, REBUILT, "sensorium.stage"}}
-    created = client.create_run(experiment, run_name=header["experiment"], tags={**tags, ROLE: "experiment"})
-    log_params(client, created.info.run_id, {k: v for k, v in header["params"].items() if k != "fold"})
+    params = {k: v for k, v in header["params"].items() if k != "fold"}
+    earlier = search(client, [experiment], {EXPERIMENT: header["experiment"], ROLE: "experiment"})
+    told = differences(params, earlier[0].data.params) if earlier else []
+    taken = [str(run.info.run_name) for run in earlier]
+    tags |= {ROLE: "experiment"} | ({DIFFERS: ", ".join(told)} if told else {})
+    name = run_name(header["experiment"], told, taken, tags.get(DVC_EXPERIMENT))
+    created = client.create_run(experiment, run_name=name, tags=tags)
+    log_params(client, created.info.run_id, params)
     return str(created.info.run_id)
 
 
@@ -158,8 +195,7 @@ def _is_same(run: "Run", header: Mapping[str, Any]) -> bool:
 
 def _children(client: "MlflowClient", parent: str, fold: str | None = None) -> list["Run"]:
     tags = {PARENT: parent, ROLE: "fold"} | ({} if fold is None else {FOLD: fold})
-    experiments = [e.experiment_id for e in client.search_experiments()]  # an adopted run may lie in any of them
-    return search(client, experiments, tags)
+    return search(client, everywhere(client), tags)  # an adopted run may lie in any of them
 
 
 def summarise(client: "MlflowClient", run_id: str) -> None:
@@ -176,7 +212,7 @@ def summarise(client: "MlflowClient", run_id: str) -> None:
     folds = [child for child in _children(client, parent) if child.info.status == FINISHED]
     best = [_best_epoch(client, fold) for fold in folds]
     summary = {"folds": float(len(folds)), **over_folds(best), **over_mice(best)}
-    log_metrics(client, parent, [(key, value, now(), len(folds)) for key, value in summary.items()])
+    log_metrics(client, parent, [(key, rounded(value), now(), len(folds)) for key, value in summary.items()])
     if len({child.data.tags[FOLD] for child in folds}) == int(run.data.tags[FOLDS]):
         log_metrics(client, parent, _mean_curves(client, parent, folds))
     client.set_terminated(parent, FINISHED)
@@ -207,7 +243,8 @@ def validation_scores(client: "MlflowClient", run_id: str) -> dict[str, dict[str
     for child in children:
         for key, value in _best_epoch(client, child).items():
             if key.startswith(f"{SCORE}/"):
-                scores.setdefault(key.removeprefix(f"{SCORE}/"), {})[child.data.tags.get(FOLD, "?")] = value
+                mouse = short_name(key.removeprefix(f"{SCORE}/"))  # runs from before carry the whole name
+                scores.setdefault(mouse, {})[child.data.tags.get(FOLD, "?")] = value
     return scores
 
 
@@ -216,7 +253,7 @@ def _spread(key: str, values: list[float]) -> dict[str, float]:
     if len(values) < _ENOUGH:
         return {}
     middle, deviation = statistics.fmean(values), statistics.stdev(values)
-    half = _student_t(len(values) - 1) * deviation / math.sqrt(len(values))
+    half = student_t(len(values) - 1) * deviation / math.sqrt(len(values))
     return {f"{key}/std": deviation, f"{key}/ci_low": middle - half, f"{key}/ci_high": middle + half}
 
 
@@ -237,7 +274,7 @@ def over_mice(folds: list[dict[str, float]]) -> dict[str, float]:
     return _spread(f"{SCORE}/over_mice", means)
 
 
-def _student_t(freedom: int) -> float:
+def student_t(freedom: int) -> float:
     """Two-sided quantile of Student's t distribution."""
     from scipy.stats import t
 

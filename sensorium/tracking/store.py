@@ -17,7 +17,7 @@ from sensorium.errors import TrackingError
 from sensorium.files import waiting_lock
 from sensorium.paths import Paths
 from sensorium.tracking.database import ARTIFACTS, RESTORE_DATABASE, check_readable, is_damage, rebase
-from sensorium.tracking.views import VIEW_TAG, scores_view
+from sensorium.tracking.views import TAGS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,6 +28,7 @@ PATIENCE_VARIABLE = "SENSORIUM_TRACKING_PATIENCE"
 _PATIENCE_SECONDS = 15.0
 _CLOSING_SHARE = 0.005
 _SQLITE = "sqlite:///"
+_DEFAULT_ID, _DEFAULT = "0", "Default"
 _PARENT_VARIABLE, _EXPERIMENT_VARIABLE = "DVC_ROOT", "DVC_EXP_NAME"
 """Variables that DVC sets for the commands of an experiment."""
 
@@ -235,9 +236,12 @@ class Store:
     def _open_database(self) -> "MlflowClient":
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
         if self.database is not None:
             check_readable(self.database)
+        if self.embedded and not (self.home / "mlflow.db").exists():
+            SqlAlchemyStore(self.uri, (self.home / ARTIFACTS).as_uri())  # where artifacts of experiment 0 will lie
         client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         try:
             client.search_experiments(max_results=1)  # the first call creates the tables
@@ -251,7 +255,7 @@ class Store:
         return client
 
     def experiment_id(self, client: "MlflowClient", name: str) -> str:
-        """The MLflow experiment of that name, made when missing, with the view of its scores.
+        """The MLflow experiment of that name, made when missing.
 
         A database keeps rows alone, so the artifacts lie in the project; a server decides by itself.
         """
@@ -259,14 +263,35 @@ class Store:
 
         found = client.get_experiment_by_name(name)
         if found is None:
-            location = None if self._served else (self.home / ARTIFACTS / name).as_uri()
             try:
-                tags = {VIEW_TAG: scores_view()}
-                return str(client.create_experiment(name, artifact_location=location, tags=tags))
+                with waiting_lock(self.state / "experiments.lock"):
+                    return self._begin_experiment(client, name)
             except MlflowException:
                 found = client.get_experiment_by_name(name)  # another process was faster
                 if found is None:
                     raise
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
+        for key in TAGS.keys() - found.tags.keys():  # `mlflow run --experiment-name` may have made it
+            client.set_experiment_tag(found.experiment_id, key, TAGS[key])
         return str(found.experiment_id)
+
+    def _begin_experiment(self, client: "MlflowClient", name: str) -> str:
+        """Make an MLflow experiment; the first one of an embedded store is MLflow's own, renamed.
+
+        MLflow makes the experiment 0, `Default`, in every store, makes it anew where it is missing, and puts runs of
+        `mlflow run` there. Renamed, it stays, and these runs lie beside the others.
+        """
+        default = client.get_experiment(_DEFAULT_ID) if self.embedded else None
+        if default is not None and default.name == _DEFAULT and _is_local(default.artifact_location):
+            client.rename_experiment(_DEFAULT_ID, name)
+            for key, value in TAGS.items():
+                client.set_experiment_tag(_DEFAULT_ID, key, value)
+            return _DEFAULT_ID
+        location = None if self._served else (self.home / ARTIFACTS / name).as_uri()
+        return str(client.create_experiment(name, artifact_location=location, tags=TAGS))
+
+
+def _is_local(location: str) -> bool:
+    """Whether artifacts lie in a folder; where `mlflow ui` made the store, only its server reaches them."""
+    return urlsplit(location).scheme in {"", "file"}

@@ -1,0 +1,71 @@
+"""Names and descriptions of runs: what was trained, from what, how it differs from others, how good it is."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+NOTE = "mlflow.note.content"
+"""Tag that MLflow's UI shows as the description, in Markdown."""
+_MOST_DIFFERENCES = 3
+_MOST_CHARACTERS = 24
+"""Longest value in a name; a list of widths may be longer."""
+_DIGITS = 4
+
+Params = Mapping[str, str]
+
+
+def rounded(value: float) -> float:
+    """A number with the four digits that a score over a few folds or mice has at most."""
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def differing(rows: Sequence[Params]) -> list[str]:
+    """Keys whose values differ between any two of the rows, in the order of their first appearance."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return [key for key in keys if len({row.get(key) for row in rows}) > 1]
+
+
+def differences(params: Params, reference: Params) -> list[str]:
+    """What differs, such as `learning_rate=0.005`; a key's last part stands for it where no other key shares it."""
+    last = [key.rpartition(".")[2] for key in {**reference, **params}]
+    told = []
+    for key in differing([reference, params]):
+        short = key.rpartition(".")[2]
+        told.append(f"{short if last.count(short) == 1 else key}={_shortened(params.get(key, 'none'))}")
+    return told
+
+
+def _shortened(value: str) -> str:
+    return value if len(value) <= _MOST_CHARACTERS else f"{value[: _MOST_CHARACTERS - 1]}…"
+
+
+def run_name(experiment: str, told: Sequence[str], taken: Iterable[str], dvc_experiment: str | None = None) -> str:
+    """Name of an execution of an experiment that no other has.
+
+    Args:
+        experiment: what is trained.
+        told: what differs from the experiment's first execution.
+        taken: names of the executions that there are.
+        dvc_experiment: name that DVC gave to the experiment that it runs, for executions that differ in nothing.
+    """
+    shown = [*told[:_MOST_DIFFERENCES], *([f"+{len(told) - _MOST_DIFFERENCES}"] if told[_MOST_DIFFERENCES:] else [])]
+    known, name = set(taken), " ".join([experiment, *shown])
+    if dvc_experiment and (name in known or not told):
+        name = f"{name} {dvc_experiment}"
+    number = 1
+    while (unique := name if number == 1 else f"{name} #{number}") in known:
+        number += 1
+    return unique
+
+
+def interval(metrics: Mapping[str, float], key: str, prefix: str) -> str | None:
+    """A score and its interval as text, None where the run has no such score.
+
+    Args:
+        metrics: of a run.
+        key: of the score.
+        prefix: of its interval's ends, `<prefix>/ci_low` and `<prefix>/ci_high`.
+    """
+    if key not in metrics:
+        return None
+    ends = [metrics.get(f"{prefix}/{end}") for end in ("ci_low", "ci_high")]
+    shown = "" if None in ends else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
+    return f"{metrics[key]:.3f}{shown}"

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from sensorium.config import Config, ExperimentConfig, parse
 from sensorium.errors import ConfigError
+from sensorium.section import Section
 
 FOLDER = Path("conf") / "sweep"
 """Where the files lie, relative to the project's root."""

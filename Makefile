@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 WORKERS ?= 2
 
-.PHONY: help demo install test test-slow lint format ui demo-report screenshots lock clean
+.PHONY: help demo install test test-slow lint format ui demo-report demo-sweep screenshots lock clean
 
 include docker/docker.mk
 
@@ -44,6 +44,11 @@ ui: install ## open the MLflow UI on http://127.0.0.1:5000
 demo-report: install ## copy the report of the last run into docs/
 	dvc repro report
 	tools/copy-report
+
+demo-sweep: install ## search hyper-parameters of the demonstration, and copy the figure into docs/
+	dvc repro folds
+	sensorium sweep -e true_batch_001 --space conf/sweep/quick.yaml --trials 8
+	cp reports/sweeps/true_batch_001-quick/sweep.png docs/images/sweep.png
 
 screenshots: $(VENV)/.browser ## draw the pictures of docs/mlflow.md anew, with the system's Chromium
 	tools/screenshots.py

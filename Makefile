@@ -10,7 +10,7 @@ WORKERS ?= 2
 # Scripts of an environment name the folder that it was made in: a moved or copied one runs other code, or none.
 MOVED := $(shell test ! -e $(VENV)/.created || grep -qsF "$(CURDIR)/$(VENV)" $(BIN)/activate || echo moved)
 
-.PHONY: moved help demo install test test-slow lint format ui demo-report embed-demo screenshots lock clean
+.PHONY: moved help demo install test test-slow lint format ui demo-report embed-demo demo-sweep screenshots lock clean
 
 include docker/docker.mk
 
@@ -49,6 +49,11 @@ demo-report: install ## copy the report of the last run into docs/
 
 embed-demo: install ## maintainers: renew what the repository carries of the demonstration, for dvc pull
 	tools/embed-demo
+
+demo-sweep: install ## search hyper-parameters of the demonstration, and copy the figure into docs/
+	dvc repro folds
+	sensorium sweep -e true_batch_001 --space conf/sweep/quick.yaml --trials 8
+	cp reports/sweeps/true_batch_001-quick/sweep.png docs/images/sweep.png
 
 screenshots: $(VENV)/.browser ## draw the pictures of docs/mlflow.md anew, with the system's Chromium
 	tools/screenshots.py

@@ -10,6 +10,8 @@ import numpy as np
 import optuna
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
@@ -123,6 +125,7 @@ def _draw_history(ax: Axes, study: optuna.Study) -> None:
     ended = completed(study)
     best = np.maximum.accumulate([trial.values[0] for trial in ended])
     ax.step([trial.number for trial in ended], best, where="post", color=_BEST, linewidth=1)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(title="Trials", xlabel="trial", ylabel="validation correlation")
 
 
@@ -135,6 +138,7 @@ def _draw_curves(ax: Axes, study: optuna.Study) -> None:
     for colour, label in ((_BEST, "best"), (_COMPLETE, "complete"), (_PRUNED, "pruned")):
         ax.plot([], [], ".-", color=colour, label=label)
     ax.legend(loc="lower right")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(title="Learning curves", xlabel="epoch")
 
 
@@ -148,11 +152,17 @@ def _draw_parameter(ax: Axes, study: optuna.Study, key: str) -> None:
     trials = [trial for trial in _told(study) if key in trial.params]
     distribution = trials[0].distributions[key]
     values = [trial.params[key] for trial in trials]
-    if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+    if isinstance(distribution, CategoricalDistribution):
         labels = [str(choice) for choice in distribution.choices]
         ax.set_xticks(range(len(labels)), labels)
         values = [labels.index(str(value)) for value in values]
-    elif getattr(distribution, "log", False):
-        ax.set_xscale("log")
+    else:
+        assert isinstance(distribution, FloatDistribution | IntDistribution)
+        low, high = distribution.low, distribution.high
+        ax.set(xscale="log" if distribution.log else "linear", xlim=(low, high))
+        if distribution.log:
+            ticks = np.geomspace(low, high, 3)
+            ax.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+            ax.minorticks_off()
     _draw_points(ax, study, values, trials)
-    ax.set(title=key.rpartition(".")[2], xlabel=key)
+    ax.set(xlabel=key)

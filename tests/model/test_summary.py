@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from small_models import ROOT, SMALL, random_model
+from tiny import derived
 from torch.utils.flop_counter import FlopCounterMode
 
 from sensorium.cli import main
@@ -54,7 +55,7 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert "readouts.9 dynamic29514-2-9" in streams.out
     tree = yaml.safe_load((tmp_path / "params.yaml").read_text())
     tree["dataset"]["mice"] = {"unheard_of": "new"}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(derived(tree), sort_keys=False))
     code, streams = run("-e", "true_batch_001")
     assert code == 2
     assert "mouse unheard_of: its number of neurons is not known yet." in streams.err

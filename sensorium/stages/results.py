@@ -45,7 +45,8 @@ def run(config: Config, paths: Paths) -> None:
     )
     console = Console()
     for table in score_tables(metrics, list(config.experiments), list(config.dataset.mice), console.width):
-        console.print(table, end="\n\n")
+        console.print(table)
+        console.print()
     console.print("What to type next:", style="bold")
     words = {"student": config.registry.student, "members": ",".join(sorted(config.ensemble.members))}
     for command, purpose in _NEXT:

@@ -61,16 +61,17 @@ def predicted_folds(config: Config, folds: Folds, mouse: str) -> NDArray[np.int6
 
 
 def tell_gain(names: Sequence[str], found: Fit) -> None:
-    """Print the weights, and the score of each fold with weights fitted on the others."""
+    """Print the weights, a row per experiment, and the score of each fold with weights fitted on the others."""
+    columns = {f"fold {fold}": (gain.weights, gain.fitted, gain.equal) for fold, gain in found.folds.items()}
+    columns["all"] = (found.weights, found.fitted, found.equal)
     table = Table(title="Weights, and single-trial correlation with weights of the other folds", title_justify="left")
-    for heading in ("fold", *names, "fitted", "equal", "gain"):
-        table.add_column(heading, justify="left" if heading == "fold" else "right")
-    for fold, gain in found.folds.items():
-        table.add_row(str(fold), *_cells(gain.weights, gain.fitted, gain.equal))
+    table.add_column()
+    for heading in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for number, name in enumerate(names):
+        table.add_row(name, *(f"{weights[number]:.4f}" for weights, _, _ in columns.values()))
     table.add_section()
-    table.add_row("all", *_cells(found.weights, found.fitted, found.equal), style="bold")
+    table.add_row("fitted weights", *(f"{fitted:.5f}" for _, fitted, _ in columns.values()))
+    table.add_row("equal weights", *(f"{equal:.5f}" for _, _, equal in columns.values()))
+    table.add_row("gain", *(f"{fitted - equal:+.5f}" for _, fitted, equal in columns.values()), style="bold")
     Console().print(table)
-
-
-def _cells(weights: NDArray[np.float64], fitted: float, equal: float) -> list[str]:
-    return [*(f"{weight:.4f}" for weight in weights), f"{fitted:.5f}", f"{equal:.5f}", f"{fitted - equal:+.5f}"]

@@ -13,8 +13,8 @@ Params = Mapping[str, str]
 
 
 def rounded(value: float) -> float:
-    """A number with the four digits that a score over a few folds or mice has at most."""
-    return float(f"{value:.{_DIGITS}g}")
+    """A number with the digits that a score over a few folds or mice has at most: four, after the point below 1."""
+    return round(value, _DIGITS) if abs(value) < 1 else float(f"{value:.{_DIGITS}g}")
 
 
 def differing(rows: Sequence[Params]) -> list[str]:
@@ -56,16 +56,17 @@ def run_name(experiment: str, told: Sequence[str], taken: Iterable[str], dvc_exp
     return unique
 
 
-def interval(metrics: Mapping[str, float], key: str, prefix: str) -> str | None:
+def interval(metrics: Mapping[str, float], key: str, prefix: str, style: str = ".3f") -> str | None:
     """A score and its interval as text, None where the run has no such score.
 
     Args:
         metrics: of a run.
         key: of the score.
         prefix: of its interval's ends, `<prefix>/ci_low` and `<prefix>/ci_high`.
+        style: of the numbers.
     """
     if key not in metrics:
         return None
-    ends = [metrics.get(f"{prefix}/{end}") for end in ("ci_low", "ci_high")]
-    shown = "" if None in ends else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
-    return f"{metrics[key]:.3f}{shown}"
+    ends = [metrics[f"{prefix}/{end}"] for end in ("ci_low", "ci_high") if f"{prefix}/{end}" in metrics]
+    shown = ", ".join(f"{end:{style}}" for end in ends)
+    return f"{metrics[key]:{style}}{f' [{shown}]' if shown else ''}"

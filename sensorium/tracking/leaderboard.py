@@ -5,7 +5,7 @@ saved view has a column for every setting that differs, and the description list
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,8 @@ def row_note(run: "Run") -> str:
     tags, metrics = run.data.tags, run.data.metrics
     score = interval(metrics, HEADLINE, HEADLINE)
     told = f"Score **{score}**: single-trial correlation out of fold." if score else "Not scored out of fold yet."
+    for key in _differences(metrics):
+        told += f" Difference to {key.removeprefix(DIFFERENCE)}: {interval(metrics, key, key, '+.4f')}."
     if tags.get(ROLE) == "evaluation":
         return f"{told}\n\n{_evaluated(tags[EXPERIMENT])}"
     validation = interval(metrics, f"{SCORE}/mean", SCORE)
@@ -96,7 +98,7 @@ def row_note(run: "Run") -> str:
         f"Experiment {tags.get(EXPERIMENT)}. {_origin(run)}",
     ]
     if DIFFERS in tags:
-        lines += ["", f"Differs from its first execution: {tags[DIFFERS]}."]
+        lines.append(f"Differs from its first execution in {tags[DIFFERS]}.")
     return "\n".join(lines)
 
 
@@ -149,10 +151,14 @@ def _rows(client: "MlflowClient", experiment_id: str) -> list["Run"]:
 
 def _views(rows: Sequence["Run"]) -> dict[str, str]:
     metrics = dict.fromkeys(key for run in rows for key in run.data.metrics)
-    differences = [key for key in metrics if key.startswith(DIFFERENCE) and not key.endswith(_ENDS)]
     mice = [key.removeprefix(f"{SCORE}/") for key in metrics if _is_curve(key, metrics)]
     params = [key for key in differing([run.data.params for run in rows if run.data.params]) if key not in _TOLD]
-    return saved_views(params[:_COLUMNS], sorted(differences), sorted(mice))
+    return saved_views(params[:_COLUMNS], _differences(metrics), sorted(mice))
+
+
+def _differences(metrics: Iterable[str]) -> list[str]:
+    """Those of a row's metrics that are differences to experiments, not ends of intervals."""
+    return sorted(key for key in metrics if key.startswith(DIFFERENCE) and not key.endswith(_ENDS))
 
 
 def _is_curve(key: str, known: Mapping[str, Any]) -> bool:
@@ -164,7 +170,7 @@ def _description(experiment_id: str, rows: Sequence["Run"]) -> str:
     """Two lines that the run table shows above itself, and what they unfold to."""
     scored = [run for run in rows if HEADLINE in run.data.metrics]
     executions = sum(run.data.tags.get(ROLE) == "experiment" for run in rows)
-    best = f"Best: {scored[0].info.run_name}, {_cell(scored[0], HEADLINE)}" if scored else "Nothing is scored yet"
+    best = f"Best {_cell(scored[0], HEADLINE)}: {scored[0].info.run_name}" if scored else "Nothing is scored yet"
     link = f"[{NAMES[LEADERBOARD]}](#/experiments/{experiment_id}/runs?viewStateShareKey={LEADERBOARD})"
     lines = [
         f"{best}; {executions} executions. {link}",

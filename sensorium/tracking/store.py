@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from sensorium.errors import TrackingError
 from sensorium.files import waiting_lock
@@ -283,7 +283,7 @@ class Store:
         `mlflow run` there. Renamed, it stays, and these runs lie beside the others.
         """
         default = client.get_experiment(_DEFAULT_ID) if self.embedded else None
-        if default is not None and default.name == _DEFAULT and _is_local(default.artifact_location):
+        if default is not None and default.name == _DEFAULT and self._is_ours(default.artifact_location):
             client.rename_experiment(_DEFAULT_ID, name)
             for key, value in TAGS.items():
                 client.set_experiment_tag(_DEFAULT_ID, key, value)
@@ -291,7 +291,7 @@ class Store:
         location = None if self._served else (self.home / ARTIFACTS / name).as_uri()
         return str(client.create_experiment(name, artifact_location=location, tags=TAGS))
 
-
-def _is_local(location: str) -> bool:
-    """Whether artifacts lie in a folder; where `mlflow ui` made the store, only its server reaches them."""
-    return urlsplit(location).scheme in {"", "file"}
+    def _is_ours(self, location: str) -> bool:
+        """Whether artifacts lie in the project; where `mlflow ui` made the store, only its server reaches them."""
+        parts = urlsplit(location)
+        return parts.scheme in {"", "file"} and Path(unquote(parts.path)).is_relative_to(self.home)

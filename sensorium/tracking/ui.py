@@ -8,6 +8,7 @@ has not opened before. Everything else is MLflow's own server
 
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from sensorium.tracking.views import VIEW_TAG, unpacked
@@ -31,22 +32,19 @@ _SCRIPT = (
 def create_app() -> "FastAPI":
     """The application, for the entry point `mlflow.app`."""
     from flask import Response
-    from mlflow import MlflowClient
-    from mlflow.server import BACKEND_STORE_URI_ENV_VAR, app
-    from mlflow.server.fastapi_app import app as server
+    from mlflow import MlflowClient, server
+    from mlflow.server.fastapi_app import app
 
-    serve = app.view_functions["serve"]
+    html = Path(server.__file__).with_name("js") / "build" / "index.html"
 
     def first_page() -> Response:
-        page = serve()
-        page.direct_passthrough = False
-        client = MlflowClient(os.environ[BACKEND_STORE_URI_ENV_VAR])
+        client = MlflowClient(os.environ[server.BACKEND_STORE_URI_ENV_VAR])
         views = {e.experiment_id: e.tags[VIEW_TAG] for e in client.search_experiments() if VIEW_TAG in e.tags}
-        html = page.get_data(as_text=True).replace("<head>", f"<head>{script(views)}", 1)
-        return Response(html, mimetype="text/html", headers={"Cache-Control": "no-store"})
+        page = html.read_text(encoding="utf-8").replace("<head>", f"<head>{script(views)}", 1)
+        return Response(page, mimetype="text/html", headers={"Cache-Control": "no-store"})
 
-    app.view_functions["serve"] = first_page
-    return cast("FastAPI", server)
+    server.app.view_functions["serve"] = first_page
+    return cast("FastAPI", app)
 
 
 def script(views: dict[str, str]) -> str:

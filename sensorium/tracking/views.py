@@ -43,16 +43,20 @@ _LINE = {
     "useGlobalLineSmoothing": True,
 }
 _WIDTHS = {
-    "attributes.`Run Name`": 320,
-    "runDateAndNestInfo": 130,
+    "attributes.`Run Name`": 300,
+    "runDateAndNestInfo": 140,
     "metrics.`score`": 80,
-    "metrics.`val/correlation/mean`": 170,
-    "attributes.`Version`": 80,
-    "tags.`sensorium.architecture`": 175,
-    "tags.`sensorium.teacher`": 140,
+    "metrics.`score/ci_low`": 105,
+    "metrics.`score/ci_high`": 105,
+    "attributes.`Version`": 75,
 }
-"""Pixels by column."""
-_WIDTH = 130
+"""Pixels by column; the others get what their headings take."""
+_PIXELS_A_LETTER, _MARGIN = 7, 28
+
+
+def _width(column: str) -> int:
+    heading = column.partition("`")[2].rstrip("`")
+    return _WIDTHS.get(column, _MARGIN + _PIXELS_A_LETTER * len(heading))
 
 
 def saved_views(params: Sequence[str], differences: Sequence[str], mice: Sequence[str]) -> dict[str, str]:
@@ -60,7 +64,7 @@ def saved_views(params: Sequence[str], differences: Sequence[str], mice: Sequenc
 
     Args:
         params: settings that differ between the rows, each a column.
-        differences: metrics of differences between rows, each with its interval.
+        differences: metrics of differences between rows, each a column, and a chart with its interval.
         mice: names as in the metrics, each a chart of its curve.
     """
     shared = _table(params, differences) | _charts(differences, mice)
@@ -81,11 +85,12 @@ def _packed(name: str, state: Mapping[str, Any]) -> str:
 
 
 def _table(params: Sequence[str], differences: Sequence[str]) -> dict[str, Any]:
-    intervals = [f"{key}{end}" for key in ("score", *differences) for end in ("", "/ci_low", "/ci_high")]
     columns = [
-        *(f"metrics.`{key}`" for key in (*intervals, "val/correlation/mean")),
-        *(f"params.`{key}`" for key in params),
+        *(f"metrics.`{key}`" for key in ("score", "score/ci_low", "score/ci_high")),
         "attributes.`Version`",
+        *(f"params.`{key}`" for key in params),
+        *(f"metrics.`{key}`" for key in differences),
+        "metrics.`val/correlation/mean`",
         *(f"tags.`sensorium.{key}`" for key in ("architecture", "teacher", "sweep", "dvc.experiment")),
     ]
     order = ["attributes.`Run Name`", "runDateAndNestInfo", *columns]
@@ -96,7 +101,7 @@ def _table(params: Sequence[str], differences: Sequence[str]) -> dict[str, Any]:
         "modelVersionFilter": "All Runs",
         "selectedColumns": columns,
         "columnOrder": order,
-        "columnWidths": {key: _WIDTHS.get(key, _WIDTH) for key in order},
+        "columnWidths": {key: _width(key) for key in order},
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],
@@ -117,7 +122,7 @@ def _charts(differences: Sequence[str], mice: Sequence[str]) -> dict[str, Any]:
     """Learning curves first, then differences; charts of all other metrics follow by themselves."""
     curves = ["val/correlation", "train/epoch_loss", "val/loss", *(f"val/correlation/{mouse}" for mouse in mice)]
     sections = ("Learning curves", "Differences")
-    intervals = [{"selectedMetricKeys": [f"{key}/ci_low", key, f"{key}/ci_high"]} for key in differences]
+    intervals = {key: [f"{key}/ci_low", key, f"{key}/ci_high"] for key in differences}
     return {
         "isAccordionReordered": True,
         "compareRunSections": [
@@ -126,7 +131,8 @@ def _charts(differences: Sequence[str], mice: Sequence[str]) -> dict[str, Any]:
         ],
         "compareRunCharts": [
             *(_chart("LINE", key, sections[0], range={}, **_LINE) for key in curves),
-            *(_chart("BAR", key, sections[1], **keys) for key, keys in zip(differences, intervals, strict=True)),
+            *(_chart("BAR", key, sections[1]) for key in differences),
+            *(_chart("BAR", f"{key}/ci_low", sections[1], selectedMetricKeys=intervals[key]) for key in differences),
         ],
     }
 

@@ -1,7 +1,9 @@
 """A project with trained folds and a tracking store of its own, in a temporary folder."""
 
+import contextlib
 import json
 import shutil
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,8 +110,11 @@ def bare_project(tmp_path, monkeypatch):
 
 @pytest.fixture
 def project(bare_project, fresh_database):
-    """A project with an empty embedded store."""
-    shutil.copyfile(fresh_database, bare_project.paths.root / "mlflow.db")
+    """A project with an empty embedded store, as if it had been made there."""
+    root = bare_project.paths.root
+    shutil.copyfile(fresh_database, root / "mlflow.db")
+    with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as database, database:
+        database.execute("UPDATE experiments SET artifact_location = ?", ((root / "mlartifacts" / "0").as_uri(),))
     return bare_project
 
 

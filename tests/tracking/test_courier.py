@@ -61,7 +61,7 @@ def kill(pid):
 
 def statuses(project):
     client = project.store.client()
-    found = client.get_experiment_by_name(EXPERIMENT)
+    found = client.get_experiment_by_name("sensorium-demo")
     runs = client.search_runs([found.experiment_id], "tags.`sensorium.role` = 'fold'") if found else []
     return {int(run.data.tags["sensorium.fold"]): run.info.status for run in runs}
 

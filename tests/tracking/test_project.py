@@ -228,7 +228,7 @@ def test_mlflow_run_bare_trains_in_the_run_that_it_makes(clone):
     assert child.info.status == "FINISHED"
     live = set(child.data.metrics)
     assert {"val/correlation", "train/loss"} <= live
-    assert call(clone, "dvc", "status", "train_teacher@fold_1").stdout.strip() == "Data and pipelines are up to date."
+    assert call(clone, "dvc", "status", "train@true_batch_001-1").stdout.strip() == "Data and pipelines are up to date."
 
     # again: nothing is left to train, the new run tells of the same training
     done = call(clone, "mlflow", "run", ".", "-e", "train", "-P", "fold=1")
@@ -238,7 +238,7 @@ def test_mlflow_run_bare_trains_in_the_run_that_it_makes(clone):
     validation = {key: value for key, value in again.data.metrics.items() if key.startswith("val/")}
     assert validation == {key: value for key, value in child.data.metrics.items() if key.startswith("val/")}
     assert set(again.data.metrics) <= live
-    assert call(clone, "dvc", "status", "train_teacher@fold_1").stdout.strip() == "Data and pipelines are up to date."
+    assert call(clone, "dvc", "status", "train@true_batch_001-1").stdout.strip() == "Data and pipelines are up to date."
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from sensorium.files import write_json
 from sensorium.registry import load_pair, pinned_weights, register_pair, restore_pair
 from sensorium.registry.manifest import PAIR, STUDENT, TEACHER
 from sensorium.stages import register, restore
+from sensorium.tracking import start_training_run
 
 
 def versions(project, name):
@@ -239,14 +240,15 @@ def test_restore_tells_whether_the_pin_holds(registered):
 
 def runs(project, experiment):
     client = project.store.client()
-    found = client.get_experiment_by_name(experiment)
-    return client.search_runs([found.experiment_id])
+    found = client.get_experiment_by_name("sensorium-demo")
+    return client.search_runs([found.experiment_id], f"tags.`sensorium.experiment` = '{experiment}'")
 
 
 def test_scores_stand_on_runs_versions_and_the_parent(trained):
     client = trained.store.client()
-    experiment = trained.store.experiment_id(client, "true_batch_001")
-    parent = client.create_run(experiment, tags={"sensorium.role": "experiment"}).info.run_id
+    experiment = trained.store.experiment_id(client, "sensorium-demo")
+    tags = {"sensorium.role": "experiment", "sensorium.experiment": "true_batch_001"}
+    parent = client.create_run(experiment, tags=tags).info.run_id
     fold = client.create_run(experiment, tags={"mlflow.parentRunId": parent}).info.run_id
     for number, run_id in enumerate([fold, None, "0" * 32]):  # told, waiting on disk, lost
         write_json(trained.paths.run_link("true_batch_001", number), {"run_id": run_id, "journal": None})
@@ -254,20 +256,66 @@ def test_scores_stand_on_runs_versions_and_the_parent(trained):
         register.run(trained.config, trained.paths)
     (evaluation,) = [run for run in runs(trained, "true_batch_001") if run.info.run_name == "evaluation"]
     assert evaluation.data.tags["mlflow.parentRunId"] == parent
-    mouse = next(iter(trained.config.dataset.mice))
     assert evaluation.data.metrics["oof/single_trial_correlation"] == pytest.approx(0.28)
-    assert evaluation.data.metrics[f"oof/single_trial_correlation/{mouse}"] == pytest.approx(0.28)
+    assert evaluation.data.metrics["oof/single_trial_correlation/29515-10-12"] == pytest.approx(0.28)
     assert client.get_run(parent).data.metrics["oof/single_trial_correlation"] == pytest.approx(0.28)
     assert len(client.get_metric_history(parent, "oof/single_trial_correlation")) == 1
     for run_id in (evaluation.info.run_id, parent):
         held = {artifact.path for folder in (None, "figures") for artifact in client.list_artifacts(run_id, folder)}
         assert {"model_card.md", "figures/scores.png", "figures/learning_curves.png"} <= held
     (ensemble,) = runs(trained, "distillation_001,true_batch_001")
+    assert ensemble.info.run_name == "ensemble"
     assert ensemble.data.metrics["oof/published_variant"] == pytest.approx(0.3)
+    assert "Mean of the predictions of distillation_001 and true_batch_001" in ensemble.data.tags["mlflow.note.content"]
     card = client.get_model_version(PAIR, "1").description
     assert "| single trial correlation | 0.2800 | 0.2900 | 0.3000 |" in card
     model = client.get_logged_model(client.get_model_version(PAIR, "1").source.split("/")[-2])
     assert {metric.key for metric in model.metrics} >= {"oof/single_trial_correlation"}
+
+
+def test_a_row_tells_score_and_difference_with_intervals(trained):
+    """The student is 0.02 better on every mouse and fold; the folds lie 0.01 apart."""
+    rows = ["source,mouse,fold,tier,single_trial_correlation"]
+    for source, value in (("teacher", 0.28), ("student", 0.30)):
+        for fold in range(3):
+            rows += [
+                f"{source},{mouse},{fold},all,{value + fold / 100}" for mouse in (*trained.config.dataset.mice, "all")
+            ]
+    (trained.paths.evaluation / "scores.csv").write_text("\n".join(rows) + "\n")
+    register.run(trained.config, trained.paths)
+    (student,) = runs(trained, "distillation_001")
+    half = 4.302653 * 0.01 / 3**0.5  # Student's t, 2 degrees of freedom
+    told = {key: value for key, value in student.data.metrics.items() if key.startswith("score")}
+    assert told == pytest.approx(
+        {
+            "score": 0.29,
+            "score/ci_low": 0.29 - half,
+            "score/ci_high": 0.29 + half,
+            "score/vs_true_batch_001": 0.02,
+            "score/vs_true_batch_001/ci_low": 0.02,
+            "score/vs_true_batch_001/ci_high": 0.02,
+        },
+        abs=1e-4,
+    )
+    assert "Difference to true_batch_001: +0.0200 [+0.0200, +0.0200]." in student.data.tags["mlflow.note.content"]
+    (teacher,) = runs(trained, "true_batch_001")
+    assert {key for key in teacher.data.metrics if key.startswith("score")} == {
+        "score",
+        "score/ci_low",
+        "score/ci_high",
+    }
+
+
+def test_scores_of_another_evaluation_replace_those_of_a_row(trained, inline):
+    for fold in range(3):
+        run = start_training_run(trained.config, trained.paths, "true_batch_001", fold, f"{fold}" * 64)
+        run.close("FINISHED")
+    register.run(trained.config, trained.paths)
+    trained.score(0.4)
+    register.run(trained.config, trained.paths)
+    (row,) = [run for run in runs(trained, "true_batch_001") if run.data.tags["sensorium.role"] == "experiment"]
+    assert row.data.metrics["score"] == row.data.metrics["oof/single_trial_correlation"] == pytest.approx(0.38)
+    assert "Score **0.380" in row.data.tags["mlflow.note.content"]
 
 
 def link(project, fold, **content):

@@ -46,10 +46,14 @@ def test_the_pages_show_runs_curves_and_the_champion(trained, inline, screenshot
     promote(trained.paths)
     texts = screenshots.draw(trained.paths, tmp_path / "images")
 
-    for name in ("true_batch_001", "fold_0", "fold_1", "fold_2", "evaluation", "Scores", "0.28"):
-        assert name in texts["experiment"], name
-    for name in ("true_batch_001", "distillation_001"):
-        assert f"{name} (val/correlation)" in texts["compare"]
+    for name in ("distillation_001", "ensemble", "Best 0.300", "score/ci_low", "0.28", "0.29"):
+        assert name in texts["leaderboard"], name
+    assert "fold_0" not in texts["leaderboard"]
+    for name in ("fold_0", "fold_1", "fold_2", "evaluation", "With folds"):
+        assert name in texts["folds"], name
+    for name in ("Learning curves", "Differences", "val/correlation/29515-10-12"):
+        assert name in texts["charts"], name
+    assert "Score 0.290" in texts["row"]
     for text in ("fold_0", "val/correlation", "data/folds", "sensorium.seed", "true_batch_001"):
         assert text in texts["run"], text
     assert "sensorium-pair" in texts["registry"]

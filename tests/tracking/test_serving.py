@@ -1,7 +1,9 @@
 """What MLflow serves is what the project predicts."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import mlflow
 import numpy as np
@@ -14,6 +16,7 @@ from sensorium.config import EnsembleConfig
 from sensorium.files import write_json
 from sensorium.inference.member import load_member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput
+from sensorium.registry.manifest import PAIR, TEACHER
 from sensorium.stages import register
 
 FRAMES = 40
@@ -79,7 +82,9 @@ def test_the_pair_predicts_as_its_models_do(served, trial, number):
 
 def test_a_pair_with_fitted_weights_predicts_their_mean(served, trial):
     mouse, weights = next(iter(served.config.dataset.mice)), {"distillation_001": 0.75, "true_batch_001": 0.25}
-    fitted = served.config.model_copy(update={"ensemble": EnsembleConfig(weights="fitted")})
+    fitted = served.config.model_copy(
+        update={"ensemble": EnsembleConfig(members=("distillation_001", "true_batch_001"), weights="fitted")}
+    )
     write_json(served.paths.evaluation / "weights.json", {"method": "fitted", "weights": weights})
     register.run(fitted, served.paths)
     mean = np.sum([weight * expected(served, name, mouse, trial) for name, weight in weights.items()], axis=0)
@@ -96,10 +101,14 @@ def test_each_model_serves_alone(served, trial):
         model.predict(trial, params={"mouse": mouse, "model": "teacher"})
 
 
+def version_folder(project, name):
+    return Path(urlsplit(project.store.client().get_model_version(name, "1").source).path)
+
+
 def test_the_input_example_is_answered(served):
     model = load()
     data = model.input_example
-    (path,) = (served.paths.root / "mlartifacts").glob("*,*/**/serving_input_example.json")
+    (path,) = version_folder(served, PAIR).rglob("serving_input_example.json")
     request = json.loads(path.read_text())
     assert request["params"] == {"mouse": next(iter(served.config.dataset.mice)), "model": "ensemble"}
     status, _ = post(model, request)
@@ -142,7 +151,7 @@ def test_bad_requests_get_clear_errors(served, trial, change, params, problem):
 
 
 def test_a_damaged_pair_does_not_load(served):
-    (path,) = (served.paths.root / "mlartifacts" / "true_batch_001").rglob("fold_1/model.safetensors")
+    (path,) = version_folder(served, TEACHER).rglob("fold_1/model.safetensors")
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.unlink()

@@ -84,7 +84,7 @@ def anywhere(request, bare_project, monkeypatch):
 
 def fold_runs(project, fingerprint):
     client = project.store.client()
-    found = client.get_experiment_by_name(EXPERIMENT)
+    found = client.get_experiment_by_name("sensorium-demo")
     runs = client.search_runs([found.experiment_id], "tags.`sensorium.role` = 'fold'", max_results=1000)
     return [run for run in runs if run.data.tags["sensorium.fingerprint"].startswith(fingerprint)]
 

@@ -12,6 +12,7 @@ from sensorium.evaluation.sources import CEILING, ENSEMBLE, EQUAL, STUDENT, TEAC
 from sensorium.evaluation.tables import SINGLE_TRIAL
 from sensorium.mice import short_name
 from sensorium.paths import Paths
+from sensorium.recovery import later_remedy
 
 _COLUMNS = {
     TEACHER: "teacher",
@@ -41,9 +42,9 @@ def run(config: Config, paths: Paths) -> None:
     Raises:
         PredictionError: nothing is evaluated yet.
     """
-    metrics = files.read_json(
-        paths.evaluation / "metrics.json", PredictionError, "Type `dvc repro` first, or `sensorium evaluate`."
-    )
+    path = paths.evaluation / "metrics.json"
+    otherwise = "Type `dvc repro` first, or `sensorium evaluate`."
+    metrics = files.read_json(path, PredictionError, later_remedy(path, otherwise))
     console = Console()
     console.print(score_table(metrics))
     pair = ",".join(sorted((config.registry.teacher, config.registry.student)))

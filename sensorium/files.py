@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +166,13 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, error: type[SensoriumError], remedy: str) -> Any:
+def read_json(path: Path, error: type[SensoriumError], remedy: str | Callable[[], str]) -> Any:
     """Read a JSON file.
+
+    Args:
+        path: the file.
+        error: class of what is raised.
+        remedy: what to do about it, or a function that finds out.
 
     Raises:
         SensoriumError: of the class `error`, when the file is missing or not JSON.
@@ -175,9 +180,10 @@ def read_json(path: Path, error: type[SensoriumError], remedy: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise error(f"{path}: the file does not exist.", remedy) from None
+        raise error(f"{path}: the file does not exist.", remedy if isinstance(remedy, str) else remedy()) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as fault:
-        raise error(f"{path}: not valid JSON ({fault}).", remedy) from fault
+        told = remedy if isinstance(remedy, str) else remedy()
+        raise error(f"{path}: not valid JSON ({fault}).", told) from fault
 
 
 def sha256(path: Path) -> str:

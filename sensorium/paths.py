@@ -36,6 +36,11 @@ class Paths:
     root: Path
 
     @property
+    def settings_checked(self) -> Path:
+        """Says that the settings are valid; the first output of the pipeline."""
+        return self.root / "data" / "settings.txt"
+
+    @property
     def stores(self) -> Path:
         """One Zarr store a mouse."""
         return self.root / "data" / "store"

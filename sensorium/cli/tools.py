@@ -60,6 +60,7 @@ def config(
     update: Annotated[
         bool, typer.Option("--update", help="Derive the section pipeline anew after editing params.yaml by hand.")
     ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Check them, and note it in data/settings.txt.")] = False,
 ) -> None:
     """Print the settings in force, or a preset's, after checking them; or write them.
 
@@ -71,7 +72,9 @@ def config(
     paths = Paths(find_root())
     if preset is None and (overrides or write):
         raise ConfigError("--preset: -S and --write need one.", "Add for example --preset demo.")
-    if update:
+    if check:
+        stage.check(paths)
+    elif update:
         stage.update(paths)
     elif write and preset is not None:
         stage.write(paths, preset, overrides or [], force=force)

@@ -20,6 +20,7 @@ from sensorium.data.similarity import Pairs, connect, near_pairs, same_value_pai
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError
 from sensorium.files import atomic_folder, digest_json, write_json, write_text
+from sensorium.recovery import remedy
 
 Grouping = Literal["exact", "near"]
 
@@ -83,9 +84,9 @@ class Folds:
                 for line in lines
             ]
         except FileNotFoundError:
-            raise DataError(f"{path}: the file does not exist.", _REMEDY) from None
+            raise DataError(f"{path}: the file does not exist.", remedy(path, _REMEDY)) from None
         except (KeyError, TypeError, ValueError) as fault:
-            raise DataError(f"{path}: no table of {', '.join(COLUMNS)} ({fault}).", _REMEDY) from fault
+            raise DataError(f"{path}: no table of {', '.join(COLUMNS)} ({fault}).", remedy(path, _REMEDY)) from fault
         return cls(rows)
 
     def _mouse(self, mouse: str) -> list[TrialFold]:

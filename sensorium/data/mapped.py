@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from sensorium.data.layout import CRC_BYTES
 from sensorium.errors import DataError
+from sensorium.recovery import remedy
 
-REBUILD = "Remove the store and run `dvc repro ingest`, or fetch it again with `dvc checkout --force`."
+REBUILD = "Remove the store and run `dvc repro ingest`."
 
 _SMALL_BYTES = 2**14
 """Stretch that is not worth a call to announce it, bytes."""
@@ -34,7 +35,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as fault:  # ValueError: an empty file cannot be mapped
-        raise DataError(f"{path}: the chunk cannot be read ({fault}).", REBUILD) from fault
+        raise DataError(f"{path}: the chunk cannot be read ({fault}).", remedy(path, REBUILD)) from fault
 
 
 class MappedArray:
@@ -118,13 +119,16 @@ class MappedArray:
         self._check_size(path, len(content))
         values, stored = content[:-CRC_BYTES], content[-CRC_BYTES:]
         if google_crc32c.value(values) != int.from_bytes(stored, "little"):
-            raise DataError(f"{path}: its values do not match the checksum: the chunk is damaged.", REBUILD)
+            raise DataError(
+                f"{path}: its values do not match the checksum: the chunk is damaged.", remedy(path, REBUILD)
+            )
         return np.frombuffer(values, self.dtype).reshape(self._chunk)
 
     def _check_size(self, path: Path, size: int) -> None:
         if size != self._chunk_bytes + CRC_BYTES:
             raise DataError(
-                f"{path}: {size} bytes, expected {self._chunk_bytes + CRC_BYTES}: the chunk is damaged.", REBUILD
+                f"{path}: {size} bytes, expected {self._chunk_bytes + CRC_BYTES}: the chunk is damaged.",
+                remedy(path, REBUILD),
             )
 
 
@@ -138,7 +142,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     try:
         metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path}: the file does not exist.", REBUILD) from None
+        raise DataError(f"{path}: the file does not exist.", remedy(path, REBUILD)) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as fault:
-        raise DataError(f"{path}: not valid JSON ({fault}).", REBUILD) from fault
+        raise DataError(f"{path}: not valid JSON ({fault}).", remedy(path, REBUILD)) from fault
     return metadata

@@ -17,6 +17,7 @@ from sensorium.data.layout import FORMAT, READABLE_VERSIONS, STATISTICS_GROUP
 from sensorium.data.mapped import REBUILD, MappedArray, read_metadata
 from sensorium.errors import DataError
 from sensorium.mice import MouseSet
+from sensorium.recovery import remedy
 
 if TYPE_CHECKING:
     import zarr
@@ -54,7 +55,7 @@ class _ZarrArray:
 
 def _check_format(path: Path, attributes: dict[str, Any]) -> None:
     if attributes.get("format") != FORMAT:
-        raise DataError(f"{path}: not a mouse's store.", "Remove it and run `dvc repro ingest`.")
+        raise DataError(f"{path}: not a mouse's store.", remedy(path, REBUILD))
     if attributes.get("format_version") not in READABLE_VERSIONS:
         known = " and ".join(map(str, READABLE_VERSIONS))
         raise DataError(
@@ -69,7 +70,7 @@ class MouseStore:
     def __init__(self, path: Path) -> None:
         """Open a store; see `open`."""
         if not path.is_dir():
-            raise DataError(f"{path}: the store does not exist.", "Run `dvc repro ingest`.")
+            raise DataError(f"{path}: the store does not exist.", remedy(path, "Run `dvc repro ingest`."))
         attributes = read_metadata(path).get("attributes", {})
         _check_format(path, attributes)
         self.path = path
@@ -261,8 +262,8 @@ def _verify_array(folder: Path, array: "zarr.Array[Any]") -> None:
     for position in itertools.product(*grid):
         path = folder / array.metadata.encode_chunk_key(position)
         if not path.is_file():
-            raise DataError(f"{path}: the chunk does not exist.", REBUILD)
+            raise DataError(f"{path}: the chunk does not exist.", remedy(path, REBUILD))
         try:
             array.get_block_selection(position)
         except (ValueError, RuntimeError, OSError) as fault:
-            raise DataError(f"{path}: the chunk is damaged ({fault}).", REBUILD) from fault
+            raise DataError(f"{path}: the chunk is damaged ({fault}).", remedy(path, REBUILD)) from fault

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sensorium import files
 from sensorium.errors import PredictionError
+from sensorium.recovery import later_remedy, remedy
 
 PROVENANCE_FILE = "provenance.json"
 """What made the predictions: digests of weights and stores, window, precision, code; never a date or run."""
@@ -37,10 +38,10 @@ class Predictions:
             PredictionError: there is no such folder, or nothing says what made it.
         """
         if not folder.is_dir():
-            raise PredictionError(f"{folder}: there are no predictions.", _REMEDY)
-        provenance = files.read_json(folder / PROVENANCE_FILE, PredictionError, _REMEDY)
+            raise PredictionError(f"{folder}: there are no predictions.", remedy(folder, _REMEDY))
+        provenance = files.read_json(folder / PROVENANCE_FILE, PredictionError, later_remedy(folder, _REMEDY))
         if not isinstance(provenance, dict):
-            raise PredictionError(f"{folder / PROVENANCE_FILE}: not a JSON object.", _REMEDY)
+            raise PredictionError(f"{folder / PROVENANCE_FILE}: not a JSON object.", remedy(folder, _REMEDY))
         return cls(folder, provenance)
 
     def trials(self, mouse: str) -> list[int]:
@@ -65,9 +66,9 @@ class Predictions:
         try:
             prediction = np.load(path, allow_pickle=False)
         except FileNotFoundError:
-            raise PredictionError(f"{path}: the prediction of this trial is missing.", _REMEDY) from None
+            raise PredictionError(f"{path}: the prediction of this trial is missing.", remedy(path, _REMEDY)) from None
         except (ValueError, EOFError, OSError) as fault:
-            raise PredictionError(f"{path}: not a readable .npy file ({fault}).", _REMEDY) from fault
+            raise PredictionError(f"{path}: not a readable .npy file ({fault}).", remedy(path, _REMEDY)) from fault
         return _check(prediction, shape, str(path))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from sensorium.config import Config
 from sensorium.errors import CheckpointError
 from sensorium.paths import Paths
+from sensorium.recovery import remedy
 
 Trained = Mapping[str, Mapping[int, Path]]
 """Folders of trained folds, by experiment and fold."""
@@ -22,7 +23,6 @@ def trained_folds(config: Config, paths: Paths, experiment: str) -> dict[int, Pa
         if not folder.is_dir():
             raise CheckpointError(
                 f"{folder}: fold {fold} of {experiment} is not trained.",
-                f"Type `dvc repro`, `dvc pull {folder.relative_to(paths.root)}` where a remote has it, "
-                f"or `sensorium train -e {experiment} -f {fold}`.",
+                remedy(folder, f"Type `dvc repro train@{experiment}-{fold}`."),
             )
     return found

@@ -23,13 +23,14 @@ from sensorium.config import WindowConfig
 from sensorium.errors import CheckpointError
 from sensorium.files import atomic_folder, digest_json, read_json, sha256, write_json
 from sensorium.model.architecture import AnyModel, build
+from sensorium.recovery import later_remedy, remedy
 from sensorium.section import Section
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 HISTORY = "history.csv"
 
-_REMEDY = "Fetch the fold again with `dvc pull`, or train or import it again."
+_REMEDY = "Train or import the fold again."
 
 
 class ModelInfo(Section):
@@ -196,27 +197,29 @@ def digest(folder: Path) -> str:
 
 
 def _read_document(folder: Path) -> tuple[_Document, str]:
-    tree = read_json(folder / CONFIG, CheckpointError, _REMEDY)
+    tree = read_json(folder / CONFIG, CheckpointError, later_remedy(folder, _REMEDY))
     try:
         return _Document.model_validate(tree), digest_json(tree)
     except ValidationError as faults:
         fault = faults.errors()[0]
         key = ".".join(str(part) for part in fault["loc"])
-        raise CheckpointError(f"{folder / CONFIG}: {key}: {fault['msg']}.", _REMEDY) from faults
+        raise CheckpointError(f"{folder / CONFIG}: {key}: {fault['msg']}.", remedy(folder, _REMEDY)) from faults
 
 
 def _read_weights(path: Path, expected: _WeightsInfo) -> dict[str, Tensor]:
     if not path.is_file():
-        raise CheckpointError(f"{path}: the file does not exist.", _REMEDY)
+        raise CheckpointError(f"{path}: the file does not exist.", remedy(path, _REMEDY))
     size = path.stat().st_size
     if size != expected.bytes:
-        raise CheckpointError(f"{path}: has {size:,} bytes, expected {expected.bytes:,}.", _REMEDY)
+        raise CheckpointError(f"{path}: has {size:,} bytes, expected {expected.bytes:,}.", remedy(path, _REMEDY))
     if sha256(path) != expected.sha256:
-        raise CheckpointError(f"{path}: its SHA-256 is not the one in {CONFIG}: damaged or foreign.", _REMEDY)
+        raise CheckpointError(
+            f"{path}: its SHA-256 is not the one in {CONFIG}: damaged or foreign.", remedy(path, _REMEDY)
+        )
     try:
         return load_file(path)
     except SafetensorError as fault:
-        raise CheckpointError(f"{path}: not a safetensors file ({fault}).", _REMEDY) from fault
+        raise CheckpointError(f"{path}: not a safetensors file ({fault}).", remedy(path, _REMEDY)) from fault
 
 
 def _check_state(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -224,14 +227,15 @@ def _check_state(path: Path, found: Mapping[str, Tensor], expected: Mapping[str,
     if odd:
         state = "missing" if odd[0] in expected else "unknown"
         raise CheckpointError(
-            f"{path}: weights of another model: entry {odd[0]!r} is {state} ({len(odd)} entries differ).", _REMEDY
+            f"{path}: weights of another model: entry {odd[0]!r} is {state} ({len(odd)} entries differ).",
+            remedy(path, _REMEDY),
         )
     for name, entry in expected.items():
         if found[name].shape != entry.shape or found[name].dtype != entry.dtype:
             raise CheckpointError(
                 f"{path}: weights of another model: entry {name!r} is {found[name].dtype} {tuple(found[name].shape)}, "
                 f"expected {entry.dtype} {tuple(entry.shape)}.",
-                _REMEDY,
+                remedy(path, _REMEDY),
             )
 
 

@@ -12,6 +12,7 @@ from sensorium.config import Config
 from sensorium.errors import TrackingError
 from sensorium.files import digest_json, read_json, sha256, write_json
 from sensorium.paths import Paths
+from sensorium.recovery import later_remedy, remedy
 
 TEACHER, STUDENT, PAIR = "sensorium-teacher", "sensorium-student", "sensorium-pair"
 """Names in MLflow's model registry."""
@@ -90,16 +91,18 @@ class PairPin:
         Raises:
             TrackingError: the file is missing or not a pin.
         """
-        tree = read_json(path, TrackingError, REGISTER)
+        tree = read_json(path, TrackingError, later_remedy(path, REGISTER))
         try:
             models = {role: _content(entry) for role, entry in tree["models"].items()}
             versions = {role: int(entry["version"]) for role, entry in tree["models"].items()}
             pin = cls(Pin(**tree["pair"]), models, versions, tree.get("weights"))
             wrong = [role for role, entry in tree["models"].items() if models[role].digest != entry["digest"]]
         except (KeyError, TypeError, ValueError, AttributeError) as fault:
-            raise TrackingError(f"{path}: not the pin of a registered pair ({fault}).", REGISTER) from fault
+            raise TrackingError(
+                f"{path}: not the pin of a registered pair ({fault}).", remedy(path, REGISTER)
+            ) from fault
         if wrong:
-            raise TrackingError(f"{path}: the digest of the {wrong[0]} does not fit its files.", REGISTER)
+            raise TrackingError(f"{path}: the digest of the {wrong[0]} does not fit its files.", remedy(path, REGISTER))
         return pin
 
 
@@ -119,7 +122,7 @@ def trained_content(config: Config, paths: Paths, name: str, experiment: str) ->
         if not (folder / WEIGHTS).is_file():
             raise TrackingError(
                 f"{folder}: the fold is not trained, {WEIGHTS} is missing.",
-                f"Type `dvc repro`, or `dvc pull {folder.relative_to(paths.root)}` where it was pushed.",
+                remedy(folder, f"Type `dvc repro train@{experiment}-{fold}`."),
             )
         for path in sorted(folder.rglob("*")):
             if path.name.endswith(_PINNED_ENDINGS):

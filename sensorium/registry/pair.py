@@ -14,13 +14,14 @@ from sensorium.evaluation.sources import PAIR as PAIR_MEAN
 from sensorium.files import digest_json, read_json
 from sensorium.inference.weights import check_weights, read_weights
 from sensorium.paths import Paths
+from sensorium.recovery import later_remedy, locked_digests, remedy
 from sensorium.registry.catalog import Catalog, Entry
 from sensorium.registry.flavor import ENSEMBLE, Interface
 from sensorium.registry.manifest import PAIR, REGISTER, STUDENT, TEACHER, ModelContent, PairPin, Pin, trained_content
 from sensorium.registry.results import tell
 from sensorium.tracking.leaderboard import leaderboard_name
 from sensorium.tracking.links import origin
-from sensorium.tracking.provenance import locked_digests, run_tags, uncommitted
+from sensorium.tracking.provenance import run_tags, uncommitted
 from sensorium.tracking.store import refusals_told
 
 EVALUATE = "Type `dvc repro evaluate`."
@@ -35,7 +36,8 @@ def register_pair(config: Config, paths: Paths) -> PairPin:
         TrackingError: folds or scores are missing.
     """
     contents = _contents(config, paths)
-    metrics = read_json(paths.evaluation / "metrics.json", TrackingError, EVALUATE)
+    table = paths.evaluation / "metrics.json"
+    metrics = read_json(table, TrackingError, later_remedy(table, EVALUATE))
     mean = pair_source(config)
     scores = scores_by_role(metrics, {mean: ENSEMBLE} | {c.experiment: role for role, c in contents.items()})
     paired = paired_scores(paths.evaluation / "scores.csv", mean)
@@ -151,9 +153,9 @@ def paired_scores(path: Path, source: str) -> dict[str, dict[str, float]]:
             if _ALL not in (row["mouse"], row["fold"]):
                 scores.setdefault(row["mouse"], {})[row["fold"]] = float(row[SINGLE_TRIAL])
     except FileNotFoundError:
-        raise TrackingError(f"{path}: the file does not exist.", EVALUATE) from None
+        raise TrackingError(f"{path}: the file does not exist.", remedy(path, EVALUATE)) from None
     except (KeyError, ValueError) as fault:
-        raise TrackingError(f"{path}: not a table of scores ({fault}).", EVALUATE) from fault
+        raise TrackingError(f"{path}: not a table of scores ({fault}).", remedy(path, EVALUATE)) from fault
     return scores
 
 

@@ -6,7 +6,6 @@ hard link to the object in DVC's cache, which is addressed by its content and re
 is; a plain copy. Files in data/experiments are never linked: they are what people edit.
 """
 
-import configparser
 import fcntl
 import hashlib
 import os
@@ -14,6 +13,8 @@ import shutil
 import stat
 from functools import cached_property
 from pathlib import Path
+
+from sensorium.recovery import cache_folder
 
 _FICLONE = 0x40049409
 """Request of ioctl_ficlone(2)."""
@@ -34,11 +35,7 @@ class Placer:
 
     @cached_property
     def _cache(self) -> Path:
-        """DVC's cache folder, as .dvc/config and .dvc/config.local set it."""
-        folder = self._root / ".dvc"
-        config = configparser.ConfigParser()
-        config.read([folder / "config", folder / "config.local"])
-        return (folder / config.get("cache", "dir", fallback="cache")).resolve()
+        return cache_folder(self._root)
 
     def _link_object(self, source: Path, target: Path) -> bool:
         """Link DVC's read-only object of the same content; False when there is none."""

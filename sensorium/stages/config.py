@@ -8,6 +8,7 @@ from rich.console import Console
 
 from sensorium.config import load, parse
 from sensorium.experiments import compose, update_pipeline, write_params
+from sensorium.files import write_text
 from sensorium.paths import PARAMS_FILE, Paths
 
 
@@ -24,6 +25,16 @@ def show(paths: Paths, preset: str | None, overrides: Sequence[str]) -> None:
     text = compose(paths.root, preset, overrides)
     parse(yaml.safe_load(text), f"conf/preset/{preset}.yaml")
     sys.stdout.write(text)
+
+
+def check(paths: Paths) -> None:
+    """Check params.yaml, and note that it is valid where the first stage of the graph waits for it.
+
+    Raises:
+        ConfigError: the settings are not valid.
+    """
+    load(paths.root / PARAMS_FILE)
+    write_text(paths.settings_checked, f"The settings of {PARAMS_FILE} are valid.\n")
 
 
 def write(paths: Paths, preset: str, overrides: Sequence[str], *, force: bool) -> None:

@@ -18,6 +18,7 @@ from sensorium.inference.predictions import Predictions
 from sensorium.inference.weights import in_order
 from sensorium.mice import FOLDS_SPLIT, short_name
 from sensorium.paths import Paths
+from sensorium.recovery import later_remedy, remedy
 from sensorium.report.figures import draw_all
 from sensorium.report.material import SCORE, Material, Trace, traces, trial_to_show
 from sensorium.report.page import write_page
@@ -55,8 +56,10 @@ def _gather(config: Config, paths: Paths) -> Material:
         scores = pd.read_csv(paths.evaluation / "scores.csv")
         neurons = pd.read_parquet(paths.evaluation / "neurons.parquet")
     except FileNotFoundError as fault:
-        raise PredictionError(f"{fault.filename}: the file does not exist.", _REMEDY) from None
-    weighing = files.read_json(paths.evaluation / WEIGHTS_FILE, PredictionError, _REMEDY)
+        told = remedy(Path(fault.filename), _REMEDY)
+        raise PredictionError(f"{fault.filename}: the file does not exist.", told) from None
+    weights = paths.evaluation / WEIGHTS_FILE
+    weighing = files.read_json(weights, PredictionError, later_remedy(weights, _REMEDY))
     store = MouseStore.open(paths.store(next(iter(config.dataset.mice))))
     numbers = Folds.load(paths.folds).of(store.name)
     trial = trial_to_show(store, numbers)
@@ -64,7 +67,7 @@ def _gather(config: Config, paths: Paths) -> Material:
     return Material(
         scores,
         neurons,
-        files.read_json(paths.folds / REPORT, DataError, "Run `dvc repro folds`."),
+        files.read_json(paths.folds / REPORT, DataError, later_remedy(paths.folds, "Run `dvc repro folds`.")),
         {name: training_histories(config, paths, name) for name in predictions},
         _traces(store, trial, [predictions[name] for name in members], neurons, in_order(fold, members)),
         f"Mouse {short_name(store.name)}, trial {trial} ({store.tiers[trial]}), mean of {', '.join(members)}",

@@ -13,6 +13,7 @@ from sensorium.evaluation.sources import CEILING, ENSEMBLE, EQUAL, PAIR
 from sensorium.evaluation.tables import SINGLE_TRIAL
 from sensorium.mice import short_name
 from sensorium.paths import Paths
+from sensorium.recovery import later_remedy
 
 _NAMES = {ENSEMBLE: "ensemble", PAIR: "registered pair", EQUAL: "equal weights", CEILING: "noise ceiling"}
 """Sources besides the experiments, in their order, and what the table calls them."""
@@ -40,9 +41,9 @@ def run(config: Config, paths: Paths) -> None:
     Raises:
         PredictionError: nothing is evaluated yet.
     """
-    metrics = files.read_json(
-        paths.evaluation / "metrics.json", PredictionError, "Type `dvc repro` first, or `sensorium evaluate`."
-    )
+    path = paths.evaluation / "metrics.json"
+    otherwise = "Type `dvc repro` first, or `sensorium evaluate`."
+    metrics = files.read_json(path, PredictionError, later_remedy(path, otherwise))
     console = Console()
     for table in score_tables(metrics, list(config.experiments), list(config.dataset.mice), console.width):
         console.print(table)

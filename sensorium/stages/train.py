@@ -21,6 +21,7 @@ from sensorium.files import sole_writer
 from sensorium.model import checkpoint
 from sensorium.model.architecture import AnyModel, build
 from sensorium.paths import PARAMS_FILE, Paths
+from sensorium.recovery import remedy
 from sensorium.seeding import torch_seed
 from sensorium.training import devices
 from sensorium.training.distillation import Distillation
@@ -151,8 +152,9 @@ def teacher_digest(settings: ExperimentConfig, paths: Paths, fold: int) -> str |
     """
     if settings.distillation is None:
         return None
-    with _teacher_remedy(settings.distillation.teacher, fold):
-        return checkpoint.digest(paths.fold(settings.distillation.teacher, fold))
+    folder = paths.fold(settings.distillation.teacher, fold)
+    with _teacher_remedy(folder, settings.distillation.teacher, fold):
+        return checkpoint.digest(folder)
 
 
 def _train(fabric: Fabric, job: Job) -> float | None:
@@ -218,7 +220,7 @@ def _task(fabric: Fabric, job: Job, stores: Sequence[MouseStore]) -> Supervised:
         return Supervised(canvas, len(stores))
     folder = job.paths.fold(distillation.teacher, job.fold)
     mice, units = _mice(stores), _units(stores)
-    with _teacher_remedy(distillation.teacher, job.fold):
+    with _teacher_remedy(folder, distillation.teacher, job.fold):
         teacher = checkpoint.load(folder, fabric.device, mice, units)
         expected = {"window": job.config.window, "model.canvas": canvas, "fold": job.fold}
         found = {"window": teacher.info.window, "model.canvas": teacher.info.model.canvas, "fold": teacher.info.fold}
@@ -237,12 +239,13 @@ def _units(stores: Sequence[MouseStore]) -> dict[str, str]:
 
 
 @contextmanager
-def _teacher_remedy(teacher: str, fold: int) -> Iterator[None]:
+def _teacher_remedy(folder: Path, teacher: str, fold: int) -> Iterator[None]:
     """Tell the user how to get a teacher that fits."""
     try:
         yield
     except CheckpointError as fault:
-        raise CheckpointError(fault.problem, f"Train the teacher first: dvc repro train@{teacher}-{fold}") from fault
+        otherwise = f"Train the teacher first: dvc repro train@{teacher}-{fold}"
+        raise CheckpointError(fault.problem, remedy(folder, otherwise)) from fault
 
 
 def _publish(job: Job, stores: Sequence[MouseStore], model: AnyModel, best: Best, rows: list[Row]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sensorium.errors import TrackingError
 from sensorium.files import read_json, write_json
 from sensorium.paths import Paths
+from sensorium.recovery import later_remedy, remedy
 from sensorium.tracking.journal import FINISHED
 from sensorium.tracking.runs import FINGERPRINT, ROLE, everywhere, is_alive, search
 
@@ -44,10 +45,10 @@ class RunLink:
         Raises:
             TrackingError: it is missing or damaged.
         """
-        remedy = "Type `dvc checkout`, or `dvc pull` where it was pushed."
-        tree = read_json(path, TrackingError, remedy)
+        otherwise = "Type `dvc checkout`, or `dvc pull` where it was pushed."
+        tree = read_json(path, TrackingError, later_remedy(path, otherwise))
         if not isinstance(tree, dict):
-            raise TrackingError(f"{path}: not a link to a run.", remedy)
+            raise TrackingError(f"{path}: not a link to a run.", remedy(path, otherwise))
         return cls(*(_text(tree, key) for key in cls.__dataclass_fields__))
 
     def write(self, path: Path) -> None:

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sensorium import __version__
 from sensorium.config import Config
 from sensorium.paths import Paths
+from sensorium.recovery import locked_digests
 
 COMMIT, DIRTY = "mlflow.source.git.commit", "sensorium.git.dirty"
 THREADS, HARDWARE = "sensorium.threads", "sensorium.hardware"
@@ -21,7 +20,6 @@ DATA = "dvc."
 """Before the path of an input, in the tag that holds DVC's digest of it."""
 OF_NOW = {COMMIT, DIRTY, THREADS, HARDWARE, "sensorium.version", "sensorium.stage", "sensorium.dvc.experiment"}
 """Tags that tell of this process and this tree, and nothing of a training that is over."""
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
 _GIT_SECONDS = 10
 _PLAIN_DIFF = ("--binary", "--full-index", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/")
 """Whatever the user's git configuration says, the patch is one that `git apply` takes."""
@@ -90,21 +88,6 @@ def run_tags(root: Path, config: Config, stage: str, patch: bytes | None) -> dic
     if name := os.environ.get("DVC_EXP_NAME"):
         tags["sensorium.dvc.experiment"] = name
     return tags
-
-
-def locked_digests(root: Path) -> dict[str, str]:
-    """Digest of every output in dvc.lock, by path; empty without a lock file."""
-    try:
-        lock = yaml.load((root / "dvc.lock").read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe one
-    except (OSError, yaml.YAMLError):
-        return {}
-    stages = (lock or {}).get("stages", {})
-    return {
-        out["path"]: str(out["md5"])
-        for stage in stages.values()
-        for out in stage.get("outs", [])
-        if "md5" in out and "path" in out
-    }
 
 
 def training_inputs(config: Config, root: Path, experiment: str, fold: int) -> dict[str, str]:

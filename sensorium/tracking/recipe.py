@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sensorium.config import Config
 from sensorium.errors import ConfigError, TrackingError
 from sensorium.paths import Paths
+from sensorium.recovery import remedy
 from sensorium.tracking import provenance
 from sensorium.tracking.journal import FINISHED
 from sensorium.tracking.links import find_run
@@ -126,7 +127,9 @@ def _pulled(config: Config, paths: Paths, experiment: str, fold: int) -> Recipe:
     files = [folder / name for name in (CONFIG, HISTORY)]
     for file in files:
         if not file.is_file():
-            raise TrackingError(f"{file}: the file does not exist.", "Type `dvc pull`, or name a run's id.")
+            raise TrackingError(
+                f"{file}: the file does not exist.", remedy(folder, "Type `dvc pull`, or name a run's id.")
+            )
     inputs, patch = provenance.training_inputs(config, paths.root, experiment, fold), provenance.uncommitted(paths.root)
     if commit is None or patch is None or not inputs:
         raise TrackingError(

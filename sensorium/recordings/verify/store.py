@@ -7,6 +7,7 @@ from sensorium.data.layout import ARRAYS, FORMAT, READABLE_VERSIONS, STATISTICS_
 from sensorium.data.mapped import REBUILD, read_metadata
 from sensorium.errors import DataError
 from sensorium.recordings.raw import MODALITIES, STATISTICS
+from sensorium.recovery import remedy
 
 _OPTIONAL = "truth"
 _DTYPES = {
@@ -75,7 +76,7 @@ def check_arrays(path: Path) -> None:
 
 
 def _contradiction(folder: Path, reason: str) -> DataError:
-    return DataError(f"{folder / 'zarr.json'}: {reason}: the metadata are damaged.", REBUILD)
+    return DataError(f"{folder / 'zarr.json'}: {reason}: the metadata are damaged.", remedy(folder, REBUILD))
 
 
 def _metadata(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,116 @@
+"""How to get an output of the pipeline back that is missing or damaged: one command for every message.
+
+DVC removes a stage's outputs before it runs the stage, so a stage that fails leaves nothing in the work tree; what was
+there usually lies in DVC's cache. Only names of objects are looked up, nothing is read.
+"""
+
+import configparser
+import json
+import os
+import shlex
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import yaml
+
+LOCK_FILE = "dvc.lock"
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
+
+
+def remedy(path: Path, otherwise: str) -> str:
+    """What to do about an output that is missing or damaged.
+
+    Args:
+        path: an output, a file in one, or a folder of several.
+        otherwise: how it is made anew.
+    """
+    root = next((folder for folder in path.parents if (folder / LOCK_FILE).is_file()), None)
+    outputs = {} if root is None else _concerned(root, path)
+    if root is None or not outputs:
+        return otherwise
+    if all(_holds(cache_folder(root), digest) for digest in outputs.values()):
+        return f"Type `{_fetch(root, 'checkout', outputs)}`: it is in DVC's cache."
+    name, url = _remote(root)
+    if name is None:
+        return otherwise
+    if url is not None and all(_holds(url, digest) for digest in outputs.values()):
+        return f"Type `{_fetch(root, 'pull', outputs)}`: it is in the remote {name!r}."
+    told = f"Type `dvc pull {' '.join(_names(root, outputs).values())}` where it was pushed. {otherwise}"
+    return told if url is None else otherwise
+
+
+def later_remedy(path: Path, otherwise: str) -> Callable[[], str]:
+    """`remedy` for a fault that may not occur: nothing is looked up before it does."""
+    return partial(remedy, path, otherwise)
+
+
+def locked_digests(root: Path) -> dict[str, str]:
+    """Digest of every output in dvc.lock, by path; empty without a lock file."""
+    try:
+        lock = yaml.load((root / LOCK_FILE).read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe one
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    stages = lock.get("stages") if isinstance(lock, dict) else None
+    return {
+        out["path"]: str(out["md5"])
+        for stage in (stages if isinstance(stages, dict) else {}).values()
+        for out in stage.get("outs", [])
+        if "md5" in out and "path" in out
+    }
+
+
+def cache_folder(root: Path) -> Path:
+    """DVC's cache folder, as .dvc/config and .dvc/config.local set it."""
+    return (root / ".dvc" / _settings(root).get("cache", "dir", fallback="cache")).resolve()
+
+
+def _settings(root: Path) -> configparser.ConfigParser:
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read([root / ".dvc" / "config", root / ".dvc" / "config.local"])
+    return settings
+
+
+def _concerned(root: Path, path: Path) -> dict[str, str]:
+    """Outputs that are, hold, or lie below the path, with their digests."""
+    name = path.relative_to(root)
+    return {
+        output: digest
+        for output, digest in locked_digests(root).items()
+        if name.is_relative_to(output) or Path(output).is_relative_to(name)
+    }
+
+
+def _remote(root: Path) -> tuple[str | None, Path | None]:
+    """Name of the default remote and, where it is a folder of this machine, that folder."""
+    settings = _settings(root)
+    name = settings.get("core", "remote", fallback=None)
+    url = settings.get(f"'remote \"{name}\"'", "url", fallback=None)
+    if name is None or url is None:
+        return None, None
+    return name, None if "://" in url else root / ".dvc" / url
+
+
+def _holds(folder: Path, digest: str) -> bool:
+    """Whether a cache or a remote has an object and, where it is a folder, all files of it."""
+    objects = folder / "files" / "md5"
+    try:
+        found = objects / digest[:2] / digest[2:]
+        if not digest.endswith(".dir"):
+            return found.is_file()
+        listed = [str(entry["md5"]) for entry in json.loads(found.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return all((objects / name[:2] / name[2:]).is_file() for name in listed)
+
+
+def _names(root: Path, outputs: dict[str, str]) -> dict[str, str]:
+    """How each output is typed in the working folder."""
+    return {output: shlex.quote(os.path.relpath(root / output)) for output in sorted(outputs)}
+
+
+def _fetch(root: Path, verb: str, outputs: dict[str, str]) -> str:
+    """The command; what stands in the way goes first, since DVC takes a file for whole by its time and size."""
+    names = _names(root, outputs)
+    present = [name for output, name in names.items() if os.path.lexists(root / output)]
+    return (f"rm -r {' '.join(present)} && " if present else "") + f"dvc {verb} {' '.join(names.values())}"

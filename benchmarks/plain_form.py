@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sensorium.model.architecture import Model
+from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.model.dwiseneuro_config import DwiseNeuroConfig
 
 
@@ -143,10 +145,9 @@ class Core(nn.Module):
         return x.mean((3, 4))
 
 
-class PlainDwiseNeuro(nn.Module):
+class PlainDwiseNeuro(Model[DwiseNeuroConfig]):
     def __init__(self, config: DwiseNeuroConfig, neurons: Sequence[int]):
-        super().__init__()
-        self.config, self.neurons = config, tuple(neurons)
+        super().__init__(config, neurons)
         widths = (config.features[-1], *config.cortex_features)
         self.core = Core(config)
         self.cortex = nn.Sequential(
@@ -157,17 +158,8 @@ class PlainDwiseNeuro(nn.Module):
         )
         self.readouts = nn.ModuleList(Readout(count, config) for count in neurons)
 
-    def features(self, x: Tensor) -> Tensor:
-        return self.cortex(self.core(x))
-
-    def readout(self, features: Tensor, mouse: int) -> Tensor:
-        return self.readouts[mouse](features)
-
-    def forward(self, x: Tensor, mouse: int | None = None) -> Tensor | list[Tensor]:
-        features = self.features(x)
-        if mouse is not None:
-            return self.readout(features, mouse)
-        return [readout(features) for readout in self.readouts]
+    def widest_activation(self, frames: int) -> int:
+        return DwiseNeuro.widest_activation(self, frames)
 
 
 def match(plain: PlainDwiseNeuro, model: nn.Module) -> None:

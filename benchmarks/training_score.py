@@ -48,7 +48,7 @@ FORMS = {"plain": plain_model, "ours": DwiseNeuro}
 
 def train(config: Config, paths: Paths, fold: int, form: str) -> float:
     """Best validation correlation of one training."""
-    stage.DwiseNeuro = FORMS[form]
+    stage.build = FORMS[form]
     fabric = devices.make_fabric(config.runtime, "32-true", unused_readouts=True)
     devices.make_deterministic(fabric, config.runtime.threads)
     job = stage.Job(config, paths, EXPERIMENT, fold, {}, NullRecorder)

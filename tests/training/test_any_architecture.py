@@ -52,7 +52,7 @@ def set_model(project: Path, model: dict) -> None:
 def predict_fold(project: Path) -> dict[str, np.ndarray]:
     """Out-of-fold predictions of fold 0, by mouse and trial, beside those made window by window."""
     config, paths = load(project / "params.yaml"), Paths(project)
-    change_params(project, {"folds.train": {"fold_0": 0}})
+    change_params(project, {"folds.train": {"fold_0": 0}, "pipeline": None})
     predict.run(load(project / "params.yaml"), paths, EXPERIMENT, "folds")
     folder = paths.predictions(EXPERIMENT, "folds")
     store = MouseStore.open(paths.store(next(iter(config.dataset.mice))))

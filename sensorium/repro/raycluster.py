@@ -92,7 +92,8 @@ def _work(command: str, environment: dict[str, str], folder: str) -> int:
 
 
 def _connect() -> None:
-    ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
+    if not ray.is_initialized():
+        ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
 
 
 if __name__ == "__main__":

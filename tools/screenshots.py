@@ -30,7 +30,7 @@ from sensorium.registry.manifest import PAIR
 from sensorium.tracking.leaderboard import leaderboard_name
 from sensorium.tracking.runs import EXPERIMENT, FOLD, ROLE, search
 from sensorium.tracking.store import Store
-from sensorium.tracking.views import FOLDS, LEADERBOARD
+from sensorium.tracking.views import FOLDS
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _SIZE = {"width": 1360, "height": 760}
@@ -77,8 +77,7 @@ def find_shown(paths: Paths) -> Shown:
 def leaderboard(page: Page, shown: Shown) -> None:
     """The run table as it opens: executions of experiments, the best first."""
     page.goto(f"#/experiments/{shown.leaderboard}")
-    page.get_by_role("columnheader", name="score").first.wait_for()
-    page.get_by_text(shown.names[1]).first.wait_for()
+    page.locator(".ag-row a", has_text=shown.names[1]).first.wait_for()
 
 
 def folds(page: Page, shown: Shown) -> None:
@@ -91,7 +90,7 @@ def folds(page: Page, shown: Shown) -> None:
 
 def charts(page: Page, shown: Shown) -> None:
     """Learning curves of the rows, and differences below them."""
-    page.goto(f"#/experiments/{shown.leaderboard}/runs?viewStateShareKey={LEADERBOARD}&compareRunsMode=CHART")
+    page.goto(f"#/experiments/{shown.leaderboard}/runs?compareRunsMode=CHART")
     page.get_by_text("Learning curves").first.wait_for()
     page.locator(".js-plotly-plot").first.wait_for()
 

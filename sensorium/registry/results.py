@@ -18,7 +18,7 @@ from sensorium.registry.card import Papers, learning_curves, model_card, scores_
 from sensorium.registry.catalog import Catalog
 from sensorium.registry.flavor import ENSEMBLE
 from sensorium.registry.headline import PREFIX, tell_rows
-from sensorium.registry.manifest import TEACHER, PairPin
+from sensorium.registry.manifest import PairPin
 from sensorium.tracking.descriptions import rounded, run_name
 from sensorium.tracking.journal import FINISHED
 from sensorium.tracking.links import RUNS, TRAINED, find_run, run_links
@@ -88,7 +88,7 @@ def tell(
     papers = Papers(card, dict(zip(("figures/scores.png", "figures/learning_curves.png"), pictures, strict=True)))
     with waiting_lock(catalog.store.state / "runs.lock"):
         rows = {result.source: _tell_run(catalog, paths, result, tags, papers, leaderboard) for result in results}
-        tell_rows(catalog.client, paths.evaluation / "scores.csv", rows, pin.models[TEACHER].experiment)
+        tell_rows(catalog.client, paths.evaluation / "scores.csv", rows, pin.models["teacher"].experiment)
     for version in (result.version for result in results if result.version is not None):
         if version.description != card:
             catalog.client.update_model_version(version.name, version.version, card)

@@ -419,7 +419,8 @@ def parse(tree: Any, source: str) -> Config:
         lines = [_explain(dict(fault), tree) for fault in faults.errors()]
         raise ConfigError(
             "\n".join(f"{source}: {line}" for line in lines),
-            "Correct the keys named above; conf/preset/ has working examples; sensorium/config.py and the settings in sensorium/model/ explain each key.",
+            "Correct the keys named above; conf/preset/ has working examples; sensorium/config.py and the settings in "
+            "sensorium/model/ explain each key.",
         ) from faults
 
 

@@ -75,3 +75,10 @@ def labelled_tiers(mouse_set: MouseSet) -> tuple[str, ...]:
 def short_name(mouse: str) -> str:
     """The part of a mouse's name that tells it from others, for tables: animal, session and scan."""
     return mouse.split("-Video-")[0].removeprefix("dynamic")
+
+
+MODALITIES: tuple[str, ...] = ("videos", "responses", "behavior", "pupil_center")
+"""What is recorded in every trial, by folder name."""
+
+STATISTICS: tuple[str, ...] = ("mean", "std", "min", "max", "median")
+"""Statistics over the training trials, each with the shape of a trial."""

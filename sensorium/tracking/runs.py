@@ -31,6 +31,8 @@ VALIDATION, SCORE = "val/", "val/correlation"
 """Prefix of validation metrics, and the one that decides; `val/correlation/<mouse>` is a mouse's."""
 WARMUP = "training.warmup_epochs"
 """Param: epochs that are never the best one."""
+_SOURCE = ("mlflow.source.name", "mlflow.source.type")
+"""Tags by which `mlflow run` tells which project it ran."""
 PARENT = "mlflow.parentRunId"
 """MLflow's tag of a child."""
 _ENOUGH = 2
@@ -130,7 +132,7 @@ def _own_run(client: "MlflowClient", experiment: str, header: Mapping[str, Any])
 def _rename(client: "MlflowClient", run_id: str, name: str, tags: Mapping[str, str]) -> None:
     """Give a run that exists, such as one that `mlflow run` made, the name and tags of its training."""
     for key, value in tags.items():
-        if not key.startswith("mlflow.source"):
+        if key not in _SOURCE:
             client.set_tag(run_id, key, value)
     client.update_run(run_id, name=name)
 

@@ -65,6 +65,12 @@ TRACKS: dict[str, tuple[str, str]] = {
 }
 """The two splits that one submitted zip holds, by track."""
 
+MODALITIES: tuple[str, ...] = ("videos", "responses", "behavior", "pupil_center")
+"""What is recorded in every trial, by folder name."""
+
+STATISTICS: tuple[str, ...] = ("mean", "std", "min", "max", "median")
+"""Statistics over the training trials, each with the shape of a trial."""
+
 
 def labelled_tiers(mouse_set: MouseSet) -> tuple[str, ...]:
     """Tiers whose responses are data: train and oracle, for old mice the released tests as well."""

@@ -53,8 +53,10 @@ class Context:
         count = self.config.folds.count
         folds = []
         for part in text.split(","):
-            match = re.fullmatch(r"(?:fold_)?(\d+)", part.strip())
-            if match is None or int(match[1]) >= count:
+            match = re.fullmatch(r"(?:fold_)?(-?\d+)", part.strip())
+            if match is None:
+                raise ConfigError(f"fold {part.strip()!r}: not a whole number.", f"Choose among 0 to {count - 1}.")
+            if not 0 <= int(match[1]) < count:
                 raise ConfigError(f"fold {part.strip()!r}: out of range.", f"Choose among 0 to {count - 1}.")
             folds.append(int(match[1]))
         return sorted(set(folds))

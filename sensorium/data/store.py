@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sensorium.data.layout import FORMAT, READABLE_VERSIONS, STATISTICS_GROUP
+from sensorium.data.layout import ARRAYS, FORMAT, READABLE_VERSIONS, STATISTICS_GROUP
 from sensorium.data.mapped import REBUILD, MappedArray, read_metadata
+from sensorium.data.metadata import check_arrays, check_group, contradiction
 from sensorium.errors import DataError
-from sensorium.mice import MouseSet
+from sensorium.mice import MODALITIES, MouseSet
 from sensorium.recovery import remedy
 
 if TYPE_CHECKING:
@@ -71,8 +72,10 @@ class MouseStore:
         """Open a store; see `open`."""
         if not path.is_dir():
             raise DataError(f"{path}: the store does not exist.", remedy(path, "Run `dvc repro ingest`."))
+        check_group(path)
         attributes = read_metadata(path).get("attributes", {})
         _check_format(path, attributes)
+        check_arrays(path)
         self.path = path
         self.name: str = attributes["mouse"]
         self.mouse_set: MouseSet = attributes["set"]
@@ -88,7 +91,7 @@ class MouseStore:
             path: folder of the store.
 
         Raises:
-            DataError: it is missing, no such store, or of another format version.
+            DataError: it is missing, no such store, of another format version, or its metadata are damaged.
         """
         return cls(path)
 
@@ -99,8 +102,11 @@ class MouseStore:
         if name not in self._arrays:
             folder = self.path / name
             metadata = read_metadata(folder)
-            accepted = MappedArray.accepts(metadata)
-            self._arrays[name] = MappedArray(folder, metadata) if accepted else _ZarrArray(folder)
+            try:
+                accepted = MappedArray.accepts(metadata)
+                self._arrays[name] = MappedArray(folder, metadata) if accepted else _ZarrArray(folder)
+            except (KeyError, TypeError, ValueError, AttributeError) as fault:
+                raise contradiction(folder, f"no array of Zarr ({fault!r})") from fault
         return self._arrays[name]
 
     @cached_property
@@ -112,7 +118,10 @@ class MouseStore:
     def tiers(self) -> npt.NDArray[np.str_]:
         """Tier (trials,) of each trial."""
         names = read_metadata(self.path / "tiers")["attributes"]["flag_meanings"].split()
-        tiers: npt.NDArray[np.str_] = np.array(names)[self._array("tiers").read()]
+        numbers = self._array("tiers").read()
+        if numbers.max() >= len(names):
+            raise contradiction(self.path / "tiers", f"flag_meanings names {len(names)} tiers")
+        tiers: npt.NDArray[np.str_] = np.array(names)[numbers]
         return tiers
 
     @cached_property
@@ -251,6 +260,9 @@ class MouseStore:
         """
         import zarr
 
+        for name in [*ARRAYS, *(f"{STATISTICS_GROUP}/{modality}" for modality in MODALITIES)]:
+            if (self.path / name).is_dir():
+                self._array(name)
         group = zarr.open_group(str(self.path), mode="r")
         for name, member in group.members(max_depth=None):
             if isinstance(member, zarr.Array):

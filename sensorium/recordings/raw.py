@@ -20,19 +20,20 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
+from sensorium import mice
 from sensorium.errors import DataError
 from sensorium.mice import TIERS
 from sensorium.recordings.place import require_flat, require_linked
 
 Float64Array = npt.NDArray[np.float64]
 
-MODALITIES: tuple[str, ...] = ("videos", "responses", "behavior", "pupil_center")
+MODALITIES = mice.MODALITIES
 """What is recorded in every trial, by folder name."""
 
 BEHAVIOR_CHANNELS = ("pupil dilation", "running speed")
 """Rows of `behavior`."""
 
-STATISTICS: tuple[str, ...] = ("mean", "std", "min", "max", "median")
+STATISTICS = mice.STATISTICS
 """Statistics over the training trials, each with the shape of a trial."""
 
 RESTORE = "Restore the file, or remove the mouse's folder and run the command that provides it again."

@@ -83,8 +83,13 @@ def rollback(paths: Paths) -> Promotion:
         catalog = Catalog(paths)
         seen = champion(catalog)
         previous = seen.tags.get(PREVIOUS) if seen is not None else None
-        if seen is None or previous is None:
-            raise TrackingError(f"{PAIR}: no earlier champion to go back to.", "Type `sensorium promote` to name one.")
+        if seen is None:
+            raise TrackingError(f"{PAIR}: there is no champion yet.", "Type `sensorium promote` to name one.")
+        if previous is None:
+            raise TrackingError(
+                f"{PAIR}: version {seen.version} is the first champion, there is none to go back to.",
+                "It stays. Another one becomes champion by `sensorium promote --version <number>`.",
+            )
         earlier = find_pair(catalog, int(previous))
         verified_manifest(catalog, earlier)
         with _only_one(catalog):

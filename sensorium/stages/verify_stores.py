@@ -5,10 +5,10 @@ from pathlib import Path
 from rich.console import Console
 
 from sensorium.data.mapped import REBUILD
+from sensorium.data.metadata import check_mouse
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError
 from sensorium.paths import Paths
-from sensorium.recordings.verify.store import check_arrays, check_group
 
 
 def run(paths: Paths, mice: list[str]) -> None:
@@ -32,8 +32,6 @@ def run(paths: Paths, mice: list[str]) -> None:
 
 
 def _verify(path: Path) -> None:
-    if path.is_dir():
-        check_group(path)
     store = MouseStore.open(path)
-    check_arrays(path)
+    check_mouse(path)
     store.verify()

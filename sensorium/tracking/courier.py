@@ -21,7 +21,7 @@ from pathlib import Path
 import sensorium
 from sensorium.files import digest_json, try_lock, waiting_lock
 from sensorium.paths import Paths
-from sensorium.tracking.delivery import Courier, close_if_killed
+from sensorium.tracking.delivery import Courier, close_if_killed, expected_faults
 from sensorium.tracking.journal import Journal, journals
 from sensorium.tracking.store import Store, be_brief, patience, redacted, seconds_of
 
@@ -183,7 +183,7 @@ class Errand:
         try:
             self._courier.deliver(self._deadline)
         except Exception as fault:  # whatever the server does, the training goes on
-            _log.warning("%s: %s", self.journal.folder.name, redacted(str(fault)))
+            _tell(self.journal.folder.name, fault)
             self._pause = min(max(2 * self._pause, _RETRY_SECONDS), _LONGEST_PAUSE_SECONDS)
         else:
             self._pause, self._deadline = 0.0, math.inf  # the store answers: patience begins anew
@@ -243,7 +243,7 @@ class Round:
 
     def _leave(self, name: str, fault: Exception) -> None:
         """Leave a damaged journal, or one that another user wrote, for the sake of the others."""
-        _log.warning("%s: %s", name, fault)
+        _tell(name, fault)
         self._damaged.add(name)
 
     def _concerns_us(self, journal: Journal) -> bool:
@@ -260,6 +260,11 @@ class Round:
             self._errands[journal.folder.name] = errand
         else:
             errand.end()
+
+
+def _tell(name: str, fault: Exception) -> None:
+    """Note a fault in the log; one of the code with its traceback, or it would look like one of the server."""
+    _log.warning("%s: %s", name, fault, exc_info=None if isinstance(fault, expected_faults()) else fault)
 
 
 def serve(store: Store, starter: int, presence: int) -> None:
@@ -329,4 +334,4 @@ def _get_ready(store: Store) -> None:
     try:
         store.client()
     except Exception as fault:  # told again, and tried again, with the first delivery
-        _log.warning("%s", fault)
+        _tell(store.label, fault)

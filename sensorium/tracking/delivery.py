@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from sensorium.errors import SensoriumError
 from sensorium.tracking import leaderboard, runs, sweeps
 from sensorium.tracking.journal import FINISHED, Delivery, Journal, journals
 from sensorium.tracking.store import Store, patience, redacted
@@ -184,9 +185,20 @@ def deliver_leftovers(store: Store) -> dict[str, str | None]:
             try:
                 _deliver_leftover(journal, store)
                 results[journal.folder.name] = None
-            except Exception as fault:
+            except expected_faults() as fault:
                 results[journal.folder.name] = redacted(str(fault))
     return results
+
+
+def expected_faults() -> tuple[type[Exception], ...]:
+    """What a store, the network, a disk or a damaged journal may raise; anything else is a fault of the code."""
+    import boto3.exceptions
+    import botocore.exceptions
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    of_s3 = (boto3.exceptions.Boto3Error, botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)
+    return (SensoriumError, OSError, MlflowException, SQLAlchemyError, *of_s3)
 
 
 def _deliver_leftover(journal: Journal, store: Store) -> None:

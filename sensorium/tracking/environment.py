@@ -3,7 +3,8 @@
 MLflow derives the name of an environment folder from python_env.yaml, uses a folder of that name as it
 stands, and asks for pyenv only when there is none. The folder made here holds nothing but a script to
 activate; it is the same for every clone with the same requirements, so the script looks into the project
-in whose root MLflow starts the command.
+in whose root MLflow starts the command. A clone that MLflow makes itself, of `mlflow run <address>`, was never
+installed: it uses the programs of the project that was installed last, and its own code.
 """
 
 import os
@@ -19,7 +20,12 @@ _SCRIPT = f"""# {_MARK}: activates the environment of the project in the working
 if [ -r .sensorium/activate ]; then
   . .sensorium/activate
 else
-  echo "Error: $PWD: the project is not installed." >&2
+  . "$(dirname "${{BASH_SOURCE[0]}}")/installed"
+fi
+if command -v sensorium >/dev/null; then
+  export PYTHONPATH="$PWD${{PYTHONPATH:+:$PYTHONPATH}}"
+else
+  echo "Error: $PWD: the environment of the project is gone." >&2
   echo "Type \\`make install\\`, or \\`sensorium project install\\` in an environment of your own." >&2
   false
 fi
@@ -39,6 +45,7 @@ def install(paths: Paths) -> Path:
         with atomic_folder(folder) as partial:
             (partial / "bin").mkdir()
             (partial / "bin" / "activate").write_text(_SCRIPT, encoding="utf-8")
+            (partial / "bin" / "installed").write_text(_activation(), encoding="utf-8")
     return folder
 
 

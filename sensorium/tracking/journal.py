@@ -23,6 +23,14 @@ from sensorium.files import try_lock, write_json, write_text
 FINISHED: Final = "FINISHED"
 """Status of a run that ended well; others may be resumed."""
 
+_FIELDS = {
+    "start": {"experiment", "fold", "fingerprint", "name", "tags", "params", "datasets"},
+    "params": {"values"},
+    "metrics": {"values", "step"},
+    "artifact": {"name"},
+    "close": {"status"},
+}
+"""What an event of a kind holds besides its time."""
 _TAIL_BYTES = 256
 """More than a closing event takes."""
 
@@ -112,7 +120,11 @@ class Journal:
             os.truncate(self.events_file, whole)
 
     def read(self, position: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield the whole events from a byte position on, each with the position after it."""
+        """Yield the whole events from a byte position on, each with the position after it.
+
+        Raises:
+            TrackingError: the journal is damaged.
+        """
         if not self.events_file.exists():
             return
         with self.events_file.open("rb") as stream:
@@ -120,8 +132,21 @@ class Journal:
             for line in stream:
                 if not line.endswith(b"\n"):
                     return  # still being written
+                event = self._event(line, position)
                 position += len(line)
-                yield json.loads(line), position
+                yield event, position
+
+    def _event(self, line: bytes, position: int) -> dict[str, Any]:
+        try:
+            event = json.loads(line)
+            if event["time"] >= 0 and event.keys() >= _FIELDS[event["kind"]]:
+                return dict(event)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            pass
+        raise TrackingError(
+            f"{self.events_file}: no event at byte {position}: the journal is damaged.",
+            "Remove its folder; `sensorium registry restore` records a finished training again.",
+        )
 
     def contents(self) -> Contents:
         """Sum up the events."""

@@ -32,8 +32,9 @@ from sensorium.tracking.runs import (
     RECORDED,
     ROLE,
     TEACHER,
+    is_alive,
 )
-from sensorium.tracking.store import Store, closing_seconds, patience
+from sensorium.tracking.store import Store, closing_seconds, patience, refusals_told
 from sensorium.tracking.sweeps import SweepPlace
 from sensorium.tracking.system import SystemLoad
 from sensorium.training.recorder import Status
@@ -223,25 +224,37 @@ def record_past(
     """Record a training that is over: where there was nothing left to train, or the store was lost.
 
     The run gets params, metrics and artifacts. One that asked for it has the role `record`: the parent's figures
-    leave it out. One that stands for a lost run tells nothing of the code and the machine, which are not known.
+    leave it out. Code, machine and threads are those that the original tells; where there is none, nothing is told
+    of them, as what is known here is another process.
     """
     store = Store.of(paths)
     fields = {"experiment": experiment, "fold": fold, "fingerprint": past.fingerprint}
     journal = journal_for(store.state, {**fields, "fingerprint": past.run_id or f"rebuilt{past.fingerprint}"})
     told = _header(config, store, fields, provenance.uncommitted(store.root))
     header = {**fields, "name": f"fold_{fold}", **told, "adopt": past.run_id}
-    if past.run_id is None:
-        header["tags"] = {key: text for key, text in header["tags"].items() if key not in provenance.OF_NOW}
-        header["tags"] |= {} if past.original is None else {REBUILT: past.original}
-    else:
+    header["tags"] = {key: text for key, text in header["tags"].items() if key not in provenance.OF_NOW}
+    header["tags"] |= _provenance_of(store, past.original)
+    stands_for = REBUILT if past.run_id is None else RECORDED
+    header["tags"] |= {} if past.original is None else {stands_for: past.original}
+    if past.run_id is not None:
         header["name"] = f"{experiment}/fold_{fold} recorded"  # a row of the leaderboard, below no parent
-        header["tags"] |= {ROLE: RECORD} | ({} if past.original is None else {RECORDED: past.original})
+        header["tags"] |= {ROLE: RECORD}
     run = TrainingRun(journal, store, None, header, None)
     for values, step in past.epochs:
         run.metrics(values, step)
     for path in artifacts:
         run.artifact(path)
     run.close(FINISHED)
+
+
+def _provenance_of(store: Store, run_id: str | None) -> dict[str, str]:
+    """What a run tells of the process and the tree that it came from; nothing where the store does not have it."""
+    if run_id is None:
+        return {}
+    with refusals_told(Paths(store.root)):
+        client = store.client()
+        tags = client.get_run(run_id).data.tags if is_alive(client, run_id) else {}
+    return {key: text for key, text in tags.items() if key in provenance.OF_NOW or key.startswith(provenance.DATA)}
 
 
 def _header(config: Config, store: Store, fields: Mapping[str, Any], patch: bytes | None) -> dict[str, Any]:

@@ -40,6 +40,8 @@ DIFFERENCE = "score/vs_"
 """Before the name of an experiment, in the metric that tells how much more a row scored than it."""
 WARMUP = "training.warmup_epochs"
 """Param: epochs that are never the best one."""
+_SOURCE = ("mlflow.source.name", "mlflow.source.type")
+"""Tags by which `mlflow run` tells which project it ran."""
 PARENT = "mlflow.parentRunId"
 """MLflow's tag of a child."""
 _ENOUGH = 2
@@ -161,7 +163,7 @@ def _own_run(client: "MlflowClient", header: Mapping[str, Any]) -> "Run | None":
 def _rename(client: "MlflowClient", run_id: str, name: str, tags: Mapping[str, str]) -> None:
     """Give a run that exists, such as one that `mlflow run` made, the name and tags of its training."""
     for key, value in tags.items():
-        if not key.startswith("mlflow.source"):
+        if key not in _SOURCE:
             client.set_tag(run_id, key, value)
     client.update_run(run_id, name=name)
 

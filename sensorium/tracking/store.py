@@ -181,6 +181,12 @@ class Store:
         return self.home / "mlflow.db" if self.embedded else None
 
     @property
+    def _artifacts(self) -> Path:
+        """Folder of the artifacts: a project that MLflow cloned for one run is not where they should be."""
+        file = self.uri.startswith(_SQLITE) and "?" not in self.uri
+        return (Path(self.uri.removeprefix(_SQLITE)).parent if file else self.home) / ARTIFACTS
+
+    @property
     def portable(self) -> str:
         """The URI as a stage's output may hold it: without a password, a file in the project relative to the root."""
         path = Path(self.uri.removeprefix(_SQLITE))
@@ -257,7 +263,8 @@ class Store:
     def experiment_id(self, client: "MlflowClient", name: str) -> str:
         """The MLflow experiment of that name, made when missing.
 
-        A database keeps rows alone, so the artifacts lie in the project; a server decides by itself.
+        A database keeps rows alone, so the artifacts lie beside its file, or in the project where it has none; a
+        server decides by itself.
         """
         from mlflow.exceptions import MlflowException
 
@@ -288,7 +295,7 @@ class Store:
             for key, value in TAGS.items():
                 client.set_experiment_tag(_DEFAULT_ID, key, value)
             return _DEFAULT_ID
-        location = None if self._served else (self.home / ARTIFACTS / name).as_uri()
+        location = None if self._served else (self._artifacts / name).as_uri()
         return str(client.create_experiment(name, artifact_location=location, tags=TAGS))
 
     def _is_ours(self, location: str) -> bool:

@@ -63,7 +63,7 @@ def test_a_flipped_bit_is_found_and_its_chunk_named(path, name):
     with pytest.raises(DataError, match="the chunk is damaged") as fault:
         MouseStore.open(path).verify()
     assert str(path / name) in fault.value.problem
-    assert "dvc checkout" in fault.value.remedy
+    assert "dvc repro ingest" in fault.value.remedy
 
 
 def test_the_stage_names_each_damaged_store(built, stores, tmp_path, capsys):
@@ -121,7 +121,40 @@ def test_metadata_that_do_not_fit_together_are_named(stores, tmp_path, array, da
     damage(file)
     with pytest.raises(DataError, match=rf"{file}: {message}") as fault:
         verify_stores.run(paths, [name])
-    assert "dvc checkout --force" in fault.value.remedy
+    assert "dvc repro ingest" in fault.value.remedy
+
+
+NONSENSE = [
+    ("", {}),
+    ("", []),
+    ("", {"zarr_format": 3, "node_type": "group", "attributes": {}}),
+    ("videos", {}),
+    ("videos", "text"),
+    ("responses", {"zarr_format": 3, "node_type": "group", "attributes": {}}),
+    ("statistics/behavior", {"a": 1}),
+]
+
+
+@pytest.mark.parametrize(("array", "content"), NONSENSE)
+def test_metadata_of_other_content_are_one_clear_error(path, array, content):
+    (path / array / "zarr.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"zarr\.json: .* damaged|not a mouse's store") as fault:
+        MouseStore.open(path)
+    assert "dvc repro ingest" in fault.value.remedy
+
+
+@pytest.mark.parametrize("key", ["chunk_grid", "chunk_key_encoding", "codecs", "data_type"])
+@pytest.mark.parametrize("value", [None, 3, "text", [], [3], {}, {"name": "other", "configuration": None}])
+def test_an_array_described_by_nonsense_is_one_clear_error(path, key, value):
+    _change(path / "videos" / "zarr.json", **{key: value})
+    with pytest.raises(DataError, match=r"videos"):
+        MouseStore.open(path).video(0)
+
+
+def test_a_tier_without_a_name_is_named(path):
+    _change(path / "tiers" / "zarr.json", attributes={"flag_meanings": "train"})
+    with pytest.raises(DataError, match=r"tiers/zarr\.json: flag_meanings names 1 tiers"):
+        _ = MouseStore.open(path).tiers
 
 
 def test_a_store_of_another_mouse_is_named(stores, tmp_path):

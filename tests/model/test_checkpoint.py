@@ -94,7 +94,9 @@ def test_truncated_weights(fold, size):
     weights = fold / WEIGHTS
     whole = weights.read_bytes()
     weights.write_bytes(whole[:size])
-    with pytest.raises(CheckpointError, match=rf"{WEIGHTS}: has [\d,]+ bytes, expected {len(whole):,}\.\n.*dvc pull"):
+    with pytest.raises(
+        CheckpointError, match=rf"{WEIGHTS}: has [\d,]+ bytes, expected {len(whole):,}\.\n.*import the fold again"
+    ):
         checkpoint.load(fold)
 
 
@@ -108,7 +110,7 @@ def test_flipped_bit(fold):
 
 
 def test_missing_files(fold, tmp_path):
-    with pytest.raises(CheckpointError, match=r"nowhere/config.json: the file does not exist.\n.*train or import"):
+    with pytest.raises(CheckpointError, match=r"nowhere/config.json: the file does not exist.\nTrain or import"):
         checkpoint.load(tmp_path / "nowhere")
     (fold / WEIGHTS).unlink()
     with pytest.raises(CheckpointError, match=f"{WEIGHTS}: the file does not exist"):

@@ -13,7 +13,10 @@ from tiny import preset_tree
 
 from sensorium.cli import main
 from sensorium.cli.app import app
+from sensorium.cli.options import Context
+from sensorium.errors import ConfigError
 from sensorium.experiments import compose, known_experiments
+from sensorium.paths import Paths
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted(file.stem for file in (ROOT / "conf" / "preset").glob("*.yaml"))
@@ -243,3 +246,18 @@ def test_an_unknown_key_stops_every_verb(monkeypatch, capsys, tmp_path):
     assert run("folds", monkeypatch, tmp_path) == 2
     assert "sead: unknown key. Did you mean 'seed'?" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["params.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("fold", "told"),
+    [
+        ("abc", "not a whole number"),
+        ("1.5", "not a whole number"),
+        ("", "not a whole number"),
+        ("-1", "out of range"),
+        ("7", "out of range"),
+    ],
+)
+def test_a_fold_that_is_none_is_told_apart(tiny_config, tmp_path, fold, told):
+    with pytest.raises(ConfigError, match=rf"fold {fold!r}: {told}"):
+        Context(tiny_config, Paths(tmp_path)).folds(fold)

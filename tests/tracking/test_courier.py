@@ -11,8 +11,11 @@ import psutil
 import pytest
 from flaky_server import wait_until
 
+from sensorium.errors import TrackingError
 from sensorium.stages import sync
+from sensorium.tracking import courier as courier_module
 from sensorium.tracking.courier import ensure_running
+from sensorium.tracking.delivery import deliver_leftovers
 from sensorium.tracking.journal import Journal, journals
 from sensorium.tracking.store import closing_seconds
 
@@ -153,3 +156,23 @@ def test_a_training_waits_for_a_small_share_of_its_duration(monkeypatch, told, d
     if told is not None:
         monkeypatch.setenv("SENSORIUM_TRACKING_PATIENCE", told)
     assert closing_seconds(duration) == pytest.approx(seconds)
+
+
+def test_the_log_shows_where_a_fault_of_the_code_is_and_spares_that_of_a_server(caplog):
+    for fault in (KeyError("bug"), TrackingError("no server")):
+        courier_module._tell("journal", fault)
+    of_code, of_server = caplog.records
+    assert of_code.exc_info[0] is KeyError
+    assert not of_server.exc_info
+
+
+def test_leftovers_tell_of_a_server_and_a_damaged_journal_and_never_hide_a_fault_of_the_code(project, monkeypatch):
+    damaged = Journal(project.store.state / "journals" / "true_batch_001-fold_2-damaged")
+    damaged.append("metrics", values={})
+    (told,) = deliver_leftovers(project.store).values()
+    assert "events.jsonl: no event at byte 0: the journal is damaged" in told
+    shutil.rmtree(damaged.folder)
+    damaged.append("close", status="FINISHED")
+    monkeypatch.setattr(Journal, "contents", lambda self: {}["bug"])
+    with pytest.raises(KeyError):
+        deliver_leftovers(project.store)

@@ -151,12 +151,17 @@ def test_the_environment_is_that_of_the_project_in_the_working_folder(project, t
     assert folder.parent == tmp_path / "envs"
 
     def activate(cwd):
-        script = f"source {folder}/bin/activate && command -v python"
-        return subprocess.run(["bash", "-c", script], cwd=cwd, capture_output=True, text=True, check=False)
+        script = f'source {folder}/bin/activate && command -v python && echo "$PYTHONPATH"'
+        bare = {"PATH": "/usr/bin:/bin"}
+        return subprocess.run(["bash", "-c", script], cwd=cwd, env=bare, capture_output=True, text=True, check=False)
 
-    assert Path(activate(tmp_path).stdout.strip()).parent == Path(sys.executable).parent
-    elsewhere = tmp_path / "elsewhere"
+    elsewhere = tmp_path / "a clone of MLflow's"
     elsewhere.mkdir()
+    for cwd in (tmp_path, elsewhere):
+        python, searched = activate(cwd).stdout.splitlines()
+        assert Path(python).parent == Path(sys.executable).parent
+        assert searched == str(cwd), "the project in the working folder runs its own code"
+    (folder / "bin" / "installed").write_text("export PATH=/nowhere:$PATH\n")
     refused = activate(elsewhere)
     assert refused.returncode != 0
     assert "make install" in refused.stderr
@@ -190,7 +195,7 @@ def clone(tmp_path_factory):
     return root
 
 
-def call(root, *command):
+def call(root, *command, **variables):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "SENSORIUM_"))}
     own = {"MLFLOW_ENV_ROOT": str(root / "envs"), "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     program = Path(sys.executable).parent / command[0]
@@ -200,7 +205,7 @@ def call(root, *command):
     return subprocess.run(
         [program, *command[1:]],
         cwd=root,
-        env=kept | own | {"PATH": path},
+        env=kept | own | {"PATH": path} | variables,
         capture_output=True,
         text=True,
         timeout=900,
@@ -239,6 +244,27 @@ def test_mlflow_run_bare_trains_in_the_run_that_it_makes(clone):
     assert validation == {key: value for key, value in child.data.metrics.items() if key.startswith("val/")}
     assert set(again.data.metrics) <= live
     assert call(clone, "dvc", "status", "train@true_batch_001-1").stdout.strip() == "Data and pipelines are up to date."
+
+
+@pytest.mark.slow
+def test_mlflow_run_takes_the_address_of_a_repository(clone, tmp_path, monkeypatch):
+    address, folder = "https://git.example/sensorium", tmp_path / "elsewhere"
+    folder.mkdir()
+    repository = tmp_path / "repository"
+    for name in ("sensorium", "conf"):
+        shutil.copytree(ROOT / name, repository / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("MLproject", "dvc.yaml", "params.yaml", "python_env.yaml", "requirements.lock"):
+        shutil.copy(ROOT / name, repository)
+    git = ["git", "-C", repository, "-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *arguments], check=True)
+    for name, value in (("COUNT", "1"), ("KEY_0", f"url.{repository}.insteadOf"), ("VALUE_0", address)):
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+    done = call(folder, "mlflow", "run", address, "-e", "model", MLFLOW_ENV_ROOT=str(clone / "envs"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "cortex.0" in done.stdout
+    (run,) = runs_of(folder)
+    assert run.info.status == "FINISHED"
 
 
 @pytest.mark.slow

@@ -54,8 +54,15 @@ def test_a_better_pair_replaces_the_champion_and_can_be_rolled_back(first):
     undone = rollback(first.paths)
     assert (undone.version, undone.replaced) == (1, 2)
     assert champion(first) == 1
-    with pytest.raises(TrackingError, match="no earlier champion"):
+    with pytest.raises(TrackingError, match="version 1 is the first champion") as told:
         rollback(first.paths)
+    assert "sensorium promote --version" in told.value.remedy
+
+
+def test_rollback_before_the_first_promotion_names_promote(first):
+    with pytest.raises(TrackingError, match="there is no champion yet") as told:
+        rollback(first.paths)
+    assert told.value.remedy == "Type `sensorium promote` to name one."
 
 
 def test_a_worse_pair_is_refused_with_the_figures(first):

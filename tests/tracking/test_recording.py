@@ -455,3 +455,27 @@ def test_passwords_are_not_written_anywhere(project, monkeypatch):
     for path in project.paths.state.rglob("*"):
         assert path.is_dir() or b"secret" not in path.read_bytes(), path
     assert os.environ["MLFLOW_TRACKING_URI"].startswith("http://user:secret@")
+
+
+def test_a_record_of_a_training_tells_where_the_training_ran_and_not_where_it_was_recorded(project, inline):
+    train(project)
+    (original,) = fold_runs(project)
+    client = project.store.client()
+    known = {"sensorium.threads": "7", "sensorium.hardware": "abacus", "mlflow.source.git.commit": "c" * 40}
+    for key, value in known.items():
+        client.set_tag(original.info.run_id, key, value)
+    made = client.create_run("0", tags={"mlflow.source.git.commit": "d" * 40, "mlflow.source.name": "here"})
+    past = recorder.Past(made.info.run_id, "f" * 64, original.info.run_id, [({"val/correlation": 0.5}, 2)])
+    recorder.record_past(project.config, project.paths, EXPERIMENT, 0, past)
+    tags = client.get_run(made.info.run_id).data.tags
+    assert known.items() <= tags.items()
+    assert tags["sensorium.stage"] == original.data.tags["sensorium.stage"]
+    assert (tags["sensorium.role"], tags["mlflow.source.name"]) == ("record", "here")
+
+
+def test_a_record_of_a_training_that_is_in_another_store_claims_nothing(project, inline):
+    client = project.store.client()
+    made = client.create_run("0")
+    past = recorder.Past(made.info.run_id, "f" * 64, "e" * 32, [])
+    recorder.record_past(project.config, project.paths, EXPERIMENT, 0, past)
+    assert not {"sensorium.threads", "sensorium.hardware"} & client.get_run(made.info.run_id).data.tags.keys()

@@ -158,7 +158,7 @@ def test_an_untrained_fold_is_refused_and_nothing_is_registered(trained):
     shutil.rmtree(trained.paths.fold("true_batch_001", 1))
     with pytest.raises(TrackingError, match=r"fold_1: the fold is not trained") as told:
         register.run(trained.config, trained.paths)
-    assert "dvc pull" in told.value.remedy
+    assert "dvc repro train@true_batch_001-1" in told.value.remedy
     assert not trained.paths.pair_pin.exists()
     assert versions(trained, TEACHER) == []
 

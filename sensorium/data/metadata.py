@@ -6,7 +6,7 @@ from typing import Any
 from sensorium.data.layout import ARRAYS, FORMAT, READABLE_VERSIONS, STATISTICS_GROUP, STATISTICS_MODALITIES
 from sensorium.data.mapped import REBUILD, read_metadata
 from sensorium.errors import DataError
-from sensorium.recordings.raw import MODALITIES, STATISTICS
+from sensorium.mice import MODALITIES, STATISTICS
 from sensorium.recovery import remedy
 
 _OPTIONAL = "truth"
@@ -45,17 +45,29 @@ def check_group(path: Path) -> None:
     if attributes.get("format") != FORMAT or attributes.get("format_version") not in READABLE_VERSIONS:
         return
     _require(path, {"mouse": str, "set": str, "sources": dict})
-    if attributes["mouse"] != path.stem:
-        raise _contradiction(path, f"of the mouse {attributes['mouse']}")
     if set(attributes["sources"]) != set(MODALITIES):
-        raise _contradiction(path, f"no sources of {', '.join(MODALITIES)}")
+        raise contradiction(path, f"no sources of {', '.join(MODALITIES)}")
+
+
+def check_mouse(path: Path) -> None:
+    """Make sure that a store is of the mouse that its folder is named after.
+
+    Args:
+        path: folder of the store, of which `MouseStore.open` approves.
+
+    Raises:
+        DataError: it is of another one.
+    """
+    mouse = _attributes(path)["mouse"]
+    if mouse != path.stem:
+        raise contradiction(path, f"of the mouse {mouse}")
 
 
 def check_arrays(path: Path) -> None:
     """Make sure that a store holds every array of its format, and that types, shapes and attributes agree.
 
     Args:
-        path: folder of the store, of which `check_group` and `MouseStore.open` approve.
+        path: folder of the store, of which `check_group` approves.
 
     Raises:
         DataError: naming the first zarr.json that is missing, or contradicts the format or another one.
@@ -72,17 +84,18 @@ def check_arrays(path: Path) -> None:
         shape = _check_array(folder, ("float32",), {"statistics": list})
         _check_sizes(folder, ("statistic", *ARRAYS[modality].dimensions[1:]), shape, dict(shared))
         if _attributes(folder)["statistics"] != list(STATISTICS) or shape[0] != len(STATISTICS):
-            raise _contradiction(folder, f"not the statistics {', '.join(STATISTICS)}")
+            raise contradiction(folder, f"not the statistics {', '.join(STATISTICS)}")
 
 
-def _contradiction(folder: Path, reason: str) -> DataError:
+def contradiction(folder: Path, reason: str) -> DataError:
+    """What is raised where a zarr.json is JSON, but not what the format asks for."""
     return DataError(f"{folder / 'zarr.json'}: {reason}: the metadata are damaged.", remedy(folder, REBUILD))
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
     metadata: Any = read_metadata(folder)
     if not isinstance(metadata, dict):
-        raise _contradiction(folder, "no metadata of Zarr")
+        raise contradiction(folder, "no metadata of Zarr")
     return metadata
 
 
@@ -94,14 +107,14 @@ def _attributes(folder: Path) -> dict[str, Any]:
 def _require_group(folder: Path) -> None:
     metadata = _metadata(folder)
     if metadata.get("zarr_format") != 3 or metadata.get("node_type") != "group":
-        raise _contradiction(folder, "no group of Zarr")
+        raise contradiction(folder, "no group of Zarr")
 
 
 def _require(folder: Path, wanted: dict[str, Any]) -> None:
     attributes = _attributes(folder)
     for key, kind in wanted.items():
         if not isinstance(attributes.get(key), kind):
-            raise _contradiction(folder, f"no sound attribute {key}")
+            raise contradiction(folder, f"no sound attribute {key}")
 
 
 def _check_array(folder: Path, dtypes: tuple[str, ...], attributes: dict[str, Any]) -> tuple[int, ...]:
@@ -109,13 +122,13 @@ def _check_array(folder: Path, dtypes: tuple[str, ...], attributes: dict[str, An
     metadata = _metadata(folder)
     lost = [key for key in _KEYS if key not in metadata]
     if metadata.get("zarr_format") != 3 or metadata.get("node_type") != "array" or lost:
-        raise _contradiction(folder, f"no array of Zarr{', without ' + lost[0] if lost else ''}")
+        raise contradiction(folder, f"no array of Zarr{', without ' + lost[0] if lost else ''}")
     if metadata["data_type"] not in dtypes:
-        raise _contradiction(folder, f"type {metadata['data_type']}, expected {' or '.join(dtypes)}")
+        raise contradiction(folder, f"type {metadata['data_type']}, expected {' or '.join(dtypes)}")
     _require(folder, attributes)
     shape = metadata["shape"]
     if not isinstance(shape, list) or not all(isinstance(size, int) and size > 0 for size in shape):
-        raise _contradiction(folder, f"shape {shape}")
+        raise contradiction(folder, f"shape {shape}")
     return tuple(shape)
 
 
@@ -124,8 +137,8 @@ def _check_sizes(
 ) -> None:
     """Compare an array's axes with those of the same name in `sizes`, and add those that are new."""
     if len(shape) != len(dimensions):
-        raise _contradiction(folder, f"shape {shape}, expected {', '.join(dimensions)}")
+        raise contradiction(folder, f"shape {shape}, expected {', '.join(dimensions)}")
     for dimension, size in zip(dimensions, shape, strict=True):
         known, where = sizes.setdefault(dimension, (size, folder.name))
         if size != known:
-            raise _contradiction(folder, f"{size} along the axis {dimension}, {where} has {known}")
+            raise contradiction(folder, f"{size} along the axis {dimension}, {where} has {known}")

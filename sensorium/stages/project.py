@@ -36,13 +36,23 @@ class Target:
 
 
 def install(paths: Paths) -> None:
-    """Prepare `mlflow run`: the environment it uses, and the embedded store it writes to."""
+    """Prepare `mlflow run`: the environment it uses, and the embedded store it writes to.
+
+    Nothing else needs that environment, so a home folder that cannot be written is told and does not end an installation.
+    """
     from sensorium.tracking.environment import install as install_environment
 
     store = Store.of(paths)
     if store.embedded:
         store.client()
-    Console().print(f"mlflow run . uses {install_environment(paths)}.", soft_wrap=True)
+    console = Console(soft_wrap=True)
+    try:
+        console.print(f"mlflow run . uses {install_environment(paths)}.")
+    except OSError as fault:
+        console.print(
+            f"mlflow run . has no environment yet: {fault.filename}: {fault.strerror}.\n"
+            "Set MLFLOW_ENV_ROOT to a folder that can be written, and type `sensorium project install`."
+        )
 
 
 def run(paths: Paths, stages: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from sensorium.tracking.runs import (
     ROLE,
     SCORE,
     TEACHER,
+    best_epoch,
     is_alive,
     search,
 )
@@ -61,7 +62,7 @@ def note(client: "MlflowClient", run: "Run", text: str) -> None:
 def describe(client: "MlflowClient", run_id: str) -> None:
     """Describe a fold that has finished, its parent, and the leaderboard that they are in."""
     fold = client.get_run(run_id)
-    note(client, fold, fold_note(fold))
+    note(client, fold, fold_note(fold, best_epoch(client, fold)))
     parent = fold.data.tags.get(PARENT)
     if parent is not None and is_alive(client, parent):
         describe_row(client, parent)
@@ -74,10 +75,11 @@ def describe_row(client: "MlflowClient", run_id: str) -> None:
     refresh(client, row.info.experiment_id)
 
 
-def fold_note(run: "Run") -> str:
-    """What a fold's training was, in Markdown."""
+def fold_note(run: "Run", best: Mapping[str, float]) -> str:
+    """What a fold's training was, and how good its best epoch, in Markdown."""
     tags = run.data.tags
-    return f"Fold {tags[FOLD]} of {tags[EXPERIMENT]}, held out for validation. {_origin(run)}"
+    told = f" Validation correlation **{best[SCORE]:.3f}** at its best epoch." if SCORE in best else ""
+    return f"Fold {tags[FOLD]} of {tags[EXPERIMENT]}, held out for validation.{told} {_origin(run)}"
 
 
 def row_note(run: "Run") -> str:

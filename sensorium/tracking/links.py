@@ -13,7 +13,7 @@ from sensorium.files import read_json, write_json
 from sensorium.paths import Paths
 from sensorium.recovery import later_remedy, remedy
 from sensorium.tracking.journal import FINISHED
-from sensorium.tracking.runs import FINGERPRINT, ROLE, everywhere, is_alive, search
+from sensorium.tracking.runs import EXPERIMENT, FINGERPRINT, FOLD, ROLE, everywhere, is_alive, search
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -87,8 +87,12 @@ def find_run(client: "MlflowClient", paths: Paths, experiment: str, fold: int) -
     folder = paths.fold(experiment, fold)
     if link.tracking_uri is None or not folder.is_dir():
         return None
-    tags = {FINGERPRINT: fingerprint(read_info(folder).provenance), ROLE: "fold"}
-    runs = [run for run in search(client, everywhere(client), tags) if run.info.status == FINISHED]
+    tags = {EXPERIMENT: experiment, FOLD: str(fold), ROLE: "fold"}
+    finished = [run for run in search(client, everywhere(client), tags) if run.info.status == FINISHED]
+    if not finished:
+        return None
+    known = fingerprint(read_info(folder).provenance)
+    runs = [run for run in finished if run.data.tags.get(FINGERPRINT) == known]
     return str(runs[-1].info.run_id) if runs else None
 
 

@@ -212,7 +212,7 @@ def summarise(client: "MlflowClient", run_id: str) -> None:
     if parent is None or run.data.tags.get(ROLE) != "fold" or not is_alive(client, parent):
         return
     folds = [child for child in _children(client, parent) if child.info.status == FINISHED]
-    best = [_best_epoch(client, fold) for fold in folds]
+    best = [best_epoch(client, fold) for fold in folds]
     summary = {"folds": float(len(folds)), **over_folds(best), **over_mice(best)}
     log_metrics(client, parent, [(key, rounded(value), now(), len(folds)) for key, value in summary.items()])
     if len({child.data.tags[FOLD] for child in folds}) == int(run.data.tags[FOLDS]):
@@ -220,7 +220,7 @@ def summarise(client: "MlflowClient", run_id: str) -> None:
     client.set_terminated(parent, FINISHED)
 
 
-def _best_epoch(client: "MlflowClient", fold: "Run") -> dict[str, float]:
+def best_epoch(client: "MlflowClient", fold: "Run") -> dict[str, float]:
     """Validation metrics of a fold at its best correlation after the warm-up: those of the published weights."""
     keys = [key for key in fold.data.metrics if key.startswith(VALIDATION)]
     if SCORE not in keys:
@@ -243,7 +243,7 @@ def validation_scores(client: "MlflowClient", run_id: str) -> dict[str, dict[str
     children = _children(client, run_id) if run.data.tags.get(ROLE) == "experiment" else [run]
     scores: dict[str, dict[str, float]] = {}
     for child in children:
-        for key, value in _best_epoch(client, child).items():
+        for key, value in best_epoch(client, child).items():
             if key.startswith(f"{SCORE}/"):
                 mouse = short_name(key.removeprefix(f"{SCORE}/"))  # runs from before carry the whole name
                 scores.setdefault(mouse, {})[child.data.tags.get(FOLD, "?")] = value

@@ -137,7 +137,8 @@ def test_the_page_lists_the_best_and_has_a_column_for_what_differs(project, inli
 def test_runs_are_described_and_a_description_of_ones_own_stays(project, inline):
     train(project, "a", folds=2)
     (row,), fold = rows(project), rows(project, "fold")[0]
-    assert "Fold 0 of true_batch_001, held out" in fold.data.tags["mlflow.note.content"]
+    told = fold.data.tags["mlflow.note.content"]
+    assert told.startswith("Fold 0 of true_batch_001, held out for validation. Validation correlation **0.500**")
     told = row.data.tags["mlflow.note.content"]
     assert "Validation correlation 0.500 [0.500, 0.500], mean of 2 of 3 folds." in told
     assert "Trained with dwiseneuro, seed 0" in told

@@ -226,6 +226,9 @@ def test_mlflow_run_bare_trains_in_the_run_that_it_makes(clone):
     done = call(clone, "mlflow", "run", ".", "-e", "train", "-P", "fold=1")
     assert done.returncode == 0, done.stdout + done.stderr
     (child,) = [run for run in runs_of(clone) if run.data.tags.get("sensorium.role") != "experiment"]
+    (row,) = [run for run in runs_of(clone) if run.data.tags.get("sensorium.role") == "experiment"]
+    assert child.data.tags["mlflow.parentRunId"] == row.info.run_id
+    assert child.info.experiment_id == row.info.experiment_id  # or the leaderboard would not unfold it
     assert child.data.tags["mlflow.source.type"] == "PROJECT"
     assert child.data.tags["sensorium.fold"] == "1"
     assert child.data.params["fold"] == "1"

@@ -6,6 +6,9 @@ what the operating system refuses (`OSError`). Broken invariants of our own are 
 keep their traceback.
 """
 
+REASON_VARIABLE = "SENSORIUM_REASON"
+"""File into which a command writes why it was refused, for the one that runs it through DVC."""
+
 
 class SensoriumError(ValueError):
     """A mistake that the user can mend; the message says how."""

@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from sensorium import __version__
 from sensorium.cli import data, prediction, project, registry, sweep, tools, training
+from sensorium.cli.callers import Refusal, told_to_callers
 from sensorium.cli.faults import explain, wants_traceback
 from sensorium.cli.process import prepare
 from sensorium.errors import SensoriumError
@@ -51,16 +52,17 @@ def main() -> None:
     """Run the command line; a user's mistake or a refusing disk prints one message, no traceback."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     prepare()
-    try:
-        app()
-    except SensoriumError as fault:
-        console.print("[bold red]Error:[/]", escape(str(fault)))
-        sys.exit(fault.exit_code)
-    except OSError as fault:
-        if wants_traceback():
-            raise
-        console.print("[bold red]Error:[/]", escape(explain(fault)))
-        sys.exit(SensoriumError.exit_code)
-    except KeyboardInterrupt:
-        console.print("Interrupted.")
-        sys.exit(INTERRUPTED)
+    with told_to_callers(sys.argv[1:]):
+        try:
+            app()
+        except SensoriumError as fault:
+            console.print("[bold red]Error:[/]", escape(str(fault)))
+            raise Refusal(fault.exit_code, str(fault)) from fault
+        except OSError as fault:
+            if wants_traceback():
+                raise
+            console.print("[bold red]Error:[/]", escape(explain(fault)))
+            raise Refusal(SensoriumError.exit_code, explain(fault)) from fault
+        except KeyboardInterrupt as fault:
+            console.print("Interrupted.")
+            raise Refusal(INTERRUPTED, "Interrupted.") from fault

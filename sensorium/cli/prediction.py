@@ -124,9 +124,11 @@ def score(
 ) -> None:
     """Check a submission, anybody's, and score it where the responses are known."""
     from sensorium.stages import score as stage
+    from sensorium.tracking.adopted import tell_measured
 
     ctx = context()
-    stage.run(ctx.config.evaluation, file, data or ctx.config.raw_folder(ctx.paths.root))
+    scores = stage.run(ctx.config.evaluation, file, data or ctx.config.raw_folder(ctx.paths.root))
+    tell_measured(ctx.paths, scores)
 
 
 def respond(

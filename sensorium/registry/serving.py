@@ -125,11 +125,20 @@ class TrialPredictor:
 def _array(data: Mapping[str, NDArray[Any]], name: str, dimensions: int) -> NDArray[np.float32]:
     if name not in data:
         raise _refusal(f"{name}: missing. A trial has video (h, w, L), behavior (2, L) and pupil_center (2, L).")
-    values = np.asarray(data[name], np.float32)
+    try:
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused below
+            values = np.asarray(data[name]).astype(np.float32)
+    except (TypeError, ValueError) as fault:
+        raise _refusal(f"{name}: not an array of numbers ({fault}).") from fault
     if values.ndim != dimensions:
         raise _refusal(f"{name}: {values.ndim} dimensions, expected {dimensions}.")
+    if not values.size:
+        raise _refusal(f"{name}: shape {values.shape} holds no value.")
     if not np.isfinite(values).all():
-        raise _refusal(f"{name}: holds NaN or infinity. Give the valid frames alone, without the NaN tail.")
+        raise _refusal(
+            f"{name}: holds NaN, infinity, or a number that is too large for float32. "
+            "Give the valid frames alone, without the NaN tail."
+        )
     return values
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,19 @@ from pathlib import Path
 from rich.console import Console
 
 from sensorium.config import Config
-from sensorium.errors import ConfigError, PipelineError
-from sensorium.files import waiting_lock
+from sensorium.errors import REASON_VARIABLE, ConfigError, PipelineError
+from sensorium.files import read_json, waiting_lock
 from sensorium.paths import PARAMS_FILE, Paths
 from sensorium.repro.deathsig import die_with_parent
+from sensorium.tracking.adopted import RUN_VARIABLE, tell_measured
 from sensorium.tracking.journal import journals
 from sensorium.tracking.links import RunLink
 from sensorium.tracking.recorder import ADOPT_VARIABLE, Past, record_past
 from sensorium.tracking.runs import FINGERPRINT, ROLE
 from sensorium.tracking.store import PATIENCE_VARIABLE, Store, patience, refusals_told
 
-RUN_VARIABLE = "MLFLOW_RUN_ID"
+EVALUATE = "evaluate"
+"""Stage whose metrics are those of the project."""
 _TAKEN_OUT = (RUN_VARIABLE, "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 """Variables of `mlflow run` that the first stage that comes along would take for its own."""
 
@@ -64,6 +67,9 @@ def run(paths: Paths, stages: Sequence[str]) -> None:
     """
     _check_stages(paths.root, stages)
     _repro(paths.root, list(stages), _environment({}))
+    if not stages or EVALUATE in stages:
+        scores = read_json(paths.evaluation / "overall.json", PipelineError, f"Type `dvc repro {EVALUATE}`.")
+        tell_measured(paths, {f"{score}/{source}": v for score, of in scores.items() for source, v in of.items()})
 
 
 def _check_stages(root: Path, stages: Sequence[str]) -> None:
@@ -141,17 +147,20 @@ def _environment(adopt: Mapping[str, str]) -> dict[str, str]:
 
 def _repro(root: Path, arguments: list[str], environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *arguments]
-    done = subprocess.run(  # noqa: S603 - arguments are names of stages that exist
-        command,
-        cwd=root,
-        env=environment,
-        check=False,
-        preexec_fn=die_with_parent,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        reason = Path(folder) / "reason"
+        done = subprocess.run(  # noqa: S603 - arguments are names of stages that exist
+            command,
+            cwd=root,
+            env={**environment, REASON_VARIABLE: str(reason)},
+            check=False,
+            preexec_fn=die_with_parent,
+        )
+        told = f"\n{reason.read_text(encoding='utf-8')}" if reason.exists() else ""
     if done.returncode != 0:
         raise PipelineError(
-            f"dvc repro {' '.join(arguments)}: failed with exit code {done.returncode}.",
-            "The reason stands above; what was finished before it is kept.",
+            f"dvc repro {' '.join(arguments)}: failed with exit code {done.returncode}.{told}",
+            "What was finished before it is kept." if told else "The reason stands above; what was finished is kept.",
         )
 
 

@@ -5,6 +5,7 @@ from rich.console import Console
 from sensorium.paths import Paths
 from sensorium.registry.manifest import PAIR
 from sensorium.registry.promotion import promote, rollback
+from sensorium.tracking.adopted import tell_measured
 
 
 def run(paths: Paths, version: int | None, margin: float, new_data: bool) -> None:
@@ -20,6 +21,8 @@ def run(paths: Paths, version: int | None, margin: float, new_data: bool) -> Non
         TrackingError: the candidate is refused, or another promotion was faster.
     """
     done = promote(paths, version, margin, new_data)
+    if done.comparison is not None:
+        tell_measured(paths, {f"difference/{key}": getattr(done.comparison, key) for key in ("mean", "low", "high")})
     console = Console(soft_wrap=True)
     if done.replaced == done.version:
         console.print(f"{PAIR} {done.version} is the champion already.")

@@ -17,6 +17,7 @@ from sensorium.registry.lookup import find_weights
 from sensorium.repro.deathsig import die_with_parent
 from sensorium.repro.drift import Difference, Drift, Outcome, judge
 from sensorium.repro.rebuild import clone_commit, place_data
+from sensorium.tracking.adopted import tell_measured
 from sensorium.tracking.courier import LINGER_VARIABLE, await_departure
 from sensorium.tracking.delivery import deliver_leftovers
 from sensorium.tracking.links import RunLink
@@ -66,6 +67,8 @@ def run(config: Config, paths: Paths, name: str, tolerance: float, keep: bool) -
             await_departure(Store.of(Paths(project)).state)
             shutil.rmtree(folder)
     _print(console, drift, recipe, report)
+    measured = {"weights": drift.weights, "metrics": drift.metrics}
+    tell_measured(paths, {f"difference/{key}": None if d is None else d.relative for key, d in measured.items()})
     return drift
 
 

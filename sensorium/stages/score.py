@@ -11,13 +11,16 @@ from sensorium.submission.reader import submission_files
 from sensorium.submission.scorer import FileResult, score_file
 
 
-def run(config: EvaluationConfig, submission: Path, raw: Path) -> None:
+def run(config: EvaluationConfig, submission: Path, raw: Path) -> dict[str, float | None]:
     """Print the scores where responses are known, and everything that is wrong.
 
     Args:
         config: which frames a submission holds.
         submission: a zip of a track, or one parquet file.
         raw: folder of the raw mice.
+
+    Returns:
+        Single-trial correlation by file, None where responses are withheld.
 
     Raises:
         PredictionError: something is wrong; the message lists it all.
@@ -38,6 +41,7 @@ def run(config: EvaluationConfig, submission: Path, raw: Path) -> None:
         listed = "\n".join(f"  - {fault}" for fault in faults)
         raise PredictionError(f"{submission}: {len(faults)} faults:\n{listed}", "Mend them before handing it in.")
     console.print("The form is right.", style="green")
+    return {f"single_trial_correlation/{result.name}": result.score for result in results}
 
 
 def _table(result: FileResult) -> Table:

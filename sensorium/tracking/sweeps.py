@@ -52,7 +52,7 @@ def concerns(header: Mapping[str, Any]) -> bool:
 def attach(client: "MlflowClient", store: Store, header: Mapping[str, Any]) -> tuple[str, str]:
     """The run of a sweep or trial, made when missing; see `runs.attach`."""
     with waiting_lock(store.state / "runs.lock"):
-        experiment, tags = store.experiment_id(client, header["experiment"]), dict(header["tags"])
+        experiment, tags = store.experiment_id(client, header["leaderboard"]), dict(header["tags"])
         if tags[ROLE] == TRIAL:
             above = {FINGERPRINT: tags[_IDENTITY], NAME: tags[NAME], ROLE: SWEEP}
             of_trial = {FOLD, FOLDS, NUMBER, _IDENTITY, "sensorium.stage"}

@@ -46,9 +46,8 @@ def test_equal_content_keeps_its_versions_and_its_pin(registered):
 def test_fitted_weights_are_pinned_and_make_a_version_of_the_pair(registered):
     assert pinned_weights(registered.paths.pair_pin) is None
     before = registered.paths.pair_pin.read_bytes()
-    fitted = registered.config.model_copy(
-        update={"ensemble": registered.config.ensemble.model_copy(update={"weights": "fitted"})}
-    )
+    ensemble = registered.config.ensemble.model_copy(update={"weights": "fitted"})
+    fitted = registered.config.model_copy(update={"ensemble": ensemble})
     weights = {"distillation_001": 0.75, "true_batch_001": 0.25}
     with pytest.raises(PredictionError, match=r"weights\.json: the file does not exist"):
         register.run(fitted, registered.paths)

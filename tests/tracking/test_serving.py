@@ -12,7 +12,6 @@ import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
 
-from sensorium.config import EnsembleConfig
 from sensorium.files import write_json
 from sensorium.inference.member import load_member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput
@@ -26,7 +25,10 @@ def post(model, body):
     """Status and JSON with which MLflow's scoring server answers a request."""
     try:
         reply = scoring_server.invocations(
-            json.dumps(body), "application/json", model, model.metadata.get_input_schema()
+            body if isinstance(body, str) else json.dumps(body),
+            "application/json",
+            model,
+            model.metadata.get_input_schema(),
         )
     except MlflowException as fault:
         return fault.get_http_status_code(), json.loads(fault.serialize_as_json())
@@ -82,9 +84,8 @@ def test_the_pair_predicts_as_its_models_do(served, trial, number):
 
 def test_a_pair_with_fitted_weights_predicts_their_mean(served, trial):
     mouse, weights = next(iter(served.config.dataset.mice)), {"distillation_001": 0.75, "true_batch_001": 0.25}
-    fitted = served.config.model_copy(
-        update={"ensemble": EnsembleConfig(members=("distillation_001", "true_batch_001"), weights="fitted")}
-    )
+    ensemble = served.config.ensemble.model_copy(update={"weights": "fitted"})
+    fitted = served.config.model_copy(update={"ensemble": ensemble})
     write_json(served.paths.evaluation / "weights.json", {"method": "fitted", "weights": weights})
     register.run(fitted, served.paths)
     mean = np.sum([weight * expected(served, name, mouse, trial) for name, weight in weights.items()], axis=0)
@@ -134,7 +135,7 @@ def test_it_answers_over_http(served, trial):
         ({}, {"model": "oracle"}, "Choose one of: ensemble, student, teacher"),
         ({"video": np.zeros((9, 8, FRAMES))}, {}, "larger than the canvas"),
         ({"video": np.zeros((8, 8, 5))}, {}, "5 frames, at least 32 are needed"),
-        ({"video": np.full((8, 8, FRAMES), np.nan)}, {}, "holds NaN or infinity"),
+        ({"video": np.full((8, 8, FRAMES), np.nan)}, {}, "holds NaN, infinity"),
         ({"behavior": np.zeros((2, 7))}, {}, "shape (2, 7), expected (2, 40)"),
         ({"pupil_center": np.zeros((3, FRAMES))}, {}, "shape (3, 40), expected (2, 40)"),
         ({"behavior": None}, {}, "behavior"),
@@ -148,6 +149,59 @@ def test_bad_requests_get_clear_errors(served, trial, change, params, problem):
     status, reply = post(load(), body)
     assert status == 400
     assert problem in reply["message"]
+
+
+def hostile(inputs, params):
+    """Bodies that are no request, by what is wrong with them."""
+    many = len(inputs["behavior"][0])
+    yield from {"nothing": "", "half": "{", "null": "null", "list": "[]", "number": "3", "no key": "{}"}.items()
+    whole = {
+        "inputs null": {"inputs": None},
+        "inputs empty": {"inputs": {}},
+        "inputs text": {"inputs": "abc"},
+        "table": {"dataframe_split": {"columns": ["a"], "data": [[1]]}},
+        "no table": {"dataframe_split": 3},
+        "two": {"inputs": inputs, "instances": [1]},
+        "params list": {"inputs": inputs, "params": [1]},
+        "mouse number": {"inputs": inputs, "params": {"mouse": 3}},
+        "mouse list": {"inputs": inputs, "params": {"mouse": [params["mouse"]]}},
+        "mouse null": {"inputs": inputs, "params": {"mouse": None}},
+        "model number": {"inputs": inputs, "params": params | {"model": 3}},
+    }
+    values = {
+        "infinity": [[float("inf")] * many] * 2,
+        "too large for float32": [[1e308] * many] * 2,
+        "too large for float64": [[10**400] * many] * 2,
+        "null": [[None] * many] * 2,
+        "objects": [[{}] * many] * 2,
+        "words": [["a"] * many] * 2,
+        "ragged": [[1, 2], [1]],
+        "empty": [],
+        "emptier": [[], []],
+        "scalar": 3,
+        "negative sizes": {"shape": [-1, 2], "data": []},
+    }
+    for name, value in values.items():
+        whole[name] = {"inputs": inputs | {"behavior": value}, "params": params}
+    yield from ((name, json.dumps(body)) for name, body in whole.items())
+
+
+def test_hostile_requests_are_refused_with_the_reason_and_the_model_still_answers(served, trial):
+    model = load()
+    inputs = {name: values.tolist() for name, values in trial.items()}
+    params = {"mouse": next(iter(served.config.dataset.mice))}
+    for name, body in hostile(inputs, params):
+        status, reply = post(model, body)
+        assert 400 <= status < 500, f"{name}: {reply}"
+        assert len(reply["message"]) > 20, name
+        assert "unexpected error" not in reply["message"], f"{name}: {reply}"
+    assert post(model, {"inputs": inputs, "params": params})[0] == 200
+
+
+def test_a_video_without_pixels_is_refused(served, trial):
+    mouse = next(iter(served.config.dataset.mice))
+    with pytest.raises(MlflowException, match=r"video: shape \(0, 8, 40\) holds no value"):
+        load().predict(trial | {"video": np.zeros((0, 8, FRAMES))}, params={"mouse": mouse})
 
 
 def test_a_damaged_pair_does_not_load(served):

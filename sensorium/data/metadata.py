@@ -127,7 +127,7 @@ def _check_array(folder: Path, dtypes: tuple[str, ...], attributes: dict[str, An
         raise contradiction(folder, f"type {metadata['data_type']}, expected {' or '.join(dtypes)}")
     _require(folder, attributes)
     shape = metadata["shape"]
-    if not isinstance(shape, list) or not all(isinstance(size, int) and size > 0 for size in shape):
+    if not isinstance(shape, list) or not all(isinstance(size, int) and size >= 0 for size in shape):
         raise contradiction(folder, f"shape {shape}")
     return tuple(shape)
 

@@ -41,7 +41,7 @@ class Target:
 def install(paths: Paths) -> None:
     """Prepare `mlflow run`: the environment it uses, and the embedded store it writes to.
 
-    Nothing else needs that environment, so a home folder that cannot be written is told and does not end an installation.
+    Nothing else needs that environment: a home folder that cannot be written is told, and ends no installation.
     """
     from sensorium.tracking.environment import install as install_environment
 

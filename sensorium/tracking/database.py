@@ -152,10 +152,11 @@ def _recorded(connection: sqlite3.Connection) -> str | None:
 def _roots(connection: sqlite3.Connection) -> set[str]:
     """Roots that experiments of a database without a record belong to, told by where we put their artifacts."""
     roots = set()
-    for name, location in connection.execute("SELECT name, artifact_location FROM experiments"):
-        folder, ending = unquote(urlsplit(location or "").path), f"/{ARTIFACTS}/{name}"
-        if folder.endswith(ending):
-            roots.add(folder.removesuffix(ending))
+    for *names, location in connection.execute("SELECT name, experiment_id, artifact_location FROM experiments"):
+        folder = unquote(urlsplit(location or "").path)
+        roots |= {
+            folder.removesuffix(end) for end in (f"/{ARTIFACTS}/{name}" for name in names) if folder.endswith(end)
+        }
     return roots
 
 

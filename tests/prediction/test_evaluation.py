@@ -281,7 +281,7 @@ def test_a_truncated_prediction(damaged):
 def test_a_fold_that_is_not_trained(evaluated, tiny_config, project):
     (project.fold(STUDENT, 1) / "history.csv").unlink()
     project.fold(STUDENT, 1).rmdir()
-    with pytest.raises(CheckpointError, match="sensorium train -e distillation_001 -f 1"):
+    with pytest.raises(CheckpointError, match="dvc repro train@distillation_001-1"):
         evaluate.run(tiny_config, project)
 
 

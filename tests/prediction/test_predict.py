@@ -142,7 +142,7 @@ def test_a_fold_that_is_not_trained(trained, tiny_config):
     shutil.rmtree(trained.fold(TEACHER, 1))
     message = refused(CheckpointError, trained, TIER, lambda: predict.run(tiny_config, trained, TEACHER, TIER))
     assert "fold 1 of true_batch_001 is not trained" in message
-    assert "sensorium train -e true_batch_001 -f 1" in message
+    assert "dvc repro train@true_batch_001-1" in message
 
 
 def test_a_model_of_other_mice(trained, tiny_config, stores):

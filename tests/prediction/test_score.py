@@ -20,8 +20,8 @@ LIVE, FINAL = "predictions_live_main.parquet.brotli", "predictions_final_main.pa
 @pytest.fixture
 def handed_in(tiny_config, project, make_predictions):
     """Folder of a submission without faults, and its raw mice."""
-    make_predictions(EXPERIMENT, "live_test_main", noise=2.0, seed=1)
-    make_predictions(EXPERIMENT, "final_test_main", noise=2.0, seed=2)
+    make_predictions(EXPERIMENT, "live_test_main", noise=1.0, seed=1)
+    make_predictions(EXPERIMENT, "final_test_main", noise=1.0, seed=2)
     submission.run(tiny_config, project, [EXPERIMENT], "main")
     return project.submission("main"), Path(tiny_config.dataset.raw)
 

@@ -104,7 +104,8 @@ def documented_commands(text):
     """Lines of code blocks, fenced or indented, that type a verb; what a reader fills in stays as it is."""
     fenced = re.findall(r"^```[a-z]*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
     indented = re.findall(r"^    (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
-    lines = [line.strip().removeprefix("$ ") for block in (*fenced, *indented) for line in block.splitlines()]
+    blocks = [block.replace("\\\n", " ") for block in (*fenced, *indented)]
+    lines = [line.strip().removeprefix("$ ") for block in blocks for line in block.splitlines()]
     return [re.sub(r"<[^>]*>", "x", line) for line in lines if line.startswith("sensorium ")]
 
 

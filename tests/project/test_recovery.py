@@ -18,7 +18,7 @@ _STAGES = """
     cmd: python -c "import pathlib, time; p = pathlib.Path('data/experiments/a/fold_0'); p.mkdir(parents=True);
       (p / 'config.json').write_text('trained')"
     params: [experiments.true_batch_001]
-    deps: [data/sensorium_all_2023]
+    deps: [data/store]
     outs: [data/experiments/a/fold_0]
 """
 
@@ -28,9 +28,9 @@ def template(tmp_path_factory):
     """The first stages of dvc.yaml and a training after them, all up to date."""
     root = tmp_path_factory.mktemp("template")
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-    raw = graph["stages"]["raw"]
-    raw["do"]["cmd"] = "mkdir -p ${dataset.raw}/${key}"
-    stages = {"settings": graph["stages"]["settings"], "raw": raw, **yaml.safe_load(_STAGES)}
+    ingest = graph["stages"]["ingest"]
+    ingest["do"] |= {"cmd": "mkdir -p data/store/${key}.zarr", "deps": ["data/settings.txt"]}
+    stages = {"settings": graph["stages"]["settings"], "ingest": ingest, **yaml.safe_load(_STAGES)}
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     (root / "sensorium").mkdir()
     shutil.copy(ROOT / "sensorium" / "config.py", root / "sensorium")

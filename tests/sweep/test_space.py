@@ -2,8 +2,7 @@
 
 import pytest
 import yaml
-from conftest import ROOT
-from tiny import make_config, preset_tree
+from tiny import ROOT, make_config, preset_tree
 
 from sensorium.config import parse
 from sensorium.errors import ConfigError

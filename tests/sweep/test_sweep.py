@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
 from optuna.trial import TrialState
 from sweep_runs import count, facts, search, start
+from tiny import ROOT
 from typer.testing import CliRunner
 
 from sensorium import tracking

@@ -15,6 +15,7 @@ from sensorium.stages import register, restore
 from sensorium.tracking import recorder, start_training_run
 from sensorium.tracking.database import ROOT_TAG
 from sensorium.tracking.delivery import Courier
+from sensorium.tracking.leaderboard import leaderboard_name
 from sensorium.tracking.store import Store
 
 
@@ -77,7 +78,7 @@ def stale(project, old):
 
 def run_artifacts(project):
     client = project.store.client()
-    experiment = client.get_experiment_by_name("true_batch_001")
+    experiment = client.get_experiment_by_name(leaderboard_name(project.config))
     (run,) = client.search_runs([experiment.experiment_id], "tags.`sensorium.role` = 'fold'")
     return [artifact.path for artifact in client.list_artifacts(run.info.run_id)]
 

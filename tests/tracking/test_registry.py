@@ -275,7 +275,7 @@ def test_scores_stand_on_runs_versions_and_the_parent(trained):
 def test_a_row_tells_score_and_difference_with_intervals(trained):
     """The student is 0.02 better on every mouse and fold; the folds lie 0.01 apart."""
     rows = ["source,mouse,fold,tier,single_trial_correlation"]
-    for source, value in (("teacher", 0.28), ("student", 0.30)):
+    for source, value in (("true_batch_001", 0.28), ("distillation_001", 0.30)):
         for fold in range(3):
             rows += [
                 f"{source},{mouse},{fold},all,{value + fold / 100}" for mouse in (*trained.config.dataset.mice, "all")

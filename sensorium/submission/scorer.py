@@ -24,6 +24,9 @@ _SHOWN = 5
 _TELLING = 0.3
 """Distance, in natural logarithms, at which raw and normalised responses can be told apart."""
 
+_CLEARLY = 0.25
+"""How much nearer predictions must be to the raw responses, as a share of their distance to the normalised ones."""
+
 
 @dataclass
 class MouseResult:
@@ -175,7 +178,7 @@ class _MouseCheck:
         return [f"{self.mouse.name}: {fault}" for fault in found]
 
     def _looks_raw(self) -> bool:
-        """Whether the mean predictions are nearer to the mean raw responses than to the normalised ones."""
+        """Whether the mean predictions are clearly nearer to the mean raw responses than to the normalised ones."""
         raw = self.mouse.statistics("responses", "mean")[:, self._frames]
         known = (self._sum > 0) & (np.nanmean(raw, 1) > 0)
         if not known.any():
@@ -183,7 +186,8 @@ class _MouseCheck:
         means = [np.log(np.nanmean(reference, 1)[known]) for reference in (raw, raw * self._precision)]
         predicted = np.log(self._sum[known] / self._scored)
         distances = [float(np.median(np.abs(predicted - mean))) for mean in means]
-        return float(np.median(np.abs(means[0] - means[1]))) > _TELLING and distances[0] < distances[1]
+        apart = float(np.median(np.abs(means[0] - means[1]))) > _TELLING
+        return apart and distances[0] < _CLEARLY * distances[1]
 
     def result(self) -> MouseResult:
         """The score of the rows of the right form."""

@@ -27,6 +27,8 @@ from sensorium.tracking.runs import (
     is_alive,
     search,
 )
+from sensorium.tracking.sweeps import NAME as SWEEP_NAME
+from sensorium.tracking.sweeps import NUMBER, SWEEP, TRIAL
 from sensorium.tracking.views import LEADERBOARD, NAMES, saved_views
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ _SIGNATURE = re.compile(r"\n\n<!-- sensorium [0-9a-f]{12} -->\Z")
 """End of a description that we wrote, a comment with its digest; one that somebody edited is left alone."""
 HEADLINE = "score"
 """Metric of a row: single-trial correlation out of fold, over all neurons of all mice."""
-_ROWS = ("experiment", "evaluation", "sweep")
+_ROWS = ("experiment", "evaluation", SWEEP)
 """Roles of the runs that are rows, where they are below no other."""
 _BEST = 10
 """Rows in the description."""
@@ -60,10 +62,13 @@ def note(client: "MlflowClient", run: "Run", text: str) -> None:
 
 
 def describe(client: "MlflowClient", run_id: str) -> None:
-    """Describe a fold that has finished, its parent, and the leaderboard that they are in."""
-    fold = client.get_run(run_id)
-    note(client, fold, fold_note(fold, best_epoch(client, fold)))
-    parent = fold.data.tags.get(PARENT)
+    """Describe a fold, trial or sweep that has finished, its parent, and the leaderboard that they are in."""
+    run = client.get_run(run_id)
+    if run.data.tags.get(ROLE) == SWEEP:
+        describe_row(client, run_id)
+        return
+    note(client, run, training_note(run, best_epoch(client, run)))
+    parent = run.data.tags.get(PARENT)
     if parent is not None and is_alive(client, parent):
         describe_row(client, parent)
 
@@ -75,11 +80,13 @@ def describe_row(client: "MlflowClient", run_id: str) -> None:
     refresh(client, row.info.experiment_id)
 
 
-def fold_note(run: "Run", best: Mapping[str, float]) -> str:
-    """What a fold's training was, and how good its best epoch, in Markdown."""
+def training_note(run: "Run", best: Mapping[str, float]) -> str:
+    """What the training of a fold, or a trial, was, and how good its best epoch, in Markdown."""
     tags = run.data.tags
+    fold = f"Fold {tags[FOLD]} of {tags[EXPERIMENT]}, held out for validation."
+    trial = f" Trial {tags[NUMBER]} of the sweep {tags[SWEEP_NAME]}." if tags.get(ROLE) == TRIAL else ""
     told = f" Validation correlation **{best[SCORE]:.3f}** at its best epoch." if SCORE in best else ""
-    return f"Fold {tags[FOLD]} of {tags[EXPERIMENT]}, held out for validation.{told} {_origin(run)}"
+    return f"{fold}{trial}{told} {_origin(run)}"
 
 
 def row_note(run: "Run") -> str:
@@ -91,6 +98,9 @@ def row_note(run: "Run") -> str:
         told += f" Difference to {key.removeprefix(DIFFERENCE)}: {interval(metrics, key, key, '+.4f')}."
     if tags.get(ROLE) == "evaluation":
         return f"{told}\n\n{_evaluated(tags[EXPERIMENT])}"
+    if tags.get(ROLE) == SWEEP:
+        best = f"; best validation correlation **{metrics[SCORE]:.3f}**" if SCORE in metrics else ""
+        return f"Search of the hyper-parameters of {tags[EXPERIMENT]}{best}. {_origin(run)}"
     validation = interval(metrics, f"{SCORE}/mean", SCORE)
     folds = f"{metrics.get('folds', 0):.0f} of {tags.get(FOLDS, '?')} folds"
     lines = [

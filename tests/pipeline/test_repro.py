@@ -111,7 +111,7 @@ def test_submissions_have_the_competitions_names(project):
 def test_scores_are_metrics_of_dvc(project):
     shown = project.dvc("metrics", "show", "--json")
     assert shown.returncode == 0, shown.stderr
-    for word in ("teacher", "student", "ensemble", "ceiling"):
+    for word in ("true_batch_001", "distillation_001", "ensemble", "ceiling"):
         assert word in shown.stdout
 
 

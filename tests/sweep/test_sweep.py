@@ -27,6 +27,7 @@ from sensorium.sweep.space import apply
 from sensorium.sweep.study import Sweep
 from sensorium.tracking import recorder
 from sensorium.tracking.delivery import Courier
+from sensorium.tracking.leaderboard import leaderboard_name
 from sensorium.tracking.store import Store
 from sensorium.training.recorder import NullRecorder
 
@@ -236,7 +237,7 @@ def test_trials_are_runs_below_the_sweeps_run(project, monkeypatch):
     options = stage.Options("true_batch_001", project / "space.yaml", 3, (0,))
     stage.run(config, paths, options)
     client = Store.of(paths).client()
-    runs = client.search_runs([client.get_experiment_by_name("true_batch_001").experiment_id])
+    runs = client.search_runs([client.get_experiment_by_name(leaderboard_name(config)).experiment_id])
     (parent,) = [run for run in runs if run.data.tags["sensorium.role"] == "sweep"]
     trials = {run.info.run_name: run for run in runs if run.data.tags["sensorium.role"] == "trial"}
     assert parent.info.run_name == NAME
@@ -249,3 +250,5 @@ def test_trials_are_runs_below_the_sweeps_run(project, monkeypatch):
     assert float(told["training.learning_rate"]) == best.params["training.learning_rate"]
     assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {"sweep.png", "trials.csv"}
     assert len(runs) == 4, "and no other run"
+    assert "best validation correlation" in parent.data.tags["mlflow.note.content"]
+    assert "Trial 0 of the sweep" in trials["trial 0"].data.tags["mlflow.note.content"]

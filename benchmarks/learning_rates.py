@@ -53,7 +53,7 @@ def train(config: Config, paths: Paths, experiment: str, fold: int) -> tuple[flo
         config.runtime, settings.training.precision, unused_readouts=settings.distillation is None
     )
     devices.make_deterministic(fabric, config.runtime.threads)
-    job = stage.Job(config, paths, experiment, fold, {}, NullRecorder)
+    job = stage.Job(config, paths, experiment, fold, {}, NullRecorder, paths.state)
     stores = [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice]
     began = time.process_time()
     learner, source, validation = stage.assemble(fabric, job, stores)

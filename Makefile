@@ -63,7 +63,7 @@ lock: $(VENV)/.develop ## resolve the dependencies anew into the lock files
 
 clean: ## remove the environment and what the demonstration made; never data/sensorium_all_2023
 	rm -rf $(VENV) .sensorium mlflow.db mlartifacts data/store data/folds data/experiments data/runs \
-	  data/predictions data/registry data/submissions reports
+	  data/predictions data/out-of-fold data/registry data/submissions data/settings.txt reports
 
 $(VENV)/.created: $(MOVED)
 	@tools/check-python "$(PYTHON)"

@@ -198,7 +198,9 @@ def add_experiment(root: Path, name: str) -> str:
     text = params.read_text(encoding="utf-8")
     preset = str(yaml.safe_load(text).get("preset", ""))
     chosen = root / CONF / "preset" / f"{preset}.yaml"
-    composed = yaml.safe_load(compose(root, preset, [f"experiment=[{','.join([*_chosen(chosen), name])}]"]))
+    composed = yaml.safe_load(
+        compose(root, preset, [f"experiment=[{','.join(dict.fromkeys([*_chosen(chosen), name]))}]"])
+    )
     updated = _edited(text, lambda tree: tree["experiments"].update({name: composed["experiments"][name]}))
     updated = _with_pipeline(updated)
     parse(yaml.safe_load(updated), f"{PARAMS_FILE} with {name}")

@@ -1,5 +1,6 @@
 """What whoever started the command learns besides its exit code: the run of `mlflow run`, a verb that runs stages."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -39,7 +40,8 @@ def told_to_callers(arguments: Sequence[str]) -> Iterator[None]:
         raise
     finally:
         if message is not None and (path := os.environ.get(REASON_VARIABLE)):
-            Path(path).write_text(message, encoding="utf-8")
+            with contextlib.suppress(FileNotFoundError):  # the caller has left, and its folder is gone
+                Path(path).write_text(message, encoding="utf-8")
         if os.environ.get(_RUN_VARIABLE):
             _note(arguments, message)
 

@@ -117,7 +117,7 @@ def _tell_run(
         experiment = catalog.store.experiment_id(client, leaderboard)
     else:
         experiment = str(client.get_run(parent).info.experiment_id)
-    found = search(client, [experiment], {_SCORES: digest})
+    found = [run for run in search(client, [experiment], {_SCORES: digest}) if run.info.status == FINISHED]
     if found:
         run_id = str(found[-1].info.run_id)
     else:

@@ -44,14 +44,20 @@ def run(executor: Executor, workers: Sequence[Worker], folder: Path, on_tick: Ca
     """
     told: list[float] = []
     with _listening(told) as listen:
-        handles = [_submit(executor, worker, folder) for worker in workers]
-        listen()  # again: a cluster's library may have taken the signals
-        while any(handle.poll() is None for handle in handles):
-            if told:
-                _end(handles, told[0])
-                raise KeyboardInterrupt
-            on_tick()
-            time.sleep(_TICK)
+        handles: list[Handle] = []
+        try:
+            for worker in workers:
+                handles.append(_submit(executor, worker, folder))
+            listen()  # again: a cluster's library may have taken the signals
+            while not told and any(handle.poll() is None for handle in handles):
+                on_tick()
+                time.sleep(_TICK)
+        except BaseException:
+            _end(handles, time.monotonic())
+            raise
+        if told and any(handle.poll() is None for handle in handles):
+            _end(handles, told[0])
+            raise KeyboardInterrupt
     return [handle.poll() or 0 for handle in handles]
 
 

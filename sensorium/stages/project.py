@@ -14,10 +14,11 @@ from rich.console import Console
 
 from sensorium.config import Config
 from sensorium.errors import REASON_VARIABLE, ConfigError, PipelineError
+from sensorium.evaluation.tables import SINGLE_TRIAL
 from sensorium.files import read_json, waiting_lock
 from sensorium.paths import PARAMS_FILE, Paths
 from sensorium.repro.deathsig import die_with_parent
-from sensorium.tracking.adopted import RUN_VARIABLE, tell_measured
+from sensorium.tracking.adopted import RUN_VARIABLE, RUN_VARIABLES, tell_measured
 from sensorium.tracking.journal import journals
 from sensorium.tracking.links import RunLink
 from sensorium.tracking.recorder import ADOPT_VARIABLE, Past, record_past
@@ -26,8 +27,6 @@ from sensorium.tracking.store import PATIENCE_VARIABLE, Store, patience, refusal
 
 EVALUATE = "evaluate"
 """Stage whose metrics are those of the project."""
-_TAKEN_OUT = (RUN_VARIABLE, "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
-"""Variables of `mlflow run` that the first stage that comes along would take for its own."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def run(paths: Paths, stages: Sequence[str]) -> None:
     _repro(paths.root, list(stages), _environment({}))
     if not stages or EVALUATE in stages:
         scores = read_json(paths.evaluation / "overall.json", PipelineError, f"Type `dvc repro {EVALUATE}`.")
-        tell_measured(paths, {f"{score}/{source}": v for score, of in scores.items() for source, v in of.items()})
+        tell_measured(paths, {f"{SINGLE_TRIAL}/{source}": value for source, value in scores.items()})
 
 
 def _check_stages(root: Path, stages: Sequence[str]) -> None:
@@ -139,7 +138,7 @@ def find_target(paths: Paths, output: Path) -> Target:
 
 def _environment(adopt: Mapping[str, str]) -> dict[str, str]:
     """Variables for DVC: without the run of `mlflow run`, which only the stage that was asked for gets."""
-    kept = {name: value for name, value in os.environ.items() if name not in _TAKEN_OUT}
+    kept = {name: value for name, value in os.environ.items() if name not in RUN_VARIABLES}
     programs = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
     adopting = {ADOPT_VARIABLE: json.dumps(adopt), PATIENCE_VARIABLE: f"{patience():g}"}  # whoever calls reads the run
     return {**kept, "PATH": programs, **(adopting if adopt else {})}

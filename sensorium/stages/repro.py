@@ -19,10 +19,8 @@ from sensorium.repro.coordinator import Folder, Run
 from sensorium.repro.executors import GRACE
 from sensorium.repro.live import clock, make_view
 from sensorium.repro.scheduler import Scheduler, State
+from sensorium.tracking.adopted import RUN_VARIABLES
 from sensorium.tracking.store import PATIENCE_VARIABLE, patience
-
-_TAKEN_OUT = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
-"""Variables of an MLflow run around this command, which every training would take for its own."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def _keep_orders(folder: Folder, plan: graph.Plan) -> None:
 
 
 def _environment(folder: Folder, options: Options) -> Mapping[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in _TAKEN_OUT}
+    kept = {name: value for name, value in os.environ.items() if name not in RUN_VARIABLES}
     return {
         **kept,
         # The stages' own programs, also where the environment is not activated.

@@ -28,8 +28,10 @@ from sensorium.stages import train, trials
 from sensorium.sweep import results
 from sensorium.sweep.space import Space, candidates, load_space, settings_of
 from sensorium.sweep.study import Plan, Sweep
+from sensorium.tracking.adopted import RUN_VARIABLES
 from sensorium.tracking.store import PATIENCE_VARIABLE, patience
 from sensorium.tracking.sweeps import SweepPlace
+from sensorium.training.devices import launched_outside
 from sensorium.training.fingerprint import provenance
 
 _TEACHER = "distillation.teacher"
@@ -76,6 +78,8 @@ def run(config: Config, paths: Paths, options: Options) -> None:
         TrainingError: a training cannot go on, or was asked to stop.
         PipelineError: processes that were started here have failed.
     """
+    if launched_outside():
+        raise ConfigError("sweep: started by torchrun, whose processes would each train another trial.", "Use --jobs.")
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     _check(paths, options)
     plan = make_plan(config, paths, options)
@@ -217,14 +221,14 @@ def _leases(options: Options) -> dict[str, dict[str, str]]:
 
 
 def _command(options: Options, worker: str) -> str:
-    words = ["exec", "sensorium", "sweep", "--experiment", options.experiment, "--space", str(options.space)]
+    words = ["exec", "sensorium", "sweep", "--experiment", options.experiment, "--space", str(options.space.resolve())]
     words += ["--trials", str(options.trials), "--folds", ",".join(map(str, options.folds))]
     return shlex.join([*words, "--name", options.title, "--worker", worker])
 
 
 def _environment(options: Options) -> Mapping[str, str]:
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in RUN_VARIABLES},
         variables.USER_SHELL: os.environ.get("SHELL") or "/bin/sh",
         variables.EXECUTOR: options.executor,
         variables.GPUS: str(options.gpus_per_trial),

@@ -7,13 +7,16 @@ import os
 from collections.abc import Mapping, Sequence
 
 from sensorium.paths import Paths
+from sensorium.tracking.descriptions import NOTE
 from sensorium.tracking.journal import now
 from sensorium.tracking.runs import ROLE, log_metrics
 from sensorium.tracking.store import Store, redacted, refusals_told
 
 RUN_VARIABLE = "MLFLOW_RUN_ID"
 """Set by `mlflow run`; stages that the command runs through DVC do not see it."""
-_NOTE, _NAME_LETTERS = "mlflow.note.content", 250
+RUN_VARIABLES = (RUN_VARIABLE, "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+"""Variables of `mlflow run` that any command it starts in turn would take for its own."""
+_NAME_LETTERS = 250
 
 
 def tell_measured(paths: Paths, values: Mapping[str, float | None]) -> None:
@@ -45,7 +48,7 @@ def note_run(paths: Paths, arguments: Sequence[str], fault: str | None) -> None:
         if ROLE not in client.get_run(run_id).data.tags:  # a training names its run itself
             client.update_run(run_id, name=run_name(arguments))
         if fault is not None:
-            client.set_tag(run_id, _NOTE, redacted(fault))
+            client.set_tag(run_id, NOTE, redacted(fault))
 
 
 def run_name(arguments: Sequence[str]) -> str:

@@ -194,7 +194,7 @@ def _description(experiment_id: str, rows: Sequence["Run"]) -> str:
     ]
     for run in [*scored, *(run for run in rows if run not in scored)][:_BEST]:
         page = f"[{run.info.run_name}](#/experiments/{experiment_id}/runs/{run.info.run_id})"
-        commit = run.data.tags.get("mlflow.source.git.commit", "")[:7]
+        commit = run.data.tags.get(COMMIT, "")[:7]
         lines.append(f"| {page} | {_cell(run, HEADLINE)} | {_cell(run, f'{SCORE}/mean')} | {commit} |")
     return "\n".join(lines)
 

@@ -71,11 +71,11 @@ def test_a_student_of_a_student_waits_for_its_teacher(project):
 
 def test_what_was_edited_by_hand_stays(project):
     params = project / "params.yaml"
-    edited = params.read_text().replace("learning_rate: 0.03", "learning_rate: 0.07  # tried on Monday", 1)
+    edited = params.read_text().replace("learning_rate: 0.05", "learning_rate: 0.07  # tried on Monday", 1)
     params.write_text(edited)
     stage.new(Paths(project), "slow", "true_batch_001", [])
     assert "learning_rate: 0.07  # tried on Monday" in params.read_text()
-    assert load(params).experiment("slow").training.learning_rate == 0.03
+    assert load(params).experiment("slow").training.learning_rate == 0.05
 
 
 def test_composing_never_overwrites_what_git_does_not_hold(project):

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from scipy.special import gammaincinv
 
 Float64Array = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 _STEPS = 4096
 """Entries of a table."""

@@ -83,8 +83,8 @@ def leaderboard(page: Page, shown: Shown) -> None:
 def folds(page: Page, shown: Shown) -> None:
     """The same table in the order of time, the folds of one row unfolded."""
     page.goto(f"#/experiments/{shown.leaderboard}/runs?viewStateShareKey={FOLDS}")
-    page.locator(".ag-cell button, .ag-cell [role=button]").first.wait_for()
-    page.locator(".ag-cell button, .ag-cell [role=button]").first.click()
+    rows = page.locator(".ag-row", has=page.get_by_text(shown.names[1], exact=True))
+    rows.locator(".ag-cell button, .ag-cell [role=button]").first.click()
     page.get_by_text("fold_0").first.wait_for()
 
 

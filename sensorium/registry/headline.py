@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from sensorium.comparison import compare
 from sensorium.errors import TrackingError
+from sensorium.evaluation.tables import SINGLE_TRIAL
+from sensorium.recovery import remedy
 from sensorium.tracking.descriptions import rounded
 from sensorium.tracking.leaderboard import HEADLINE, describe_row
 from sensorium.tracking.runs import DIFFERENCE, student_t, update_metrics
@@ -18,8 +20,7 @@ if TYPE_CHECKING:
 
 PREFIX = "oof"
 """Before the names of out-of-fold metrics: out of fold, by all trials of all mice."""
-SINGLE_TRIAL = "single_trial_correlation"
-_ALL = "all"
+ALL = "all"
 _ENOUGH = 2
 """Folds without which there is no interval."""
 
@@ -56,18 +57,18 @@ def read_scores(path: Path) -> dict[str, dict[str, dict[str, float]]]:
     Raises:
         TrackingError: the file is missing or lacks a column.
     """
-    remedy = "Type `dvc repro evaluate`."
+    evaluate = "Type `dvc repro evaluate`."
     scores: dict[str, dict[str, dict[str, float]]] = {}
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             for row in csv.DictReader(stream):
-                if row["tier"] == _ALL and row["fold"] != _ALL:
+                if row["tier"] == ALL and row["fold"] != ALL:
                     by_mouse = scores.setdefault(row["source"], {}).setdefault(row["mouse"], {})
                     by_mouse[row["fold"]] = float(row[SINGLE_TRIAL])
     except FileNotFoundError:
-        raise TrackingError(f"{path}: the file does not exist.", remedy) from None
+        raise TrackingError(f"{path}: the file does not exist.", remedy(path, evaluate)) from None
     except (KeyError, ValueError) as fault:
-        raise TrackingError(f"{path}: not a table of scores ({fault}).", remedy) from fault
+        raise TrackingError(f"{path}: not a table of scores ({fault}).", remedy(path, evaluate)) from fault
     return scores
 
 
@@ -78,7 +79,7 @@ def score(value: float, by_fold: ByFold) -> dict[str, float]:
         value: over all neurons and folds.
         by_fold: the same by mouse and fold.
     """
-    folds = list(by_fold.get(_ALL, {}).values())
+    folds = list(by_fold.get(ALL, {}).values())
     found = {HEADLINE: value}
     if len(folds) >= _ENOUGH:
         half = student_t(len(folds) - 1) * statistics.stdev(folds) / math.sqrt(len(folds))
@@ -103,4 +104,4 @@ def difference(candidate: ByFold, reference: ByFold, name: str) -> dict[str, flo
 
 
 def _mice(scores: ByFold) -> ByFold:
-    return {mouse: folds for mouse, folds in scores.items() if mouse != _ALL}
+    return {mouse: folds for mouse, folds in scores.items() if mouse != ALL}

@@ -1,6 +1,5 @@
 """Registering the teacher and the student as one pair, and loading the pair by its pin."""
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +13,10 @@ from sensorium.evaluation.sources import PAIR as PAIR_MEAN
 from sensorium.files import digest_json, read_json
 from sensorium.inference.weights import check_weights, read_weights
 from sensorium.paths import Paths
-from sensorium.recovery import later_remedy, locked_digests, remedy
+from sensorium.recovery import later_remedy, locked_digests
 from sensorium.registry.catalog import Catalog, Entry
 from sensorium.registry.flavor import ENSEMBLE, Interface
+from sensorium.registry.headline import ALL, read_scores
 from sensorium.registry.manifest import PAIR, REGISTER, STUDENT, TEACHER, ModelContent, PairPin, Pin, trained_content
 from sensorium.registry.results import tell
 from sensorium.tracking.leaderboard import leaderboard_name
@@ -25,8 +25,6 @@ from sensorium.tracking.provenance import run_tags, uncommitted
 from sensorium.tracking.store import refusals_told
 
 EVALUATE = "Type `dvc repro evaluate`."
-_ALL, SINGLE_TRIAL = "all", "single_trial_correlation"
-"""Words of scores.csv: a pool over a column, and the competition's score."""
 
 
 def register_pair(config: Config, paths: Paths) -> PairPin:
@@ -140,23 +138,8 @@ class Registration:
 
 
 def paired_scores(path: Path, source: str) -> dict[str, dict[str, float]]:
-    """A source's single-trial correlation by mouse and fold, from scores.csv.
-
-    Raises:
-        TrackingError: the file is missing or lacks a column.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = [row for row in csv.DictReader(stream) if row["source"] == source and row["tier"] == _ALL]
-        scores: dict[str, dict[str, float]] = {}
-        for row in rows:
-            if _ALL not in (row["mouse"], row["fold"]):
-                scores.setdefault(row["mouse"], {})[row["fold"]] = float(row[SINGLE_TRIAL])
-    except FileNotFoundError:
-        raise TrackingError(f"{path}: the file does not exist.", remedy(path, EVALUATE)) from None
-    except (KeyError, ValueError) as fault:
-        raise TrackingError(f"{path}: not a table of scores ({fault}).", remedy(path, EVALUATE)) from fault
-    return scores
+    """A source's single-trial correlation by mouse and fold, from scores.csv; see `headline.read_scores`."""
+    return {mouse: folds for mouse, folds in read_scores(path).get(source, {}).items() if mouse != ALL}
 
 
 def pair_digest(

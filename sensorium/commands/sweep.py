@@ -8,13 +8,17 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
 from sensorium import tracking
+from sensorium.commands import experiment as experiments
+from sensorium.commands import trials as work
+from sensorium.commands.options import Executor, Experiment, Gpus, Jobs, select_folds
 from sensorium.config import EXPERIMENT_NAME, EXPERIMENT_RULE, Config
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
@@ -22,9 +26,9 @@ from sensorium.errors import ConfigError, PipelineError
 from sensorium.experiments import experiment_file
 from sensorium.files import atomic_file, digest_json, waiting_lock, write_text
 from sensorium.paths import Paths
-from sensorium.repro import backends, gpus, variables, workers
-from sensorium.stages import experiment as experiments
-from sensorium.stages import train, trials
+from sensorium.repro import backends, variables, workers
+from sensorium.repro import gpus as devices
+from sensorium.stages import train
 from sensorium.sweep import results
 from sensorium.sweep.space import Space, candidates, load_space, settings_of
 from sensorium.sweep.study import Plan, Sweep
@@ -69,13 +73,52 @@ class Options:
         return self.name or f"{self.experiment}-{self.space.stem}"
 
 
-def run(config: Config, paths: Paths, options: Options) -> None:
-    """Search, or go on with a search; whoever ends its last trial writes the results.
+def run(
+    config: Config,
+    paths: Paths,
+    experiment: Experiment,
+    space: Annotated[Path, typer.Option("--space", help="What to search, such as conf/sweep/quick.yaml.")],
+    trials: Annotated[int, typer.Option("--trials", help="Trials in all, including finished ones.")] = 20,
+    folds: Annotated[
+        str | None, typer.Option("-f", "--folds", help="Folds of each trial, joined by commas. Default: the first.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep. Default: EXPERIMENT-SPACE.")] = None,
+    best: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Add the best settings to the pipeline as this experiment.")
+    ] = None,
+    jobs: Jobs = None,
+    gpus: Gpus = None,
+    executor: Executor = "local",
+    gpus_per_trial: Annotated[
+        int, typer.Option(min=0, help="GPUs that each process asks the cluster of --executor for.")
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    worker: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Search hyper-parameters with Optuna; a killed sweep continues where it was, any number of processes may join.
+
+    Examples: `sensorium sweep -e true_batch_001 --space conf/sweep/quick.yaml --trials 8`, the same with `-j 2`,
+    with `--executor slurm -j 8 --gpus-per-trial 1`, or with `--best tuned` once it is over.
+
+    Raises:
+        SensoriumError: as for `search`.
+    """
+    config.experiment(experiment)
+    numbers = tuple(select_folds(config, folds)[: None if folds else 1])
+    search(
+        config,
+        paths,
+        Options(experiment, space, trials, numbers, name, best, jobs, gpus, gpus_per_trial, executor, worker, as_json),
+    )
+
+
+def search(config: Config, paths: Paths, options: Options) -> None:
+    """Search, or continue a search; whoever ends its last trial writes the results.
 
     Raises:
         ConfigError: a bad option or space; nothing has been trained then.
         CheckpointError: a teacher's fold is missing.
-        TrainingError: a training cannot go on, or was asked to stop.
+        TrainingError: a training cannot continue, or was asked to stop.
         PipelineError: processes that were started here have failed.
     """
     if launched_outside():
@@ -84,12 +127,12 @@ def run(config: Config, paths: Paths, options: Options) -> None:
     _check(paths, options)
     plan = make_plan(config, paths, options)
     sweep = Sweep(plan)
-    work = trials.Work(config, paths, options.experiment, options.folds, str(options.space), plan)
+    common = work.Work(config, paths, options.experiment, options.folds, str(options.space), plan)
     if options.worker is not None:
-        trials.work(sweep, work, console)
+        work.work(sweep, common, console)
         return
     if _jobs(options) is None:
-        trials.work(sweep, work, console)
+        work.work(sweep, common, console)
     else:
         _start_workers(paths, options, sweep, console)
     _conclude(config, paths, options, sweep, console)
@@ -178,7 +221,7 @@ def _jobs(options: Options) -> int | None:
         return None
     if options.jobs is not None:
         return options.jobs
-    return len(gpus.parse(options.gpus)) if options.gpus else 1
+    return len(devices.parse(options.gpus)) if options.gpus else 1
 
 
 def _start_workers(paths: Paths, options: Options, sweep: Sweep, console: Console) -> None:
@@ -195,7 +238,7 @@ def _start_workers(paths: Paths, options: Options, sweep: Sweep, console: Consol
         for name, lease in _leases(options).items()
     ]
     console.print(f"{sweep.plan.name}: {len(started)} processes; their logs are in {logs}.")
-    watch = trials.Watch(sweep, console)
+    watch = work.Watch(sweep, console)
     executor = backends.make_executor(options.executor, options.gpus_per_trial)
     with watch:
         codes = workers.run(executor, started, paths.root, watch.look)
@@ -212,12 +255,12 @@ def _leases(options: Options) -> dict[str, dict[str, str]]:
     jobs = _jobs(options) or 1
     leased: list[str | None] = [None] * jobs
     if options.gpus is not None:
-        found = gpus.parse(options.gpus)
+        found = devices.parse(options.gpus)
         if jobs > len(found):
             raise ConfigError(f"--jobs {jobs}: more than the {len(found)} GPUs of --gpus.", "Name more GPUs.")
         leased = list(found[:jobs])
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
-    return {f"{host}-{os.getpid()}-{number}": gpus.lease(gpu) for number, gpu in enumerate(leased)}
+    return {f"{host}-{os.getpid()}-{number}": devices.lease(gpu) for number, gpu in enumerate(leased)}
 
 
 def _command(options: Options, worker: str) -> str:
@@ -310,7 +353,7 @@ def _show(sweep: Sweep, importance: Mapping[str, float], folder: Path, console: 
     for trial in sweep.trials():
         told = results.row(trial)
         value = "" if trial.value is None else f"{trial.value:.4f}"
-        chosen = [trials.number(trial.params[key]) for key in sweep.plan.space.parameters]
+        chosen = [work.number(trial.params[key]) for key in sweep.plan.space.parameters]
         style = "bold" if trial.number == best.number else None
         table.add_row(str(trial.number), told["state"], str(told["epochs"]), value, *chosen, style=style)
     Console(highlight=False).print(table)

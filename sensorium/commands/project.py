@@ -172,8 +172,8 @@ def _holds(paths: Paths, experiment: str, fold: int, run_id: str) -> bool:
     Raises:
         TrackingError: the store cannot be reached, or refuses.
     """
+    from sensorium.lineage import fingerprint
     from sensorium.model.checkpoint import read_info
-    from sensorium.training.fingerprint import fingerprint
 
     with refusals_told(paths):
         tags: dict[str, str] = Store.of(paths).client().get_run(run_id).data.tags
@@ -188,8 +188,8 @@ def _linked_run(paths: Paths, experiment: str, fold: int) -> str | None:
 
 def _record(config: Config, paths: Paths, experiment: str, fold: int, run_id: str) -> None:
     """Log the published training of a fold into a run."""
+    from sensorium.lineage import fingerprint
     from sensorium.model.checkpoint import CONFIG, HISTORY, read_info
-    from sensorium.training.fingerprint import fingerprint
 
     folder = paths.fold(experiment, fold)
     info = read_info(folder)

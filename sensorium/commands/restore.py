@@ -8,6 +8,7 @@ from rich.console import Console
 from sensorium.commands.project import measured
 from sensorium.config import Config
 from sensorium.errors import TrackingError
+from sensorium.lineage import fingerprint
 from sensorium.model.checkpoint import CONFIG, HISTORY, read_info
 from sensorium.paths import Paths
 from sensorium.registry import restore_pair
@@ -16,7 +17,6 @@ from sensorium.tracking.delivery import deliver_leftovers
 from sensorium.tracking.links import RunLink, find_run, run_links
 from sensorium.tracking.recorder import Past, record_past
 from sensorium.tracking.store import Store, refusals_told
-from sensorium.training.fingerprint import fingerprint
 
 
 def run(config: Config, paths: Paths) -> None:

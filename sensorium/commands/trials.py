@@ -65,14 +65,14 @@ def _train(sweep: Sweep, common: Work, trial: FrozenTrial) -> None:
     for fold in common.folds:
         if str(fold) in sweep.folds(trial.number):
             continue
-        judge = Judge(sweep.plan, trial.number, tuple(sweep.folds(trial.number).values()), len(common.folds))
+        pruner = TrialPruner(sweep.plan, trial.number, tuple(sweep.folds(trial.number).values()), len(common.folds))
         try:
             correlation = train.try_out(
                 config,
                 common.paths,
                 common.experiment,
                 fold,
-                _training(sweep, common, config, trial.number, fold, judge),
+                _training(sweep, common, config, trial.number, fold, pruner),
             )
         except UntrainableError as fault:
             sweep.give_up(trial.number, fault.problem)
@@ -83,11 +83,11 @@ def _train(sweep: Sweep, common: Work, trial: FrozenTrial) -> None:
     sweep.complete(trial.number)
 
 
-def _training(sweep: Sweep, common: Work, config: Config, number: int, fold: int, judge: "Judge") -> train.Trial:
+def _training(sweep: Sweep, common: Work, config: Config, number: int, fold: int, pruner: "TrialPruner") -> train.Trial:
     title = f"trial {number}" if len(common.folds) == 1 else f"trial {number}, fold {fold}"
     place = SweepPlace(sweep.plan.name, digest_json(dict(sweep.plan.identity)), number, title)
     recorder = partial(_recorder, config, common.paths, common.experiment, fold, place)
-    return train.Trial(title, sweep.folder_of(number), judge, recorder)
+    return train.Trial(title, sweep.folder_of(number), pruner, recorder)
 
 
 def _recorder(
@@ -98,8 +98,8 @@ def _recorder(
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Reports a trial's epochs to the study, and asks whether it is worth going on with."""
+class TrialPruner:
+    """Reports a trial's epochs to the study, and asks whether to end it early."""
 
     plan: Plan
     number: int
@@ -113,7 +113,7 @@ class Judge:
         return Sweep(self.plan)
 
     def __call__(self, rows: Sequence[Row], *, over: bool) -> bool:
-        """See `loop.Judge`: an epoch counts as the mean of the trained folds and of the fold at that epoch."""
+        """See `loop.Pruner`: an epoch counts as the mean of the trained folds and of the fold at that epoch."""
         first = len(self.before) * (self.plan.epochs // self.folds)
         reached = {first + int(row["epoch"]): fmean([*self.before, row["val_correlation"]]) for row in rows}
         return self._sweep.report(self.number, reached, over=over)

@@ -15,8 +15,8 @@ import yaml
 from dvc.repo import Repo
 
 from sensorium.paths import Paths
-from sensorium.repro.graph import read
-from sensorium.repro.scheduler import Scheduler
+from sensorium.scheduler.graph import read
+from sensorium.scheduler.tasks import Scheduler
 from sensorium.stages.config import compose
 
 PROJECT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ from sensorium.errors import REASON_VARIABLE, ConfigError, PipelineError
 from sensorium.evaluation.tables import SINGLE_TRIAL
 from sensorium.files import read_json, waiting_lock
 from sensorium.paths import PARAMS_FILE, Paths
-from sensorium.repro.deathsig import die_with_parent
+from sensorium.scheduler.processes import die_with_parent
 from sensorium.tracking.adopted import RUN_VARIABLE, RUN_VARIABLES, tell_measured
 from sensorium.tracking.journal import journals
 from sensorium.tracking.links import RunLink

@@ -1,26 +1,19 @@
-"""Run the DVC graph with independent stages side by side."""
+"""`sensorium run`: run the DVC graph with independent stages in parallel."""
 
-import os
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from sensorium.errors import ConfigError, PipelineError
-from sensorium.files import exclusive_lock, read_json, write_json
+from sensorium.errors import ConfigError
 from sensorium.paths import Paths
 from sensorium.remote.settings import folder_of
-from sensorium.repro import backends, graph, record, variables
-from sensorium.repro import gpus as devices
-from sensorium.repro.children import install_shell
-from sensorium.repro.claims import wait_for_release
-from sensorium.repro.coordinator import Folder, Run
-from sensorium.repro.executors import GRACE
-from sensorium.repro.live import clock, make_view
-from sensorium.repro.scheduler import Scheduler, State
-from sensorium.tracking.adopted import RUN_VARIABLES
-from sensorium.tracking.store import PATIENCE_VARIABLE, patience
+from sensorium.scheduler import executors, graph
+from sensorium.scheduler import gpus as devices
+from sensorium.scheduler.coordinator import Run, lock_project
+from sensorium.scheduler.display import Display, duration
+from sensorium.scheduler.environment import command_environment
+from sensorium.scheduler.shell import install_shell
+from sensorium.scheduler.tasks import Scheduler, State
 
 
 @dataclass(frozen=True)
@@ -31,7 +24,7 @@ class Options:
     """As for `dvc repro`; none for all of dvc.yaml."""
 
     jobs: int | None = None
-    """Stages at once; by default one a GPU, or one."""
+    """Stages at once; by default one per GPU, or one."""
 
     gpus: str | None = None
     """GPUs to lease, joined by commas."""
@@ -40,7 +33,7 @@ class Options:
     """GPUs that each stage asks a cluster for."""
 
     executor: str = "local"
-    """Name of an entry of `backends.EXECUTORS`."""
+    """One of `executors.EXECUTORS`."""
 
     keep_going: bool = False
     retries: int = 1
@@ -54,33 +47,23 @@ def run(paths: Paths, options: Options) -> None:
     Raises:
         ConfigError: an unknown target, GPU or executor, or more jobs than GPUs.
         PipelineError: stages failed, DVC cannot read the project, or another run is at work.
-        KeyboardInterrupt: told to end; everything that was started has ended.
+        KeyboardInterrupt: a stop was requested; everything that was started has ended.
     """
     began = time.monotonic()
     gpus = _gpus(options)
     jobs = _jobs(options, gpus)
-    backends.check(options.executor, options.gpus_per_stage)
+    executors.check(options.executor, options.gpus_per_stage)
     _check_remote(paths, options)
-    folder = Folder(paths.state / "repro")
-    busy = PipelineError(
-        "Another `sensorium repro` is at work in this project.", f"Wait for it, or end it: fuser {folder.lock}"
-    )
-    with exclusive_lock(folder.lock, busy):
-        wait_for_release(folder.claims, 2 * GRACE)
-        record.heal(paths.root)
-        plan = graph.read(paths.root, options.targets)
-        _keep_orders(folder, plan)
-        scheduler = Scheduler(plan.upstream, jobs, gpus, options.retries, options.keep_going)
-        environment = _environment(folder, options)
-        view = make_view()
-        run = Run(paths.root, plan, scheduler, view, folder, environment, options.push, options.remote)
-        try:
-            run.execute()
-        finally:
-            if not run.interrupts:
-                folder.journal.unlink(missing_ok=True)
-        total, ran = len(plan.upstream), scheduler.count(State.DONE)
-        view.say(f"{total} stages: {ran} ran, {total - ran} unchanged; {clock(time.monotonic() - began)}")
+    folder = paths.state / "scheduler"
+    with lock_project(folder) as lock:
+        stages = graph.read(paths.root, options.targets)
+        install_shell(folder / "shell", options.executor, options.gpus_per_stage)
+        environment = {**command_environment(options.executor), "SHELL": str(folder / "shell")}
+        scheduler = Scheduler(stages.upstream, jobs, gpus, options.retries, options.keep_going)
+        display = Display()
+        Run(paths.root, stages, scheduler, display, folder, lock, environment, options.push, options.remote).execute()
+        total, ran = len(stages.upstream), scheduler.count(State.DONE)
+        display.log(f"{total} stages: {ran} ran, {total - ran} unchanged; {duration(time.monotonic() - began)}")
 
 
 def _gpus(options: Options) -> list[str]:
@@ -119,27 +102,3 @@ def _check_remote(paths: Paths, options: Options) -> None:
             f"--push: the remote {options.remote or 'of core.remote'} is a folder of this repository, {folder}.",
             "Name another one with --remote, or choose a default for this clone: dvc remote default --local NAME",
         )
-
-
-def _keep_orders(folder: Folder, plan: graph.Plan) -> None:
-    """Keep the order of lock entries that an interrupted run set out with, so that it ends in the same bytes."""
-    if folder.journal.exists():
-        earlier = read_json(folder.journal, PipelineError, f"Remove {folder.journal}.")
-        for path, names in plan.locks.items():
-            names[:] = dict.fromkeys([*earlier.get(path, []), *names])
-    write_json(folder.journal, plan.locks)
-
-
-def _environment(folder: Folder, options: Options) -> Mapping[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in RUN_VARIABLES}
-    return {
-        **kept,
-        # The stages' own programs, also where the environment is not activated.
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
-        "SHELL": str(install_shell(folder.path)),
-        variables.USER_SHELL: os.environ.get("SHELL") or "/bin/sh",
-        variables.EXECUTOR: options.executor,
-        variables.GPUS: str(options.gpus_per_stage),
-        # A cluster ends what a job leaves behind, the courier as well.
-        **({} if options.executor == "local" else {PATIENCE_VARIABLE: f"{patience():g}"}),
-    }

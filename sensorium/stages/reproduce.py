@@ -14,9 +14,9 @@ from sensorium.errors import PipelineError, TrackingError
 from sensorium.files import exclusive_lock, write_json
 from sensorium.paths import Paths
 from sensorium.registry.lookup import find_weights
-from sensorium.repro.deathsig import die_with_parent
-from sensorium.repro.drift import Difference, Drift, Outcome, judge
-from sensorium.repro.rebuild import clone_commit, place_data
+from sensorium.reproduction.drift import Difference, Drift, Outcome, judge
+from sensorium.reproduction.rebuild import clone_commit, place_data
+from sensorium.scheduler.processes import die_with_parent
 from sensorium.tracking.adopted import tell_measured
 from sensorium.tracking.courier import LINGER_VARIABLE, await_departure
 from sensorium.tracking.delivery import deliver_leftovers

@@ -14,11 +14,11 @@ from dvc.repo import Repo
 from sensorium.paths import Paths
 from sensorium.stages import repro
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds after which a test gives up waiting."""
 
 
-def wait_until(condition, what="the condition", seconds=PATIENCE):
+def wait_until(condition, what="the condition", seconds=TIMEOUT):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds} s for {what}"
@@ -53,7 +53,7 @@ class Project:
         repro.run(Paths(self.root), repro.Options(targets, **options))
 
     def start(self, *arguments, **environment):
-        """`sensorium repro` in a process of its own."""
+        """`sensorium run` in a process of its own."""
         return subprocess.Popen(
             [Path(sys.executable).with_name("sensorium"), "repro", *arguments],
             cwd=self.root,
@@ -77,7 +77,7 @@ class Project:
         return self.root / name
 
     def log(self, name):
-        return (self.root / ".sensorium/repro/logs" / f"{name}.log").read_text()
+        return (self.root / ".sensorium/scheduler/logs" / f"{name}.log").read_text()
 
 
 def stage(command, deps=(), outs=(), **more):

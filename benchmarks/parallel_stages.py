@@ -137,7 +137,7 @@ def main():
             folder = Path(scratch, f"run-{number}")
             make(folder, options)
             began = time.perf_counter()
-            call(f"sensorium repro --jobs {options.jobs} --retries 0", folder)
+            call(f"sensorium run --jobs {options.jobs} --retries 0", folder)
             wall = time.perf_counter() - began
             overheads.append(wall / ideal(folder, options.jobs, command_times(folder)) - 1)
             same = lock(folder) == lock(serial)

@@ -125,7 +125,7 @@ class Run:
         while self._to_push and len(self._pushes) < _PUSHES:
             names = self._to_push.pop(0)
             self._pushes[names] = self._process(["push", self.remote or "", *names], names[0], {})
-        self.display.update(self.scheduler.tasks.values())
+        self.display.show(self.scheduler.tasks.values())
         time.sleep(_TICK if self._stages or self._pushes else 0)
         for name, process in list(self._stages.items()):
             if (code := process.poll()) is not None:
@@ -140,7 +140,7 @@ class Run:
     def _start(self, task: Task) -> None:
         if task.attempts == 1:
             self._log(task.name).unlink(missing_ok=True)
-        self.display.log(f"{task.name}: started{f' on GPU {task.gpu}' if task.gpu else ''}")
+        self.display.event(f"{task.name}: started{f' on GPU {task.gpu}' if task.gpu else ''}")
         task.started = time.monotonic()
         self._stages[task.name] = self._process(["run", str(self._orders), task.name], task.name, lease(task.gpu))
 
@@ -156,22 +156,22 @@ class Run:
         reason = "failed" if code >= 0 else f"killed by {signal.Signals(-code).name}"
         after = f"after {duration(time.monotonic() - task.started)}"
         if succeeded:
-            self.display.log(f"{name}: {state.value} {after}")
+            self.display.event(f"{name}: {state.value} {after}")
             if self.push and not self._signals.count:
                 self._to_push.append((name,))
         elif self._signals.count:
-            self.display.log(f"{name}: interrupted {after}")
+            self.display.event(f"{name}: interrupted {after}")
         elif state is State.WAITING:
             attempt = f"attempt {task.attempts + 1} of {self.scheduler.retries + 1}"
-            self.display.log(f"{name}: {reason} {after}; {attempt} follows")
+            self.display.event(f"{name}: {reason} {after}; {attempt} follows")
         else:
-            self.display.log(f"{name}: {reason} {after}\n{_tail(self._log(name))}")
+            self.display.event(f"{name}: {reason} {after}\n{_tail(self._log(name))}")
 
     def _stop(self, kill: bool) -> None:
         self.scheduler.stop()
         self._to_push.clear()
         if not kill:
-            self.display.log("Ending the running stages, which may save their state; Ctrl-C again kills them.")
+            self.display.event("Ending the running stages, which may save their state; Ctrl-C again kills them.")
         for process in self._stages.values():
             if kill:
                 process.kill()

@@ -200,11 +200,10 @@ def _check_ray(gpus: int) -> None:
     try:
         answer = subprocess.run(call, capture_output=True, text=True, timeout=CLUSTER_TIMEOUT, check=True)  # noqa: S603
     except subprocess.TimeoutExpired:
-        where = os.environ.get("RAY_ADDRESS", "its default address")
-        raise PipelineError(f"Ray: no answer at {where} in {CLUSTER_TIMEOUT:.0f} s.", remedy) from None
+        raise PipelineError(f"Ray: no answer from the cluster in {CLUSTER_TIMEOUT:.0f} s.", remedy) from None
     except subprocess.CalledProcessError as error:
-        reason = error.stderr.strip().splitlines()[-1:] or ["unknown reason"]
-        raise PipelineError(f"Ray: no cluster to run on ({reason[0]}).", remedy) from None
+        reason = error.stderr.strip().rpartition("\n")[2] or "unknown reason"
+        raise PipelineError(f"Ray: no cluster to run on ({reason}).", remedy) from None
     available = json.loads(answer.stdout.splitlines()[-1]).get("GPU", 0)
     if gpus > available:
         raise ConfigError(f"--gpus-per-stage {gpus}: the Ray cluster has {available:g} GPUs.", "Ask for fewer.")

@@ -63,7 +63,7 @@ def run(paths: Paths, options: Options) -> None:
         display = Display()
         Run(paths.root, stages, scheduler, display, folder, lock, environment, options.push, options.remote).execute()
         total, ran = len(stages.upstream), scheduler.count(State.DONE)
-        display.log(f"{total} stages: {ran} ran, {total - ran} unchanged; {duration(time.monotonic() - began)}")
+        display.event(f"{total} stages: {ran} ran, {total - ran} unchanged; {duration(time.monotonic() - began)}")
 
 
 def _gpus(options: Options) -> list[str]:

@@ -26,7 +26,7 @@ def clone_commit(root: Path, commit: str, patch: bytes, folder: Path) -> Path:
         root: the project's root, in a git repository.
         commit: full name of the commit.
         patch: changes to apply on top; may be empty.
-        folder: where the clone goes; one of the same commit and patch that stands there is used again.
+        folder: where the clone goes; an existing one of the same commit and patch is used again.
 
     Returns:
         The project's root in the clone.
@@ -70,7 +70,7 @@ def _git(root: Path, *arguments: str, failed: str, stdin: bytes = b"") -> bytes:
 
 
 def place_data(root: Path, digests: Mapping[str, str], target: Path) -> None:
-    """Put DVC's objects into another folder, as files of their own.
+    """Put DVC's objects into another folder, as separate files.
 
     Args:
         root: the project whose cache and remote are used.
@@ -109,9 +109,9 @@ def _fetch(repo: "Repo", digests: Mapping[str, str]) -> None:
             reason = f" ({str(fault).splitlines()[0]})" if str(fault) else ""
     missing = [path for path, digest in digests.items() if _absent(repo, digest)]
     if missing:
-        told = ", ".join(f"{path} {digests[path]}" for path in missing)
+        names = ", ".join(f"{path} {digests[path]}" for path in missing)
         raise PipelineError(
-            f"DVC's cache: has no {told}, and the remote did not give it{reason}.",
+            f"DVC's cache: has no {names}, and the remote did not give it{reason}.",
             "Bring back the data that the run read: `dvc pull` from the remote it was pushed to, or make it again "
             "with the settings of the run's commit.",
         )

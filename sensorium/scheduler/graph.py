@@ -100,10 +100,11 @@ def _lock_orders(stages: Sequence[Any]) -> dict[str, list[str]]:
     orders: dict[str, list[str]] = {}
     for stage in stages:
         if isinstance(stage, PipelineStage):
-            entries = stage.dvcfile.lockfile_contents.get("stages", {})
-            order = orders.setdefault(lock_path(stage), list(entries))
-            if stage.name not in order:
-                order.append(stage.name)
+            path = lock_path(stage)
+            if path not in orders:  # each access reads the file
+                orders[path] = list(stage.dvcfile.lockfile_contents.get("stages", {}))
+            if stage.name not in orders[path]:
+                orders[path].append(stage.name)
     return orders
 
 

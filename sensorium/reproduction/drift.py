@@ -107,7 +107,7 @@ def judge(first: Outcome, again: Outcome, tolerance: float, causes: list[str] | 
     verdict: Verdict = "drift"
     if (same_weights or first.digest is None) and first.history in {None, again.history}:
         verdict = "bitwise"
-    elif 0 < tolerance and known and max(known) <= tolerance:  # zero asks for equal bytes, not equal numbers
+    elif tolerance > 0 and known and max(known) <= tolerance:  # zero asks for equal bytes, not equal numbers
         verdict = "within tolerance"
     found = differing(first.provenance, again.provenance) if first.provenance else []
     return Drift(verdict, tolerance, weights, metrics, [*found, *(causes or [])])

@@ -11,8 +11,8 @@ from pathlib import Path
 import yaml
 from dvc.repo import Repo
 
+from sensorium.commands import run as repro
 from sensorium.paths import Paths
-from sensorium.stages import repro
 
 TIMEOUT = 60.0
 """Seconds after which a test gives up waiting."""
@@ -50,12 +50,12 @@ class Project:
             return [stage.addressing for stage in repo.reproduce(list(targets) or None)]
 
     def run(self, *targets, **options):
-        repro.run(Paths(self.root), repro.Options(targets, **options))
+        repro.run_pipeline(Paths(self.root), repro.Options(targets, **options))
 
     def start(self, *arguments, **environment):
         """`sensorium run` in a process of its own."""
         return subprocess.Popen(
-            [Path(sys.executable).with_name("sensorium"), "repro", *arguments],
+            [Path(sys.executable).with_name("sensorium"), "run", *arguments],
             cwd=self.root,
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from dvc.repo import Repo
 
-from sensorium.commands import run as repro
+from sensorium.commands import run as command
 from sensorium.paths import Paths
 
 TIMEOUT = 60.0
@@ -50,7 +50,7 @@ class Project:
             return [stage.addressing for stage in repo.reproduce(list(targets) or None)]
 
     def run(self, *targets, **options):
-        repro.run_pipeline(Paths(self.root), repro.Options(targets, **options))
+        command.run_pipeline(Paths(self.root), command.Options(targets, **options))
 
     def start(self, *arguments, **environment):
         """`sensorium run` in a process of its own."""

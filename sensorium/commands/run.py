@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -18,31 +17,6 @@ from sensorium.scheduler.display import Display, duration
 from sensorium.scheduler.environment import command_environment
 from sensorium.scheduler.shell import install_shell
 from sensorium.scheduler.tasks import Scheduler, State
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to run."""
-
-    targets: Sequence[str] = ()
-    """As for `dvc repro`; none for all of dvc.yaml."""
-
-    jobs: int | None = None
-    """Stages at once; by default one per GPU, or one."""
-
-    gpus: str | None = None
-    """GPUs to lease, joined by commas."""
-
-    gpus_per_stage: int = 0
-    """GPUs that each stage asks a cluster for."""
-
-    executor: str = "local"
-    """One of `executors.EXECUTORS`."""
-
-    keep_going: bool = False
-    retries: int = 1
-    push: bool = False
-    remote: str | None = None
 
 
 def run(
@@ -68,71 +42,58 @@ def run(
     Examples: `sensorium run -j 2`, `sensorium run train --gpus 0,1,2,3 -k --push`.
 
     Raises:
-        SensoriumError: as for `run_pipeline`.
-    """
-    run_pipeline(
-        paths, Options(tuple(targets or ()), jobs, gpus, gpus_per_stage, executor, keep_going, retries, push, remote)
-    )
-
-
-def run_pipeline(paths: Paths, options: Options) -> None:
-    """Bring the targets up to date; the result equals that of `dvc repro`, bit for bit.
-
-    Raises:
         ConfigError: an unknown target, GPU or executor, or more jobs than GPUs.
         PipelineError: stages failed, DVC cannot read the project, or another run is at work.
         KeyboardInterrupt: a stop was requested; everything that was started has ended.
     """
     began = time.monotonic()
-    gpus = _gpus(options)
-    jobs = _jobs(options, gpus)
-    executors.check(options.executor, options.gpus_per_stage)
-    _check_remote(paths, options)
+    leased = _gpus(gpus, executor, gpus_per_stage)
+    count = _jobs(jobs, leased)
+    if retries < 0:
+        raise ConfigError(f"--retries {retries}: must be 0 or more.", "For example: --retries 1")
+    executors.check(executor, gpus_per_stage)
+    if push:
+        _check_remote(paths, remote)
     folder = paths.state / "scheduler"
     with lock_project(folder) as lock:
-        stages = graph.read(paths.root, options.targets)
-        install_shell(folder / "shell", options.executor, options.gpus_per_stage)
-        environment = {**command_environment(options.executor), "SHELL": str(folder / "shell")}
-        scheduler = Scheduler(stages.upstream, jobs, gpus, options.retries, options.keep_going)
+        stages = graph.read(paths.root, targets or [])
+        install_shell(folder / "shell", executor, gpus_per_stage)
+        environment = {**command_environment(executor), "SHELL": str(folder / "shell")}
+        scheduler = Scheduler(stages.upstream, count, leased, retries, keep_going)
         display = Display()
-        Run(paths.root, stages, scheduler, display, folder, lock, environment, options.push, options.remote).execute()
+        Run(paths.root, stages, scheduler, display, folder, lock, environment, push, remote).execute()
         total, ran = len(stages.upstream), scheduler.count(State.DONE)
         display.event(f"{total} stages: {ran} ran, {total - ran} unchanged; {duration(time.monotonic() - began)}")
 
 
-def _gpus(options: Options) -> list[str]:
-    if options.executor == "local" and options.gpus_per_stage:
+def _gpus(gpus: str | None, executor: str, gpus_per_stage: int) -> list[str]:
+    if executor == "local" and gpus_per_stage:
         raise ConfigError("--gpus-per-stage: on this machine GPUs are leased by id.", "For example: --gpus 0,1")
-    if options.gpus is None:
+    if gpus is None:
         return []
-    if options.executor != "local":
+    if executor != "local":
         raise ConfigError(
-            f"--gpus {options.gpus}: --executor {options.executor} leases the cluster's GPUs itself.",
-            "Use --gpus-per-stage 1.",
+            f"--gpus {gpus}: --executor {executor} leases the cluster's GPUs itself.", "Use --gpus-per-stage 1."
         )
-    return devices.parse(options.gpus)
+    return devices.parse(gpus)
 
 
-def _jobs(options: Options, gpus: Sequence[str]) -> int:
-    jobs = max(1, len(gpus)) if options.jobs is None else options.jobs
-    if jobs < 1:
-        raise ConfigError(f"--jobs {jobs}: must be 1 or more.", "For example: --jobs 2")
-    if gpus and jobs > len(gpus):
+def _jobs(jobs: int | None, gpus: Sequence[str]) -> int:
+    count = max(1, len(gpus)) if jobs is None else jobs
+    if count < 1:
+        raise ConfigError(f"--jobs {count}: must be 1 or more.", "For example: --jobs 2")
+    if gpus and count > len(gpus):
         raise ConfigError(
-            f"--jobs {jobs}: more than the {len(gpus)} GPUs of --gpus.", f"Use --jobs {len(gpus)} or name more GPUs."
+            f"--jobs {count}: more than the {len(gpus)} GPUs of --gpus.", f"Use --jobs {len(gpus)} or name more GPUs."
         )
-    if options.retries < 0:
-        raise ConfigError(f"--retries {options.retries}: must be 0 or more.", "For example: --retries 1")
-    return jobs
+    return count
 
 
-def _check_remote(paths: Paths, options: Options) -> None:
+def _check_remote(paths: Paths, remote: str | None) -> None:
     """Refuse to push everything into the repository itself, where the default remote carries a few weights."""
-    if not options.push:
-        return
-    folder = folder_of(paths.root, options.remote)
+    folder = folder_of(paths.root, remote)
     if folder is not None and folder.resolve().is_relative_to(paths.root.resolve()):
         raise ConfigError(
-            f"--push: the remote {options.remote or 'of core.remote'} is a folder of this repository, {folder}.",
+            f"--push: the remote {remote or 'of core.remote'} is a folder of this repository, {folder}.",
             "Name another one with --remote, or choose a default for this clone: dvc remote default --local NAME",
         )

@@ -50,7 +50,7 @@ class Project:
             return [stage.addressing for stage in repo.reproduce(list(targets) or None)]
 
     def run(self, *targets, **options):
-        command.run_pipeline(Paths(self.root), command.Options(targets, **options))
+        command.run(Paths(self.root), list(targets), **options)
 
     def start(self, *arguments, **environment):
         """`sensorium run` in a process of its own."""

@@ -8,17 +8,17 @@ only once therefore serves as the lock between two promotions, also of different
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sensorium.comparison import Comparison, compare
 from sensorium.errors import TrackingError
+from sensorium.evaluation.comparison import Comparison, compare
 from sensorium.files import sha256
 from sensorium.paths import Paths
-from sensorium.registry.catalog import Catalog
-from sensorium.registry.manifest import PAIR, ModelContent, PairPin
+from sensorium.registry.manifest import PAIR, PairManifest, PairPin
+from sensorium.registry.model_registry import ModelRegistry
 from sensorium.tracking.store import refusals_told
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 PREVIOUS = "sensorium.previous_champion"
 """Tag of a champion: the version that it replaced."""
+_NO_CHAMPION = (f"{PAIR}: there is no champion yet.", "Type `sensorium promote` to name one.")
 _LOCK = "sensorium-pair-promotion"
 _LOCK_SECONDS = 120
 """After this time a lock is that of a promotion that was killed."""
@@ -56,20 +57,20 @@ def promote(paths: Paths, version: int | None = None, margin: float = 0.0, new_d
         TrackingError: the candidate is missing, damaged, stale or not better, or another promotion was faster.
     """
     with refusals_told(paths):
-        catalog = Catalog(paths)
-        seen = champion(catalog)
-        candidate = _pinned(catalog, paths) if version is None else find_pair(catalog, version)
-        manifest = verified_manifest(catalog, candidate)
+        registry = ModelRegistry(paths)
+        seen = champion(registry)
+        candidate = _pinned(registry, paths) if version is None else find_pair(registry, version)
+        manifest = verified_manifest(registry, candidate)
         comparison = None
         if seen is not None:
             if seen.version == candidate.version:
                 return Promotion(int(seen.version), int(seen.version), None)
-            comparison = _gate(catalog, candidate, manifest, seen, margin, new_data)
-        with _only_one(catalog):
-            _check_unmoved(catalog, seen)
+            comparison = _gate(registry, candidate, manifest, seen, margin, new_data)
+        with _promotion_lock(registry):
+            _check_unmoved(registry, seen)
             replaced = None if seen is None else int(seen.version)
-            _note(catalog, candidate, replaced, comparison)
-            catalog.client.set_registered_model_alias(PAIR, CHAMPION, candidate.version)
+            _note(registry, candidate, replaced, comparison)
+            registry.client.set_registered_model_alias(PAIR, CHAMPION, candidate.version)
     return Promotion(int(candidate.version), replaced, comparison)
 
 
@@ -80,37 +81,37 @@ def rollback(paths: Paths) -> Promotion:
         TrackingError: there is no champion, it replaced none, or the earlier one is missing or damaged.
     """
     with refusals_told(paths):
-        catalog = Catalog(paths)
-        seen = champion(catalog)
+        registry = ModelRegistry(paths)
+        seen = champion(registry)
         previous = seen.tags.get(PREVIOUS) if seen is not None else None
         if seen is None:
-            raise TrackingError(f"{PAIR}: there is no champion yet.", "Type `sensorium promote` to name one.")
+            raise TrackingError(*_NO_CHAMPION)
         if previous is None:
             raise TrackingError(
                 f"{PAIR}: version {seen.version} is the first champion, there is none to go back to.",
                 "It stays. Another one becomes champion by `sensorium promote --version <number>`.",
             )
-        earlier = find_pair(catalog, int(previous))
-        verified_manifest(catalog, earlier)
-        with _only_one(catalog):
-            _check_unmoved(catalog, seen)
-            catalog.client.set_registered_model_alias(PAIR, CHAMPION, earlier.version)
+        earlier = find_pair(registry, int(previous))
+        verified_manifest(registry, earlier)
+        with _promotion_lock(registry):
+            _check_unmoved(registry, seen)
+            registry.client.set_registered_model_alias(PAIR, CHAMPION, earlier.version)
     return Promotion(int(earlier.version), int(seen.version), None)
 
 
-def champion(catalog: Catalog) -> "ModelVersion | None":
+def champion(registry: ModelRegistry) -> "ModelVersion | None":
     """The pair that the alias names, None before the first promotion."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return catalog.client.get_model_version_by_alias(PAIR, CHAMPION)
+        return registry.client.get_model_version_by_alias(PAIR, CHAMPION)
     except MlflowException as fault:
         if fault.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
             return None
         raise
 
 
-def find_pair(catalog: Catalog, version: int) -> "ModelVersion":
+def find_pair(registry: ModelRegistry, version: int) -> "ModelVersion":
     """A version of the pair.
 
     Raises:
@@ -119,18 +120,36 @@ def find_pair(catalog: Catalog, version: int) -> "ModelVersion":
     from mlflow.exceptions import MlflowException
 
     try:
-        return catalog.client.get_model_version(PAIR, str(version))
+        return registry.client.get_model_version(PAIR, str(version))
     except MlflowException as fault:
         if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        known = sorted(int(found.version) for found in catalog.client.search_model_versions(f"name = '{PAIR}'"))
+        known = sorted(int(found.version) for found in registry.client.search_model_versions(f"name = '{PAIR}'"))
         raise TrackingError(
-            f"{PAIR} version {version}: not in the model registry at {catalog.store.label}.",
+            f"{PAIR} version {version}: not in the model registry at {registry.store.label}.",
             f"Choose one of: {', '.join(map(str, known))}." if known else "Type `sensorium register` first.",
         ) from fault
 
 
-def _pinned(catalog: Catalog, paths: Paths) -> "ModelVersion":
+def scores_of_pair(paths: Paths, version: str) -> dict[str, dict[str, float]]:
+    """Out-of-fold correlation of a registered pair, by mouse and fold.
+
+    Args:
+        paths: the project.
+        version: a number, or `champion`.
+
+    Raises:
+        TrackingError: there is no such version, or no champion yet.
+    """
+    with refusals_told(paths):
+        registry = ModelRegistry(paths)
+        found = champion(registry) if version == CHAMPION else find_pair(registry, int(version))
+        if found is None:
+            raise TrackingError(*_NO_CHAMPION)
+        return registry.manifest(found, PairManifest).paired
+
+
+def _pinned(registry: ModelRegistry, paths: Paths) -> "ModelVersion":
     """The pinned pair, unless the folds on disk have changed since it was registered."""
     pin = PairPin.read(paths.pair_pin)
     for content in pin.models.values():
@@ -141,26 +160,25 @@ def _pinned(catalog: Catalog, paths: Paths) -> "ModelVersion":
                     f"{paths.pair_pin}: stale, {content.experiment} {fold} was trained again since.",
                     "Type `dvc repro register`, or name an older pair: `sensorium promote --version <number>`.",
                 )
-    return catalog.resolve(pin.pair.name, pin.pair.version, pin.pair.digest)
+    return registry.resolve(pin.pair)
 
 
-def verified_manifest(catalog: Catalog, pair: "ModelVersion") -> dict[str, Any]:
+def verified_manifest(registry: ModelRegistry, pair: "ModelVersion") -> PairManifest:
     """Manifest of a pair, after every file of its models was verified.
 
     Raises:
         TrackingError: something is missing or damaged.
     """
-    manifest = catalog.manifest(pair)
-    for entry in manifest["models"].values():
-        content = ModelContent(entry["name"], entry["experiment"], dict(entry["files"]))
-        catalog.folder(catalog.resolve(content.name, entry["version"], content.digest), content)
+    manifest = registry.manifest(pair, PairManifest)
+    for model in manifest.models.values():
+        registry.folds(model)
     return manifest
 
 
 def _gate(
-    catalog: Catalog,
+    registry: ModelRegistry,
     candidate: "ModelVersion",
-    manifest: Mapping[str, Any],
+    manifest: PairManifest,
     seen: "ModelVersion",
     margin: float,
     new_data: bool,
@@ -172,11 +190,11 @@ def _gate(
             f"{name}: stale, version {seen.version} is the champion and was registered later.",
             "Type `sensorium rollback` to go back to the champion before.",
         )
-    reference = catalog.manifest(seen)
+    reference = registry.manifest(seen, PairManifest)
     if new_data:
         return None
     changed = _changed_data(manifest, reference)
-    comparison = compare(manifest["paired"], reference["paired"])
+    comparison = compare(manifest.paired, reference.paired)
     if changed or comparison is None:
         raise TrackingError(
             f"{name}: scored on other data than the champion, version {seen.version}: {', '.join(changed)}.",
@@ -191,14 +209,16 @@ def _gate(
     return comparison
 
 
-def _changed_data(candidate: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
+def _changed_data(candidate: PairManifest, reference: PairManifest) -> list[str]:
     """Names of the stores, folds and scoring settings that differ."""
-    changed = [key for key in ("evaluation",) if candidate[key] != reference[key]]
-    paths = {path for path in {*candidate["data"], *reference["data"]} if path.startswith(("data/store", "data/folds"))}
-    return changed + sorted(path for path in paths if candidate["data"].get(path) != reference["data"].get(path))
+    changed = ["evaluation"] if candidate.evaluation != reference.evaluation else []
+    paths = {path for path in {*candidate.data, *reference.data} if path.startswith(("data/store", "data/folds"))}
+    return changed + sorted(path for path in paths if candidate.data.get(path) != reference.data.get(path))
 
 
-def _note(catalog: Catalog, version: "ModelVersion", replaced: int | None, comparison: Comparison | None) -> None:
+def _note(
+    registry: ModelRegistry, version: "ModelVersion", replaced: int | None, comparison: Comparison | None
+) -> None:
     """Tag the candidate before the alias moves: the champion then always knows whom it replaced."""
     tags = {"sensorium.promoted_at": str(int(time.time() * 1000))}
     if replaced is not None:
@@ -206,11 +226,11 @@ def _note(catalog: Catalog, version: "ModelVersion", replaced: int | None, compa
     if comparison is not None:
         tags["sensorium.gate"] = f"{comparison} than version {replaced}"
     for key, value in tags.items():
-        catalog.client.set_model_version_tag(PAIR, version.version, key, value)
+        registry.client.set_model_version_tag(PAIR, version.version, key, value)
 
 
-def _check_unmoved(catalog: Catalog, seen: "ModelVersion | None") -> None:
-    present = champion(catalog)
+def _check_unmoved(registry: ModelRegistry, seen: "ModelVersion | None") -> None:
+    present = champion(registry)
     before, after = (None if v is None else v.version for v in (seen, present))
     if before != after:
         raise TrackingError(
@@ -220,15 +240,15 @@ def _check_unmoved(catalog: Catalog, seen: "ModelVersion | None") -> None:
 
 
 @contextmanager
-def _only_one(catalog: Catalog) -> Iterator[None]:
+def _promotion_lock(registry: ModelRegistry) -> Iterator[None]:
     """Hold the lock between promotions; the registry lets a name be made only once."""
     from mlflow.exceptions import MlflowException
 
     holder = f"{socket.gethostname()}:{os.getpid()}"
     tags = {"sensorium.holder": holder, "sensorium.until": str(time.time() + _LOCK_SECONDS)}
-    _break_stale_lock(catalog)
+    _break_stale_lock(registry)
     try:
-        catalog.client.create_registered_model(_LOCK, tags=tags, description="Held while the champion changes.")
+        registry.client.create_registered_model(_LOCK, tags=tags, description="Held while the champion changes.")
     except MlflowException as fault:
         if fault.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -238,17 +258,17 @@ def _only_one(catalog: Catalog) -> Iterator[None]:
     try:
         yield
     finally:
-        catalog.client.delete_registered_model(_LOCK)
+        registry.client.delete_registered_model(_LOCK)
 
 
-def _break_stale_lock(catalog: Catalog) -> None:
+def _break_stale_lock(registry: ModelRegistry) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        held = catalog.client.get_registered_model(_LOCK)
+        held = registry.client.get_registered_model(_LOCK)
     except MlflowException as fault:
         if fault.error_code == "RESOURCE_DOES_NOT_EXIST":
             return
         raise
     if float(held.tags.get("sensorium.until", 0)) < time.time():
-        catalog.client.delete_registered_model(_LOCK)
+        registry.client.delete_registered_model(_LOCK)

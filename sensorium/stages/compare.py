@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from sensorium.comparison import Cell, Interval, Videos, compare
 from sensorium.config import Config
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, PredictionError, TrackingError
+from sensorium.evaluation.comparison import Cell, Interval, Videos, compare
 from sensorium.files import atomic_file, read_json, write_json
 from sensorium.inference.predictions import Predictions
 from sensorium.metrics import response_precision
@@ -141,7 +141,8 @@ def _mean(members: Sequence[Predictions], mouse: str, trial: int, shape: tuple[i
 def _by_scores(
     paths: Paths, runs: bool, candidate: str, reference: str
 ) -> tuple[dict[Cell, Interval | float], Interval]:
-    from sensorium.registry.scores import scores_of_pair, scores_of_run
+    from sensorium.registry.promotion import scores_of_pair
+    from sensorium.registry.results import scores_of_run
 
     read = scores_of_run if runs else scores_of_pair
     found = compare(read(paths, candidate), read(paths, reference))

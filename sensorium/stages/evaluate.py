@@ -72,7 +72,7 @@ def _forget_removed(config: Config, paths: Paths) -> None:
 
 def _weighted(config: Config, paths: Paths, folds: Folds, experiments: Experiments) -> tuple[OutOfFold, dict[str, Any]]:
     """What is scored, with the ensemble's weights, and what the file of weights holds."""
-    averaged = means(config)
+    averaged = means(config.ensemble, config.registry)
     members = {name: experiments[name] for name in averaged[ENSEMBLE]}
     trained = {"trained": {name: _trained(name, member) for name, member in members.items()}}
     if config.ensemble.weights == "equal":

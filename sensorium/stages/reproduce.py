@@ -13,7 +13,7 @@ from sensorium.config import Config
 from sensorium.errors import PipelineError, TrackingError
 from sensorium.files import exclusive_lock, write_json
 from sensorium.paths import Paths
-from sensorium.registry.lookup import find_weights
+from sensorium.registry.pair import find_weights
 from sensorium.repro.deathsig import die_with_parent
 from sensorium.repro.drift import Difference, Drift, Outcome, judge
 from sensorium.repro.rebuild import clone_commit, place_data

@@ -5,8 +5,8 @@ import pytest
 from typer.testing import CliRunner
 
 from sensorium.cli.app import app
-from sensorium.comparison import Videos
 from sensorium.errors import ConfigError, TrackingError
+from sensorium.evaluation.comparison import Videos
 from sensorium.stages import compare, register
 
 

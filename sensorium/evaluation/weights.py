@@ -10,8 +10,7 @@ K experiments, N neurons of one mouse, T scored frames of a trial.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from sensorium.config import EvaluationConfig
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
 from sensorium.evaluation.scores import scored_precision
+from sensorium.files import Record
 from sensorium.metrics import STD_EPSILON, StreamingCorrelation, reduce_together
 
 FloatArray = NDArray[np.float64]
@@ -91,78 +91,76 @@ def gather(
     return found
 
 
-@dataclass(frozen=True)
-class FoldGain:
-    """One fold, scored with weights that were fitted on the others."""
+class FoldGain(Record):
+    """One fold, scored with weights that were fitted on the others, and with equal weights."""
 
-    weights: FloatArray
+    weights: dict[str, float]
     fitted: float
     equal: float
 
 
-@dataclass(frozen=True)
-class Fit:
-    """Fitted weights and what they gain."""
-
-    weights: FloatArray
-    """(K,) fitted on all folds: for trials of no fold."""
-    folds: Mapping[int, FoldGain]
-    fitted: float
+class Gain(Record):
     """Single-trial correlation of all folds together, each with the weights fitted on the others."""
+
+    fitted: float
     equal: float
     """The same with equal weights."""
-
-    def as_json(self, names: Sequence[str]) -> dict[str, Any]:
-        """What the file of weights holds."""
-        scores = {"fitted": self.fitted, "equal": self.equal, "gain": self.fitted - self.equal}
-        folds = {
-            str(fold): {"weights": _named(names, gain.weights), "fitted": gain.fitted, "equal": gain.equal}
-            for fold, gain in self.folds.items()
-        }
-        return {"method": "fitted", "weights": _named(names, self.weights), "nested": scores, "folds": folds}
+    gain: float
+    """Their difference."""
 
 
-def _named(names: Sequence[str], weights: FloatArray) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for name, weight in zip(names, weights.tolist(), strict=True):
-        found[name] = found.get(name, 0.0) + weight
-    return found
+class EnsembleWeights(Record):
+    """The weights of an ensemble by experiment and, where they are fitted, what they gain: weights.json."""
+
+    method: Literal["fitted", "equal"]
+    weights: dict[str, float]
+    """Fitted on all folds: for trials of no fold."""
+    nested: Gain | None = None
+    folds: dict[int, FoldGain] | None = None
+    trained: dict[str, str] | None = None
+    """Digest of the trained folds of each experiment."""
 
 
 def _equal(members: int) -> FloatArray:
     return np.full(members, 1 / members)
 
 
-def fit(mice: Sequence[Mapping[int, Moments]]) -> Fit:
+def fit(mice: Sequence[Mapping[int, Moments]], names: Sequence[str]) -> EnsembleWeights:
     """Fit weights on all folds, and measure their gain by leaving each fold out.
 
     Args:
         mice: moments by fold, of every mouse.
+        names: of the K experiments.
 
     Raises:
         PredictionError: there are fewer than two folds, hence nothing to measure the gain on.
     """
-    numbers = sorted({fold for mouse in mice for fold in mouse})
-    if len(numbers) < 2:
+    folds = sorted({fold for mouse in mice for fold in mouse})
+    if len(folds) < 2:
         raise PredictionError(
-            f"ensemble.weights: fitting needs out-of-fold predictions of two folds at least, found {len(numbers)}.",
+            f"ensemble.weights: fitting needs out-of-fold predictions of two folds at least, found {len(folds)}.",
             "Train more folds (`folds.train` of params.yaml), or set ensemble.weights to equal.",
         )
-    folds = {number: _left_out(mice, number) for number in numbers}
-    nested = {number: gain.weights for number, gain in folds.items()}
-    equal = dict.fromkeys(numbers, _equal(_members(mice)))
-    return Fit(maximise([_pool(mouse, numbers) for mouse in mice]), folds, _score(mice, nested), _score(mice, equal))
 
+    def fitted_on(chosen: Sequence[int]) -> FloatArray:
+        return maximise([_pool(mouse, chosen) for mouse in mice])
 
-def _members(mice: Sequence[Mapping[int, Moments]]) -> int:
-    return next(moments.mean.shape[1] - 1 for mouse in mice for moments in mouse.values())
+    def named(weights: FloatArray) -> dict[str, float]:
+        return dict(zip(names, weights.tolist(), strict=True))
 
-
-def _left_out(mice: Sequence[Mapping[int, Moments]], fold: int) -> FoldGain:
-    others = [_pool(mouse, [number for number in mouse if number != fold]) for mouse in mice]
-    weights = maximise(others)
-    fitted, equal = (_score(mice, {fold: choice}) for choice in (weights, _equal(len(weights))))
-    return FoldGain(weights, fitted, equal)
+    nested = {fold: fitted_on([other for other in folds if other != fold]) for fold in folds}
+    equal = dict.fromkeys(folds, _equal(len(names)))
+    fitted, plain = _score(mice, nested), _score(mice, equal)
+    gains = {
+        fold: FoldGain(
+            weights=named(nested[fold]),
+            fitted=_score(mice, {fold: nested[fold]}),
+            equal=_score(mice, {fold: equal[fold]}),
+        )
+        for fold in folds
+    }
+    gain = Gain(fitted=fitted, equal=plain, gain=fitted - plain)
+    return EnsembleWeights(method="fitted", weights=named(fitted_on(folds)), nested=gain, folds=gains)
 
 
 def _pool(mouse: Mapping[int, Moments], folds: Sequence[int]) -> Moments:

@@ -7,11 +7,11 @@ trained folds: safetensors and JSON, nothing pickled.
 import hashlib
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from sensorium.errors import TrackingError
@@ -34,6 +34,8 @@ _DATA = Path("data", "model")
 MANIFEST = "manifest.json"
 _MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
 _WRITABLE = 0o222
+MISSING, EXISTS = "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"
+"""Error codes of MLflow."""
 
 Manifest = TypeVar("Manifest", ModelManifest, PairManifest)
 
@@ -85,22 +87,19 @@ class ModelRegistry:
         versions = [v for v in self.client.search_model_versions(clause) if v.status == "READY"]
         return max(versions, key=lambda version: int(version.version), default=None)
 
+    def version(self, name: str, number: int) -> "ModelVersion | None":
+        """A version by its number, None where there is none."""
+        return none_on((MISSING,), self.client.get_model_version, name, str(number))
+
     def resolve(self, pin: Pin | PinnedModel) -> "ModelVersion":
         """The version of a pin; when its number holds something else, the version of the same digest.
 
         Raises:
             TrackingError: the registry has no version of that digest.
         """
-        from mlflow.exceptions import MlflowException
-
-        try:
-            found = self.client.get_model_version(pin.name, str(pin.version))
-        except MlflowException as fault:
-            if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-        else:
-            if found.tags.get(DIGEST) == pin.digest and found.status == "READY":
-                return found
+        found = self.version(pin.name, pin.version)
+        if found is not None and found.tags.get(DIGEST) == pin.digest and found.status == "READY":
+            return found
         found = self.find(pin.name, pin.digest)
         if found is None:
             raise TrackingError(
@@ -182,13 +181,7 @@ class ModelRegistry:
         return False
 
     def _create(self, new: NewVersion) -> int:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self.client.create_registered_model(new.name)
-        except MlflowException as fault:
-            if fault.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
+        none_on((EXISTS,), self.client.create_registered_model, new.name)
         tags = {**new.tags, DIGEST: new.digest}
         experiment = self.store.experiment_id(self.client, new.experiment)
         model = self.client.create_logged_model(experiment, name=new.name, tags=tags, model_type="encoding model")
@@ -260,6 +253,18 @@ class ModelRegistry:
         shared = cached.is_file() and not cached.stat().st_mode & _WRITABLE and _md5(cached) == digest
         origin, links = (cached, ["reflink", "hardlink", "copy"]) if shared else (source, ["reflink", "copy"])
         transfer(localfs, str(origin), localfs, str(target), links=links)
+
+
+def none_on(codes: Sequence[str], function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of MLflow; None where it refuses with one of these error codes."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return function(*arguments)
+    except MlflowException as fault:
+        if fault.error_code not in codes:
+            raise
+        return None
 
 
 def model_id(location: str) -> str | None:

@@ -8,7 +8,7 @@ only once therefore serves as the lock between two promotions, also of different
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from sensorium.evaluation.comparison import Comparison, compare
 from sensorium.files import sha256
 from sensorium.paths import Paths
 from sensorium.registry.manifest import PAIR, PairManifest, PairPin
-from sensorium.registry.model_registry import ModelRegistry
+from sensorium.registry.model_registry import EXISTS, MISSING, ModelRegistry, none_on
 from sensorium.tracking.store import refusals_told
 
 if TYPE_CHECKING:
@@ -66,11 +66,13 @@ def promote(paths: Paths, version: int | None = None, margin: float = 0.0, new_d
             if seen.version == candidate.version:
                 return Promotion(int(seen.version), int(seen.version), None)
             comparison = _gate(registry, candidate, manifest, seen, margin, new_data)
-        with _promotion_lock(registry):
-            _check_unmoved(registry, seen)
-            replaced = None if seen is None else int(seen.version)
-            _note(registry, candidate, replaced, comparison)
-            registry.client.set_registered_model_alias(PAIR, CHAMPION, candidate.version)
+        replaced = None if seen is None else int(seen.version)
+        tags = {"sensorium.promoted_at": str(int(time.time() * 1000))}
+        if replaced is not None:
+            tags[PREVIOUS] = str(replaced)
+        if comparison is not None:
+            tags["sensorium.gate"] = f"{comparison} than version {replaced}"
+        _set_champion(registry, seen, candidate, tags)
     return Promotion(int(candidate.version), replaced, comparison)
 
 
@@ -93,22 +95,14 @@ def rollback(paths: Paths) -> Promotion:
             )
         earlier = find_pair(registry, int(previous))
         verified_manifest(registry, earlier)
-        with _promotion_lock(registry):
-            _check_unmoved(registry, seen)
-            registry.client.set_registered_model_alias(PAIR, CHAMPION, earlier.version)
+        _set_champion(registry, seen, earlier, {})
     return Promotion(int(earlier.version), int(seen.version), None)
 
 
 def champion(registry: ModelRegistry) -> "ModelVersion | None":
     """The pair that the alias names, None before the first promotion."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return registry.client.get_model_version_by_alias(PAIR, CHAMPION)
-    except MlflowException as fault:
-        if fault.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-            return None
-        raise
+    codes = (MISSING, "INVALID_PARAMETER_VALUE")
+    return none_on(codes, registry.client.get_model_version_by_alias, PAIR, CHAMPION)
 
 
 def find_pair(registry: ModelRegistry, version: int) -> "ModelVersion":
@@ -117,18 +111,14 @@ def find_pair(registry: ModelRegistry, version: int) -> "ModelVersion":
     Raises:
         TrackingError: it is not in the registry.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return registry.client.get_model_version(PAIR, str(version))
-    except MlflowException as fault:
-        if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+    found = registry.version(PAIR, version)
+    if found is None:
         known = sorted(int(found.version) for found in registry.client.search_model_versions(f"name = '{PAIR}'"))
         raise TrackingError(
             f"{PAIR} version {version}: not in the model registry at {registry.store.label}.",
             f"Choose one of: {', '.join(map(str, known))}." if known else "Type `sensorium register` first.",
-        ) from fault
+        )
+    return found
 
 
 def scores_of_pair(paths: Paths, version: str) -> dict[str, dict[str, float]]:
@@ -216,59 +206,44 @@ def _changed_data(candidate: PairManifest, reference: PairManifest) -> list[str]
     return changed + sorted(path for path in paths if candidate.data.get(path) != reference.data.get(path))
 
 
-def _note(
-    registry: ModelRegistry, version: "ModelVersion", replaced: int | None, comparison: Comparison | None
+def _set_champion(
+    registry: ModelRegistry, seen: "ModelVersion | None", version: "ModelVersion", tags: Mapping[str, str]
 ) -> None:
-    """Tag the candidate before the alias moves: the champion then always knows whom it replaced."""
-    tags = {"sensorium.promoted_at": str(int(time.time() * 1000))}
-    if replaced is not None:
-        tags[PREVIOUS] = str(replaced)
-    if comparison is not None:
-        tags["sensorium.gate"] = f"{comparison} than version {replaced}"
-    for key, value in tags.items():
-        registry.client.set_model_version_tag(PAIR, version.version, key, value)
+    """Tag a version and then move the alias to it: the champion then always knows whom it replaced.
 
+    Args:
+        registry: the registry.
+        seen: the champion that the decision was made by.
+        version: the next champion.
+        tags: its tags.
 
-def _check_unmoved(registry: ModelRegistry, seen: "ModelVersion | None") -> None:
-    present = champion(registry)
-    before, after = (None if v is None else v.version for v in (seen, present))
-    if before != after:
-        raise TrackingError(
-            f"{PAIR}: another promotion was faster, the champion is now version {after}, no longer {before}.",
-            "Type the command again: it compares with the new champion.",
-        )
+    Raises:
+        TrackingError: another promotion is at work, or was faster.
+    """
+    with _promotion_lock(registry):
+        before, after = (None if v is None else v.version for v in (seen, champion(registry)))
+        if before != after:
+            raise TrackingError(
+                f"{PAIR}: another promotion was faster, the champion is now version {after}, no longer {before}.",
+                "Type the command again: it compares with the new champion.",
+            )
+        for key, value in tags.items():
+            registry.client.set_model_version_tag(PAIR, version.version, key, value)
+        registry.client.set_registered_model_alias(PAIR, CHAMPION, version.version)
 
 
 @contextmanager
 def _promotion_lock(registry: ModelRegistry) -> Iterator[None]:
     """Hold the lock between promotions; the registry lets a name be made only once."""
-    from mlflow.exceptions import MlflowException
-
+    client = registry.client
+    held = none_on((MISSING,), client.get_registered_model, _LOCK)
+    if held is not None and float(held.tags.get("sensorium.until", 0)) < time.time():
+        client.delete_registered_model(_LOCK)
     holder = f"{socket.gethostname()}:{os.getpid()}"
     tags = {"sensorium.holder": holder, "sensorium.until": str(time.time() + _LOCK_SECONDS)}
-    _break_stale_lock(registry)
-    try:
-        registry.client.create_registered_model(_LOCK, tags=tags, description="Held while the champion changes.")
-    except MlflowException as fault:
-        if fault.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-        raise TrackingError(
-            f"{PAIR}: another promotion is at work.", "Wait a moment, then type the command again."
-        ) from fault
+    if none_on((EXISTS,), client.create_registered_model, _LOCK, tags, "Held while the champion changes.") is None:
+        raise TrackingError(f"{PAIR}: another promotion is at work.", "Wait a moment, then type the command again.")
     try:
         yield
     finally:
-        registry.client.delete_registered_model(_LOCK)
-
-
-def _break_stale_lock(registry: ModelRegistry) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        held = registry.client.get_registered_model(_LOCK)
-    except MlflowException as fault:
-        if fault.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return
-        raise
-    if float(held.tags.get("sensorium.until", 0)) < time.time():
-        registry.client.delete_registered_model(_LOCK)
+        client.delete_registered_model(_LOCK)

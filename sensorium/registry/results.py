@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sensorium.errors import TrackingError
-from sensorium.evaluation import ALL
 from sensorium.evaluation.comparison import compare
+from sensorium.evaluation.scores import ALL
 from sensorium.evaluation.sources import DERIVED, ENSEMBLE
 from sensorium.evaluation.tables import SINGLE_TRIAL
 from sensorium.files import digest_json, waiting_lock

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -12,15 +11,16 @@ from sensorium.config import Config
 from sensorium.data.folds import REPORT, Folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError, PredictionError
-from sensorium.evaluation import ENSEMBLE
-from sensorium.evaluation.tables import training_histories
+from sensorium.evaluation.sources import ENSEMBLE
+from sensorium.evaluation.tables import SINGLE_TRIAL, training_histories
+from sensorium.evaluation.weights import EnsembleWeights
 from sensorium.inference.predictions import Predictions
 from sensorium.inference.weights import in_order
 from sensorium.mice import FOLDS_SPLIT, short_name
 from sensorium.paths import Paths
 from sensorium.recovery import later_remedy, remedy
 from sensorium.report.figures import draw_all
-from sensorium.report.material import SCORE, Material, Trace, traces, trial_to_show
+from sensorium.report.material import Material, Trace, traces, trial_to_show
 from sensorium.report.page import write_page
 from sensorium.stages.weigh import WEIGHTS_FILE
 
@@ -59,11 +59,11 @@ def _gather(config: Config, paths: Paths) -> Material:
         told = remedy(Path(fault.filename), _REMEDY)
         raise PredictionError(f"{fault.filename}: the file does not exist.", told) from None
     weights = paths.evaluation / WEIGHTS_FILE
-    weighing = files.read_json(weights, PredictionError, later_remedy(weights, _REMEDY))
+    weighing = EnsembleWeights.load(weights, PredictionError, later_remedy(weights, _REMEDY))
     store = MouseStore.open(paths.store(next(iter(config.dataset.mice))))
     numbers = Folds.load(paths.folds).of(store.name)
     trial = trial_to_show(store, numbers)
-    fold = weighing.get("folds", {}).get(str(numbers[trial]), {}).get("weights")
+    fold = None if weighing.folds is None else weighing.folds[int(numbers[trial])].weights
     return Material(
         scores,
         neurons,
@@ -76,12 +76,12 @@ def _gather(config: Config, paths: Paths) -> Material:
     )
 
 
-def _weights(weighing: dict[str, Any]) -> list[tuple[str, str]]:
+def _weights(weighing: EnsembleWeights) -> list[tuple[str, str]]:
     """The ensemble's weights and what they gain, where they are fitted."""
-    if weighing["method"] == "equal":
+    if weighing.nested is None:
         return []
-    weights = ", ".join(f"{name} {weight:.4f}" for name, weight in weighing["weights"].items())
-    gain = f"gain over equal weights {weighing['nested']['gain']:+.5f}, each fold with the weights of the others"
+    weights = ", ".join(f"{name} {weight:.4f}" for name, weight in weighing.weights.items())
+    gain = f"gain over equal weights {weighing.nested.gain:+.5f}, each fold with the weights of the others"
     return [("weights in the ensemble", f"{weights}; {gain}")]
 
 
@@ -93,7 +93,7 @@ def _traces(
     weights: list[float] | None,
 ) -> list[Trace]:
     own = neurons[(neurons["mouse"] == store.name) & (neurons["source"] == ENSEMBLE)]
-    return traces(store, trial, members, own[SCORE].to_numpy(), weights)
+    return traces(store, trial, members, own[SINGLE_TRIAL].to_numpy(), weights)
 
 
 def _facts(config: Config, members: Iterable[Predictions]) -> list[tuple[str, str]]:

@@ -8,7 +8,6 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from optuna.trial import TrialState
 from rich.console import Console
@@ -84,15 +83,13 @@ def run(config: Config, paths: Paths, options: Options) -> None:
     _check(paths, options)
     plan = make_plan(config, paths, options)
     sweep = Sweep(plan)
-    work = trials.Work(config, paths, options.experiment, options.folds, str(options.space), plan)
-    if options.worker is not None:
-        trials.work(sweep, work, console)
-        return
-    if _jobs(options) is None:
-        trials.work(sweep, work, console)
-    else:
+    if options.worker is None and _jobs(options) is not None:
         _start_workers(paths, options, sweep, console)
-    _conclude(config, paths, options, sweep, console)
+    else:
+        work = trials.Work(config, paths, options.experiment, options.folds, str(options.space))
+        trials.work(sweep, work, console)
+    if options.worker is None:
+        _conclude(config, paths, options, sweep, console)
 
 
 # -- before ------------------------------------------------------------------------------------------
@@ -195,10 +192,9 @@ def _start_workers(paths: Paths, options: Options, sweep: Sweep, console: Consol
         for name, lease in _leases(options).items()
     ]
     console.print(f"{sweep.plan.name}: {len(started)} processes; their logs are in {logs}.")
-    watch = trials.Watch(sweep, console)
     executor = backends.make_executor(options.executor, options.gpus_per_trial)
-    with watch:
-        codes = workers.run(executor, started, paths.root, watch.look)
+    with trials.progress(sweep, console) as update:
+        codes = workers.run(executor, started, paths.root, update)
     failed = [worker.log for worker, code in zip(started, codes, strict=True) if code]
     if failed and not sweep.is_over():
         raise PipelineError(
@@ -232,7 +228,7 @@ def _environment(options: Options) -> Mapping[str, str]:
         variables.USER_SHELL: os.environ.get("SHELL") or "/bin/sh",
         variables.EXECUTOR: options.executor,
         variables.GPUS: str(options.gpus_per_trial),
-        # A cluster ends what a job leaves behind, the courier as well.
+        # A cluster ends what a job leaves running, the uploader as well.
         **({} if options.executor == "local" else {PATIENCE_VARIABLE: f"{patience():g}"}),
     }
 
@@ -257,7 +253,9 @@ def _conclude(config: Config, paths: Paths, options: Options, sweep: Sweep, cons
         _record(config, paths, options, sweep, folder)
         sweep.tidy()
     if options.as_json:
-        print(json.dumps(_tree(sweep, importance), indent=2))  # noqa: T201 - output for programs, on stdout
+        rows = {"best": results.row(sweep.study.best_trial), "importance": importance}
+        tree = {"sweep": sweep.plan.name, **rows, "trials": [results.row(trial) for trial in sweep.trials()]}
+        print(json.dumps(tree, indent=2))  # noqa: T201 - output for programs, on stdout
     else:
         _show(sweep, importance, folder, console)
     if options.best is not None:
@@ -291,16 +289,6 @@ def _record(config: Config, paths: Paths, options: Options, sweep: Sweep, folder
     run.close("FINISHED")
 
 
-def _tree(sweep: Sweep, importance: Mapping[str, float]) -> dict[str, Any]:
-    best = sweep.study.best_trial
-    return {
-        "sweep": sweep.plan.name,
-        "best": results.row(best),
-        "importance": dict(importance),
-        "trials": [results.row(trial) for trial in sweep.trials()],
-    }
-
-
 def _show(sweep: Sweep, importance: Mapping[str, float], folder: Path, console: Console) -> None:
     best = sweep.study.best_trial
     table = Table(title=f"Sweep {sweep.plan.name}", title_justify="left")
@@ -308,11 +296,11 @@ def _show(sweep: Sweep, importance: Mapping[str, float], folder: Path, console: 
     for heading in ("trial", "state", "epochs", "correlation", *names):
         table.add_column(heading, justify="left" if heading == "state" else "right")
     for trial in sweep.trials():
-        told = results.row(trial)
+        state, epochs = (str(results.row(trial)[key]) for key in ("state", "epochs"))
         value = "" if trial.value is None else f"{trial.value:.4f}"
         chosen = [trials.number(trial.params[key]) for key in sweep.plan.space.parameters]
         style = "bold" if trial.number == best.number else None
-        table.add_row(str(trial.number), told["state"], str(told["epochs"]), value, *chosen, style=style)
+        table.add_row(str(trial.number), state, epochs, value, *chosen, style=style)
     Console(highlight=False).print(table)
     shares = ", ".join(f"{key} {share:.2f}" for key, share in importance.items())
     console.print(f"importance: {shares}" if shares else "importance: too few trials were trained to their end.")

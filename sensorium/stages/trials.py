@@ -1,11 +1,11 @@
 """The trials of a sweep, one after another, by this process; and how a sweep looks from outside."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from statistics import fmean
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
@@ -36,7 +36,6 @@ class Work:
     folds: Sequence[int]
     source: str
     """File of the space, for messages."""
-    plan: Plan
 
 
 def work(sweep: Sweep, common: Work, console: Console) -> None:
@@ -49,31 +48,25 @@ def work(sweep: Sweep, common: Work, console: Console) -> None:
         with sweep.claimed() as trial:
             if trial is None:
                 return
-            console.print(f"trial {trial.number}: {_settings(trial)}")
+            settings = ", ".join(f"{key} {number(value)}" for key, value in trial.params.items())
+            console.print(f"trial {trial.number}: {settings}")
             _train(sweep, common, trial)
         console.print(escape(_sentence(sweep, sweep.trials()[trial.number])))
 
 
 def _train(sweep: Sweep, common: Work, trial: FrozenTrial) -> None:
     """Train the folds that are not trained yet, and end the trial."""
-    chosen = settings_of(sweep.plan.space, trial.params)
     try:
-        config = apply(common.config, common.experiment, chosen, common.source)
+        config = apply(common.config, common.experiment, settings_of(sweep.plan.space, trial.params), common.source)
     except ConfigError as fault:  # a combination that none of those tried out before has shown
         sweep.give_up(trial.number, fault.problem)
         return
     for fold in common.folds:
         if str(fold) in sweep.folds(trial.number):
             continue
-        judge = Judge(sweep.plan, trial.number, tuple(sweep.folds(trial.number).values()), len(common.folds))
+        training = _training(sweep, common, config, trial.number, fold)
         try:
-            correlation = train.try_out(
-                config,
-                common.paths,
-                common.experiment,
-                fold,
-                _training(sweep, common, config, trial.number, fold, judge),
-            )
+            correlation = train.try_out(config, common.paths, common.experiment, fold, training)
         except UntrainableError as fault:
             sweep.give_up(trial.number, fault.problem)
             return
@@ -83,9 +76,10 @@ def _train(sweep: Sweep, common: Work, trial: FrozenTrial) -> None:
     sweep.complete(trial.number)
 
 
-def _training(sweep: Sweep, common: Work, config: Config, number: int, fold: int, judge: "Judge") -> train.Trial:
+def _training(sweep: Sweep, common: Work, config: Config, number: int, fold: int) -> train.Trial:
     title = f"trial {number}" if len(common.folds) == 1 else f"trial {number}, fold {fold}"
     place = SweepPlace(sweep.plan.name, digest_json(dict(sweep.plan.identity)), number, title)
+    judge = Judge(sweep.plan, number, tuple(sweep.folds(number).values()), len(common.folds))
     recorder = partial(_recorder, config, common.paths, common.experiment, fold, place)
     return train.Trial(title, sweep.folder_of(number), judge, recorder)
 
@@ -127,55 +121,33 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _settings(trial: FrozenTrial) -> str:
-    return ", ".join(f"{key} {number(value)}" for key, value in trial.params.items())
-
-
 def _sentence(sweep: Sweep, trial: FrozenTrial) -> str:
-    told: Mapping[str, Any] = row(trial)
+    result = row(trial)
     reached = "" if trial.value is None else f", validation correlation {trial.value:.4f}"
-    reason = f": {told['reason']}" if "reason" in told else ""
+    reason = f": {result['reason']}" if "reason" in result else ""
     ended = [known for known in sweep.trials() if known.state == TrialState.COMPLETE]
     best = max(ended, key=lambda known: known.values[0], default=None)
     standing = "" if best is None else f" (best {best.value:.4f}, trial {best.number})"
-    return f"trial {trial.number}: {told['state']}{reached}{reason}{standing}"
+    return f"trial {trial.number}: {result['state']}{reached}{reason}{standing}"
 
 
-class Watch:
-    """A bar of the trials that are over, and a line for each."""
+@contextmanager
+def progress(sweep: Sweep, console: Console) -> Iterator[Callable[[], None]]:
+    """Show a bar of the finished trials of a sweep that other processes work on, and a line for each new one.
 
-    def __init__(self, sweep: Sweep, console: Console) -> None:
-        """Prepare.
+    Yields:
+        What brings bar and lines up to date.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    shown = {trial.number for trial in sweep.trials() if trial.state.is_finished()}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(escape(sweep.plan.name), total=sweep.plan.size, completed=len(shown))
 
-        Args:
-            sweep: that other processes work on.
-            console: where to.
-        """
-        self._sweep, self._console = sweep, console
-        self._told: set[int] = {trial.number for trial in sweep.trials() if trial.state.is_finished()}
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task(escape(sweep.plan.name), total=sweep.plan.size, completed=len(self._told))
+        def update() -> None:
+            for trial in sweep.trials():
+                if trial.state.is_finished() and trial.number not in shown:
+                    shown.add(trial.number)
+                    console.print(escape(_sentence(sweep, trial)))
+            bar.update(task, completed=len(shown))
 
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def look(self) -> None:
-        """Show what is new."""
-        for trial in self._sweep.trials():
-            if trial.state.is_finished() and trial.number not in self._told:
-                self._told.add(trial.number)
-                self._console.print(escape(_sentence(self._sweep, trial)))
-        self._bar.update(self._task, completed=len(self._told))
+        yield update

@@ -7,6 +7,7 @@ was killed or not.
 
 import fcntl
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -54,10 +55,7 @@ class Plan:
         """Number of trials that there can be."""
         if self.space.sampler != "grid":
             return self.trials
-        combinations = 1
-        for values in self.space.grid().values():
-            combinations *= len(values)
-        return min(self.trials, combinations)
+        return min(self.trials, math.prod(len(values) for values in self.space.grid().values()))
 
     def sampler(self, number: int) -> BaseSampler:
         """What chooses the settings of a trial."""

@@ -22,7 +22,8 @@ from sensorium.seeding import generator
 Scores = Mapping[str, Mapping[str, float]]
 """A score by mouse and fold."""
 
-CONFIDENCE = 0.95
+_CONFIDENCE = 0.95
+_EDGES = ((1 - _CONFIDENCE) / 2, 1 - (1 - _CONFIDENCE) / 2)
 _DRAWS = 10_000
 _VIDEO_DRAWS = 1000
 _BLOCK_NEURONS = 256
@@ -68,9 +69,7 @@ def compare(candidate: Scores, reference: Scores) -> Comparison | None:
     if not folds:
         return None
     table = np.array([[_difference(candidate[m], reference[m], fold) for fold in folds] for m in mice])
-    draws = _bootstrap(table)
-    edge = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(draws, [edge, 1 - edge])
+    low, high = np.quantile(_bootstrap(table), _EDGES)
     return Comparison(float(np.nanmean(table)), float(low), float(high), mice, folds, table)
 
 
@@ -130,17 +129,12 @@ class Videos:
         key = (cell, video)
         self._sums[key] = self._sums[key] + sums if key in self._sums else sums
 
-    @property
-    def cells(self) -> list[Cell]:
-        """Mice and folds, in the order in which they came."""
-        return list(dict.fromkeys(cell for cell, _ in self._sums))
-
     def differences(self) -> tuple[dict[Cell, Interval], Interval]:
         """Candidate minus reference of every mouse and fold, and their mean over folds, then over mice."""
         videos = {video: number for number, video in enumerate(sorted({video for _, video in self._sums}))}
         drawn = generator(0, "videos").poisson(1.0, (_VIDEO_DRAWS, len(videos))).astype(np.float64)
         weights = np.concatenate([np.ones((1, len(videos))), drawn])  # the first row: the data as they are
-        draws = {cell: self._draws(cell, weights, videos) for cell in self.cells}
+        draws = {cell: self._draws(cell, weights, videos) for cell in dict.fromkeys(cell for cell, _ in self._sums)}
         mice = dict.fromkeys(mouse for mouse, _ in draws)
         by_mouse = [_mean_known([draw for (mouse, _), draw in draws.items() if mouse == name]) for name in mice]
         return {cell: _interval(draw) for cell, draw in draws.items()}, _interval(np.mean(by_mouse, axis=0))
@@ -179,6 +173,5 @@ def _difference_of_correlations(sums: NDArray[np.float64]) -> NDArray[np.float64
 
 def _interval(draws: NDArray[np.float64]) -> Interval:
     """The first draw is the estimate, the others are the bootstrap's."""
-    edge = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(draws[1:], [edge, 1 - edge])
+    low, high = np.nanquantile(draws[1:], _EDGES)
     return Interval(float(draws[0]), float(low), float(high))

@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 
 from sensorium import seeding
 from sensorium.data.store import MouseStore
+from sensorium.evaluation.scores import ALL
+from sensorium.evaluation.tables import SINGLE_TRIAL
 from sensorium.inference.predictions import Predictions
 from sensorium.inference.weights import combine
 from sensorium.mice import FRAMES_PER_SECOND
-
-SCORE = "single_trial_correlation"
-ALL = "all"
-"""Stands for every mouse, fold or tier in the tables."""
 
 _RESAMPLES = 1000
 _QUANTILES = {"good": 0.95, "median": 0.5, "bad": 0.05}
@@ -73,9 +71,9 @@ class Material:
     def correlations(self, mouse: str, source: str) -> NDArray[np.float64]:
         """(N,) single-trial correlation of each neuron of a mouse, or of `all`; empty where it is unknown."""
         rows = (self.neurons["source"] == source) & ((self.neurons["mouse"] == mouse) | (mouse == ALL))
-        return self.neurons.loc[rows, SCORE].to_numpy(np.float64)
+        return self.neurons.loc[rows, SINGLE_TRIAL].to_numpy(np.float64)
 
-    def pooled(self, metric: str = SCORE) -> pd.DataFrame:
+    def pooled(self, metric: str = SINGLE_TRIAL) -> pd.DataFrame:
         """One metric over all folds and tiers by source (rows) and mouse (columns)."""
         rows = self.scores[(self.scores["fold"].astype(str) == ALL) & (self.scores["tier"] == ALL)]
         return rows.pivot_table(index="source", columns="mouse", values=metric, sort=False)

@@ -2,10 +2,10 @@
 
 Two questions, two bootstraps:
 
-* `compare`: would it be better on other mice and folds? Scores of one mouse, or of one fold, hang
-  together, so both are resampled (the pigeonhole bootstrap, Owen 2007, https://doi.org/10.1214/07-AOAS122).
+* `compare`: would it be better on other mice and folds? Scores of one mouse, or of one fold, are
+  correlated, so both are resampled (the pigeonhole bootstrap, Owen 2007, https://doi.org/10.1214/07-AOAS122).
 * `Videos`: would it be better on other videos, with these mice and folds? Frames of one video, and its
-  repeats in all mice, hang together, so videos are resampled, each with the same weight everywhere
+  repeats in all mice, are correlated, so videos are resampled, each with the same weight everywhere
   (the Poisson bootstrap: the weight of a video is drawn from Poisson(1)).
 
 N neurons of one mouse, T frames of a trial.
@@ -95,7 +95,7 @@ Cell = tuple[str, int]
 
 
 class Videos:
-    """Sums from which the correlations of two models follow, a video apart, for any weights of the videos."""
+    """Sums per video from which the correlations of two models follow, for any weights of the videos."""
 
     def __init__(self) -> None:
         self._sums: dict[tuple[Cell, int], NDArray[np.float64]] = {}
@@ -153,7 +153,7 @@ class Videos:
 
 
 def _mean_known(draws: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Mean over folds; a draw may leave a fold without videos, and then it has no say."""
+    """Mean over folds; a draw may leave a fold without videos, and then it does not count."""
     known = np.isfinite(draws)
     with np.errstate(invalid="ignore"):
         mean: NDArray[np.float64] = np.where(known, draws, 0).sum(0) / known.sum(0)

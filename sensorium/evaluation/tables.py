@@ -1,4 +1,4 @@
-"""Scores as tables: a row a source, mouse, fold and tier; a row a source and neuron; a summary."""
+"""Scores as tables: one row per source, mouse, fold and tier; one row per source and neuron; a summary."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,7 +46,7 @@ def _row(source: str, mouse: str, fold: int | str, tier: str, cell: Cell) -> dic
 
 
 def score_table(mice: Sequence[MouseScores]) -> pd.DataFrame:
-    """A row a source, mouse, fold and tier; `all` stands for the pool over a column.
+    """One row per source, mouse, fold and tier; `all` stands for the pool over a column.
 
     Rows of the mouse `all` pool the neurons of all mice, but average the mice for `published_variant`.
     """
@@ -76,7 +76,7 @@ def _pool_mice(part: pd.DataFrame) -> pd.Series:
 
 
 def neuron_table(mice: Sequence[MouseScores]) -> pd.DataFrame:
-    """A row a source, mouse and neuron: its correlations over all trials; NaN where nothing is repeated."""
+    """One row per source, mouse and neuron: its correlations over all trials; NaN where nothing is repeated."""
     parts = []
     for scores in mice:
         for source in scores.sources:

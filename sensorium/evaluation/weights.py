@@ -1,7 +1,7 @@
 """Weights of an ensemble, fitted on out-of-fold predictions, and what they gain.
 
 The official score of a weighted mean depends on the trials through the means and products of responses
-and predictions alone: (K + 1)^2 numbers a neuron for K experiments. One pass over the trials gathers
+and predictions alone: (K + 1)^2 numbers per neuron for K experiments. One pass over the trials gathers
 them, fold by fold, and memory does not grow with the trials. The weights that maximise the score on all
 folds are for predictions of new trials. Their own score would flatter them, so the gain is measured on
 each fold with weights fitted on the others.
@@ -25,14 +25,14 @@ from sensorium.metrics import STD_EPSILON, StreamingCorrelation, reduce_together
 FloatArray = NDArray[np.float64]
 
 _DIGITS = 4
-"""Decimals of a weight: finer ones are below what trials can tell, and differ between processors."""
+"""Decimals of a weight: finer ones mean nothing, and differ between processors."""
 
 _START = 0.8
 """Weight of one experiment in the points, besides equal weights, from which the search starts."""
 
 
 class Moments:
-    """Means and products about the means of responses (first) and K predictions, a neuron each."""
+    """Means and products about the means of responses (first) and K predictions, of each neuron."""
 
     def __init__(self, neurons: int, members: int) -> None:
         self.frames = 0

@@ -53,7 +53,7 @@ class Interface:
             TensorSpec(number, (-1, -1), "pupil_center"),
         ]
         params = [
-            ParamSpec("mouse", DataType.string, ""),  # MLflow wants a default; none is right, the model refuses it
+            ParamSpec("mouse", DataType.string, ""),  # MLflow requires a default; the model refuses this one
             ParamSpec("model", DataType.string, self.models[0]),
         ]
         output = TensorSpec(np.dtype(np.float32), (-1, -1))

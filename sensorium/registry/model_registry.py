@@ -1,4 +1,4 @@
-"""MLflow's model registry: versions found by digest, made when missing, mended in place.
+"""MLflow's model registry: versions found by digest, made when missing, repaired in place.
 
 A version holds an MLmodel file for `mlflow.pyfunc`, a manifest, and for teacher and student the
 trained folds: safetensors and JSON, nothing pickled.
@@ -69,7 +69,7 @@ class ModelRegistry:
         self.client: MlflowClient = self.store.client()
 
     def register(self, new: NewVersion) -> int:
-        """Version that holds the content; an equal one is reused, a damaged one mended.
+        """Version that holds the content; an equal one is reused, a damaged one repaired.
 
         Safe under parallel calls on one machine.
         """

@@ -96,7 +96,7 @@ def scores_by_role(metrics: Any, roles: Mapping[str, str]) -> Any:
 
 
 def _fitted_weights(config: Config, paths: Paths) -> dict[str, float] | None:
-    """Fitted weights, where params.yaml asks for them and the pair is the ensemble that they are fitted for."""
+    """Fitted weights, where params.yaml sets them and the pair is the ensemble that they are fitted for."""
     if config.ensemble.weights == "equal" or pair_source(config) != ENSEMBLE:
         return None
     return read_weights(paths.evaluation / "weights.json", [config.registry.student, config.registry.teacher])
@@ -182,7 +182,7 @@ def restore_pair(config: Config, paths: Paths) -> tuple[PairPin, bool]:
     """Register again what data/experiments holds, in a store that lost it.
 
     Returns:
-        What is registered now, and whether it is what the pin on disk asks for.
+        What is registered now, and whether it is what the pin on disk names.
     """
     restored = register_pair(config, paths)
     wanted = PairPin.read(paths.pair_pin) if paths.pair_pin.exists() else restored

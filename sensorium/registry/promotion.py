@@ -1,7 +1,7 @@
 """Which pair is the champion: one alias, moved by a gate, moved back by one command.
 
-The alias stands on the pair alone, and a pair pins its two models, so no reader ever sees a mixed
-pair. MLflow sets an alias without looking at where it stood; a registered model whose name can exist
+Only the pair has the alias, and a pair pins its two models, so no reader ever sees a mixed
+pair. MLflow moves an alias whatever it points at; a registered model whose name can exist
 only once therefore serves as the lock between two promotions, also of different machines.
 """
 
@@ -50,7 +50,7 @@ def promote(paths: Paths, version: int | None = None, margin: float = 0.0, new_d
     Args:
         paths: where everything lies.
         version: version of the pair; the pinned one by default.
-        margin: by how much the mean may be worse with 95% confidence; 0 asks for a better one.
+        margin: by how much the mean may be worse with 95% confidence; 0 requires a better one.
         new_data: the data changed for good; the scores are not compared.
 
     Raises:

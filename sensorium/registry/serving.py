@@ -43,7 +43,7 @@ class TrialPredictor:
     def __init__(
         self, folds: Mapping[str, Sequence[Path]], settings: PredictionConfig, weights: Weights | None = None
     ) -> None:
-        """Read what the models say about themselves; weights are loaded with the first trial of a mouse.
+        """Read the descriptions of the models; weights are loaded with the first trial of a mouse.
 
         Args:
             folds: verified fold folders by role: `teacher`, `student`, or both.

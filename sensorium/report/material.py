@@ -82,8 +82,8 @@ class Material:
 def bootstrap(values: NDArray[np.float64], seed: int, *place: int) -> tuple[float, float]:
     """95 % interval of the mean when neurons are drawn again and again.
 
-    It tells how much the choice of neurons matters; neurons of one mouse share their trials, so it
-    does not tell how another recording would score.
+    It shows how much the choice of neurons matters; neurons of one mouse share their trials, so it
+    does not show how another recording would score.
 
     Args:
         values: (N,) correlations.
@@ -123,7 +123,7 @@ def traces(
         trial: which trial to show.
         members: their mean is shown.
         correlations: (N,) of that mean.
-        weights: a weight a member; None gives all of them the same say.
+        weights: one per member; None for equal weights.
     """
     shape = (store.neurons, int(store.lengths[trial]))
     predicted = combine([member.load(store.name, trial, shape) for member in members], weights)

@@ -190,7 +190,7 @@ def _figures(difference: Interval | float) -> dict[str, float]:
 
 
 def _figure(cells: dict[Cell, Interval | float], whole: Interval, names: tuple[str, str]) -> Figure:
-    """A row a mouse and fold, the whole at the bottom: point and interval around zero."""
+    """One row per mouse and fold, the whole at the bottom: point and interval around zero."""
     with mpl.rc_context({"font.size": 8}):
         figure = Figure(figsize=(6, 1.2 + _INCHES_A_ROW * (len(cells) + 1)), layout="constrained")
         axes = figure.add_subplot()

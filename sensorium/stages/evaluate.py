@@ -28,7 +28,7 @@ from sensorium.evaluation.weights import EnsembleWeights
 from sensorium.inference.predictions import Predictions
 from sensorium.mice import FOLDS_SPLIT
 from sensorium.paths import Paths
-from sensorium.stages.weigh import WEIGHTS_FILE, fit_weights, predicted_folds, tell_gain
+from sensorium.stages.weigh import WEIGHTS_FILE, fit_weights, predicted_folds, print_gain
 
 _DIGITS = "%.6f"
 _TABLES = ("scores.csv", "plots/mice.csv", "plots/neurons.csv", "plots/training.csv")
@@ -81,7 +81,7 @@ def _weighted(
         equal = EnsembleWeights(method="equal", weights=dict.fromkeys(members, 1 / len(members)), trained=trained)
         return OutOfFold(experiments, averaged), equal
     found = fit_weights(config, paths, folds, members)
-    tell_gain(found)
+    print_gain(found)
     gains = found.folds or {}
 
     def weights(mouse: str, trial: int) -> Sequence[float]:

@@ -20,7 +20,7 @@ from sensorium.mice import FOLDS_SPLIT, short_name
 from sensorium.paths import Paths
 from sensorium.recovery import later_remedy, remedy
 from sensorium.report.figures import draw_all
-from sensorium.report.material import Material, Trace, traces, trial_to_show
+from sensorium.report.material import Material, traces, trial_to_show
 from sensorium.report.page import write_page
 from sensorium.stages.weigh import WEIGHTS_FILE
 
@@ -56,20 +56,21 @@ def _gather(config: Config, paths: Paths) -> Material:
         scores = pd.read_csv(paths.evaluation / "scores.csv")
         neurons = pd.read_parquet(paths.evaluation / "neurons.parquet")
     except FileNotFoundError as fault:
-        told = remedy(Path(fault.filename), _REMEDY)
-        raise PredictionError(f"{fault.filename}: the file does not exist.", told) from None
+        missing = Path(fault.filename)
+        raise PredictionError(f"{missing}: the file does not exist.", remedy(missing, _REMEDY)) from None
     weights = paths.evaluation / WEIGHTS_FILE
     weighing = EnsembleWeights.load(weights, PredictionError, later_remedy(weights, _REMEDY))
     store = MouseStore.open(paths.store(next(iter(config.dataset.mice))))
     numbers = Folds.load(paths.folds).of(store.name)
     trial = trial_to_show(store, numbers)
+    own = neurons[(neurons["mouse"] == store.name) & (neurons["source"] == ENSEMBLE)][SINGLE_TRIAL].to_numpy()
     fold = None if weighing.folds is None else weighing.folds[int(numbers[trial])].weights
     return Material(
         scores,
         neurons,
         files.read_json(paths.folds / REPORT, DataError, later_remedy(paths.folds, "Run `dvc repro folds`.")),
         {name: training_histories(config, paths, name) for name in predictions},
-        _traces(store, trial, [predictions[name] for name in members], neurons, in_order(fold, members)),
+        traces(store, trial, [predictions[name] for name in members], own, in_order(fold, members)),
         f"Mouse {short_name(store.name)}, trial {trial} ({store.tiers[trial]}), mean of {', '.join(members)}",
         config.evaluation.first_frame,
         [*_weights(weighing), *_facts(config, predictions.values())],
@@ -83,17 +84,6 @@ def _weights(weighing: EnsembleWeights) -> list[tuple[str, str]]:
     weights = ", ".join(f"{name} {weight:.4f}" for name, weight in weighing.weights.items())
     gain = f"gain over equal weights {weighing.nested.gain:+.5f}, each fold with the weights of the others"
     return [("weights in the ensemble", f"{weights}; {gain}")]
-
-
-def _traces(
-    store: MouseStore,
-    trial: int,
-    members: list[Predictions],
-    neurons: pd.DataFrame,
-    weights: list[float] | None,
-) -> list[Trace]:
-    own = neurons[(neurons["mouse"] == store.name) & (neurons["source"] == ENSEMBLE)]
-    return traces(store, trial, members, own[SINGLE_TRIAL].to_numpy(), weights)
 
 
 def _facts(config: Config, members: Iterable[Predictions]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Fit the weights of an ensemble on out-of-fold predictions, and tell what they gain."""
+"""Fit the weights of an ensemble on out-of-fold predictions, and print what they gain."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -41,7 +41,7 @@ def run(config: Config, paths: Paths, experiments: Sequence[str], output: Path) 
     members = {name: Predictions.open(paths.predictions(name, FOLDS_SPLIT)) for name in experiments}
     found = fit_weights(config, paths, Folds.load(paths.folds), members)
     found.save(output)
-    nested = tell_gain(found)
+    nested = print_gain(found)
     tell_measured(paths, {f"{SINGLE_TRIAL}/fitted": nested.fitted, f"{SINGLE_TRIAL}/equal": nested.equal})
     Console().print(f"Wrote {output}.", highlight=False, soft_wrap=True)
 
@@ -62,7 +62,7 @@ def predicted_folds(config: Config, folds: Folds, mouse: str) -> NDArray[np.int6
     return numbers
 
 
-def tell_gain(found: EnsembleWeights) -> Gain:
+def print_gain(found: EnsembleWeights) -> Gain:
     """Print fitted weights, a row per experiment, and the score of each fold with weights fitted on the others."""
     assert found.nested is not None
     assert found.folds is not None

@@ -227,5 +227,5 @@ def apply(config: Config, experiment: str, chosen: Mapping[str, Any], source: st
                 section[part] = {}
             section = section[part]
         section[last] = value
-    told = ", ".join(f"{key}={value}" for key, value in chosen.items())
-    return parse(tree, f"{source} ({told})")
+    values = ", ".join(f"{key}={value}" for key, value in chosen.items())
+    return parse(tree, f"{source} ({values})")

@@ -15,7 +15,7 @@ from sensorium.paths import Paths
 
 
 def run(config: Config, paths: Paths) -> None:
-    """Write the folds of all mice, and print how many trials each has.
+    """Assign every labelled trial to a fold, by what its video shows.
 
     Raises:
         DataError: a store is missing, a mouse has no trial in some fold, or a trial is too short for the window.

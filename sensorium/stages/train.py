@@ -11,16 +11,17 @@ import torch
 from lightning_fabric.fabric import Fabric
 
 from sensorium import tracking
+from sensorium.commands.options import Experiment, Folds, select_folds
 from sensorium.config import Config, ExperimentConfig
 from sensorium.data.batch import Batch
 from sensorium.data.dataset import TrainingData, ValidationData
-from sensorium.data.folds import Folds
+from sensorium.data.folds import Folds as FoldTable
 from sensorium.data.store import MouseStore
-from sensorium.errors import CheckpointError, ConfigError, TrainingError
+from sensorium.errors import CheckpointError, TrainingError
 from sensorium.files import sole_writer
 from sensorium.model import checkpoint
 from sensorium.model.architecture import AnyModel, build
-from sensorium.paths import PARAMS_FILE, Paths
+from sensorium.paths import Paths
 from sensorium.recovery import remedy
 from sensorium.seeding import torch_seed
 from sensorium.training import devices
@@ -88,8 +89,23 @@ class Job:
         return self.trial.name if self.trial else f"{self.experiment} fold {self.fold}"
 
 
-def run(config: Config, paths: Paths, experiment: str, fold: int) -> None:
-    """Train a fold of an experiment.
+def run(config: Config, paths: Paths, experiment: Experiment, folds: Folds = None) -> None:
+    """Train folds of an experiment; a killed training continues where it was.
+
+    Examples: `sensorium train -e true_batch_001`, `sensorium train -e true_batch_001 -f 0,2`.
+
+    Raises:
+        ConfigError: no such experiment, fold or device.
+        CheckpointError: the teacher is missing or of other mice.
+        TrainingError: another process trains this fold, the training cannot continue, or was asked to stop.
+    """
+    config.experiment(experiment)
+    for fold in select_folds(config, folds):
+        train_fold(config, paths, experiment, fold)
+
+
+def train_fold(config: Config, paths: Paths, experiment: str, fold: int) -> None:
+    """Train one fold and publish it.
 
     Args:
         config: all settings.
@@ -98,16 +114,9 @@ def run(config: Config, paths: Paths, experiment: str, fold: int) -> None:
         fold: fold to hold out.
 
     Raises:
-        ConfigError: no such fold, or no such device.
-        CheckpointError: the teacher is missing or of other mice.
-        TrainingError: another process trains this fold, the training cannot go on, or was asked to stop.
+        SensoriumError: as for `run`.
     """
     settings = config.experiment(experiment)
-    if not 0 <= fold < config.folds.count:
-        raise ConfigError(
-            f"fold {fold}: out of range.",
-            f"{PARAMS_FILE} has folds.count {config.folds.count}: 0 to {config.folds.count - 1}.",
-        )
     busy = TrainingError(
         f"{experiment} fold {fold}: another process is training it.", "Wait for it, or stop it; it saves its state."
     )
@@ -190,7 +199,7 @@ def assemble(fabric: Fabric, job: Job, stores: Sequence[MouseStore]) -> tuple[Le
         CheckpointError: the teacher is missing, or was trained for something else.
     """
     config, recipe, canvas = job.config, job.settings.training, job.settings.model.canvas
-    folds = Folds.load(job.paths.folds)
+    folds = FoldTable.load(job.paths.folds)
     data = TrainingData(
         stores, folds, job.fold, config.window, canvas, recipe.cutmix, recipe.samples_per_epoch, config.seed
     )

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from sensorium.commands import checkpoints as states
 from sensorium.errors import ConfigError, TrainingError
 from sensorium.files import exclusive_lock
 from sensorium.paths import Paths
-from sensorium.stages import states
 from sensorium.training.resume import ResumeFolder
 from sensorium.training.states import About, stored_trainings
 

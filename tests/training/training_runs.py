@@ -54,7 +54,7 @@ def train_here(root: Path, experiment: str = EXPERIMENT, fold: int = 0) -> None:
         patch.object(tracking, "start_training_run", no_recorder),
         patch.object(fingerprint, "_CODE", ()),  # editing the code while the tests run starts no training anew
     ):
-        train.run(load(root / "params.yaml"), Paths(root), experiment, fold)
+        train.train_fold(load(root / "params.yaml"), Paths(root), experiment, fold)
 
 
 def kill_at_file_event(number: int) -> None:

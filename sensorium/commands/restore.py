@@ -2,11 +2,11 @@
 
 from rich.console import Console
 
+from sensorium.commands.project import published_epochs, record_published
 from sensorium.config import Config
 from sensorium.errors import TrackingError
 from sensorium.paths import Paths
 from sensorium.registry import restore_pair
-from sensorium.stages.project import published_epochs, record_published
 from sensorium.tracking.database import set_aside
 from sensorium.tracking.delivery import deliver_leftovers
 from sensorium.tracking.links import find_run, run_links
@@ -14,10 +14,10 @@ from sensorium.tracking.store import Store, refusals_told
 
 
 def run(config: Config, paths: Paths) -> None:
-    """Record the trainings of the folds on disk again, register the folds, and check that the pin holds.
+    """Register the trained folds again in a tracking store that was lost, emptied or damaged.
 
     The pin stays as it is: it holds by digest, also where the store counts versions anew. Links to runs
-    stay as they are too: a run that stands for a lost one is found by its fingerprint.
+    stay as they are too: a run that replaces a lost one is found by its fingerprint.
 
     Raises:
         TrackingError: folds or scores are missing, or are not those of the pin.

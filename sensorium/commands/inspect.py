@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Annotated
 
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
+import typer
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape as plain
 from rich.table import Table
 
+from sensorium.commands.options import Mouse, select_mice
+from sensorium.config import Config
 from sensorium.data.folds import TABLE, Folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, DataError
@@ -47,14 +51,20 @@ class _View:
     figure: Figure
 
 
-def run(paths: Paths, mice: Sequence[str], trial: int | None = None, out: Path | None = None) -> list[Path]:
-    """Print facts and write figures.
+def run(
+    config: Config,
+    paths: Paths,
+    mouse: Mouse = None,
+    trial: Annotated[
+        int | None, typer.Option("-t", "--trial", help="One trial of the mouse; the whole mouse by default.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="A .png or .html file; default: reports/inspect/.")
+    ] = None,
+) -> list[Path]:
+    """Show a mouse or a trial: print its facts, and draw it.
 
-    Args:
-        paths: the project.
-        mice: names of the mice.
-        trial: a trial of the one mouse; the mice themselves by default.
-        out: a PNG or HTML file; by default a PNG each in reports/inspect/.
+    A mouse: tiers, folds, neurons. A trial: frames, the animal's state, responses of a few neurons.
 
     Returns:
         The files written.
@@ -63,12 +73,13 @@ def run(paths: Paths, mice: Sequence[str], trial: int | None = None, out: Path |
         ConfigError: the trial is out of range, the file's ending unknown, or several mice were to go where one does.
         DataError: a store is missing or damaged, or the folds belong to other stores.
     """
+    mice = select_mice(config, mouse)
     _check_options(mice, trial, out)
     console = Console(highlight=False)
     views: list[_View] = []
     with mpl.rc_context(STYLE):
-        for mouse in mice:
-            views.append(_view(paths, mouse, trial))
+        for name in mice:
+            views.append(_view(paths, name, trial))
             _print(console, views[-1])
         written = _write(paths, views, mice, trial, out)
     for path in written:

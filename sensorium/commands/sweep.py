@@ -6,14 +6,18 @@ import re
 import shlex
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
 from sensorium import tracking
+from sensorium.commands import experiment as experiments
+from sensorium.commands.options import Executor, Experiment, Gpus, Jobs, select_folds
+from sensorium.commands.trials import Options, as_text, show_progress, work_on
 from sensorium.config import EXPERIMENT_NAME, EXPERIMENT_RULE, Config
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
@@ -21,9 +25,9 @@ from sensorium.errors import ConfigError, PipelineError
 from sensorium.experiments import experiment_file
 from sensorium.files import atomic_file, digest_json, waiting_lock, write_text
 from sensorium.paths import Paths
-from sensorium.repro import backends, gpus, variables, workers
-from sensorium.stages import experiment as experiments
-from sensorium.stages import train, trials
+from sensorium.repro import backends, variables, workers
+from sensorium.repro import gpus as devices
+from sensorium.stages import train
 from sensorium.sweep import results
 from sensorium.sweep.space import Space, candidates, load_space, settings_of
 from sensorium.sweep.study import Plan, Sweep
@@ -36,45 +40,52 @@ from sensorium.training.fingerprint import provenance
 _TEACHER = "distillation.teacher"
 
 
-@dataclass(frozen=True)
-class Options:
-    """What to search, and how."""
+def run(
+    config: Config,
+    paths: Paths,
+    experiment: Experiment,
+    space: Annotated[Path, typer.Option("--space", help="What to search, such as conf/sweep/quick.yaml.")],
+    trials: Annotated[int, typer.Option("--trials", help="Trials in all, including finished ones.")] = 20,
+    folds: Annotated[
+        str | None, typer.Option("-f", "--folds", help="Folds of each trial, joined by commas. Default: the first.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep. Default: EXPERIMENT-SPACE.")] = None,
+    best: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Add the best settings to the pipeline as this experiment.")
+    ] = None,
+    jobs: Jobs = None,
+    gpus: Gpus = None,
+    executor: Executor = "local",
+    gpus_per_trial: Annotated[
+        int, typer.Option(min=0, help="GPUs that each process asks the cluster of --executor for.")
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    worker: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Search hyper-parameters with Optuna; a killed sweep continues where it was, any number of processes may join.
 
-    experiment: str
-    space: Path
-    """File of conf/sweep/."""
-    trials: int
-    """Number of trials, with those that are over."""
-    folds: tuple[int, ...]
-    """Folds that each trial trains; its value is their mean."""
-    name: str | None = None
-    """Name of the sweep; by default of experiment and space."""
-    best: str | None = None
-    """Name of the experiment that is to have the best settings."""
-    jobs: int | None = None
-    """Processes; by default one a GPU, or this one."""
-    gpus: str | None = None
-    """GPUs to lease, joined by commas."""
-    gpus_per_trial: int = 0
-    """GPUs that each process asks a cluster for."""
-    executor: str = "local"
-    worker: str | None = None
-    """Set for a process that another one has started: its name."""
-    as_json: bool = False
+    Examples: `sensorium sweep -e true_batch_001 --space conf/sweep/quick.yaml --trials 8`, the same with `-j 2`,
+    with `--executor slurm -j 8 --gpus-per-trial 1`, or with `--best tuned` once it is over.
 
-    @property
-    def title(self) -> str:
-        """Name of the sweep."""
-        return self.name or f"{self.experiment}-{self.space.stem}"
+    Raises:
+        SensoriumError: as for `search`.
+    """
+    config.experiment(experiment)
+    numbers = tuple(select_folds(config, folds)[: None if folds else 1])
+    search(
+        config,
+        paths,
+        Options(experiment, space, trials, numbers, name, best, jobs, gpus, gpus_per_trial, executor, worker, as_json),
+    )
 
 
-def run(config: Config, paths: Paths, options: Options) -> None:
-    """Search, or go on with a search; whoever ends its last trial writes the results.
+def search(config: Config, paths: Paths, options: Options) -> None:
+    """Search, or continue a search; whoever ends its last trial writes the results.
 
     Raises:
         ConfigError: a bad option or space; nothing has been trained then.
         CheckpointError: a teacher's fold is missing.
-        TrainingError: a training cannot go on, or was asked to stop.
+        TrainingError: a training cannot continue, or was asked to stop.
         PipelineError: processes that were started here have failed.
     """
     if launched_outside():
@@ -86,8 +97,7 @@ def run(config: Config, paths: Paths, options: Options) -> None:
     if options.worker is None and _jobs(options) is not None:
         _start_workers(paths, options, sweep, console)
     else:
-        work = trials.Work(config, paths, options.experiment, options.folds, str(options.space))
-        trials.work(sweep, work, console)
+        work_on(sweep, config, paths, options, console)
     if options.worker is None:
         _conclude(config, paths, options, sweep, console)
 
@@ -175,7 +185,7 @@ def _jobs(options: Options) -> int | None:
         return None
     if options.jobs is not None:
         return options.jobs
-    return len(gpus.parse(options.gpus)) if options.gpus else 1
+    return len(devices.parse(options.gpus)) if options.gpus else 1
 
 
 def _start_workers(paths: Paths, options: Options, sweep: Sweep, console: Console) -> None:
@@ -193,7 +203,7 @@ def _start_workers(paths: Paths, options: Options, sweep: Sweep, console: Consol
     ]
     console.print(f"{sweep.plan.name}: {len(started)} processes; their logs are in {logs}.")
     executor = backends.make_executor(options.executor, options.gpus_per_trial)
-    with trials.progress(sweep, console) as update:
+    with show_progress(sweep, console) as update:
         codes = workers.run(executor, started, paths.root, update)
     failed = [worker.log for worker, code in zip(started, codes, strict=True) if code]
     if failed and not sweep.is_over():
@@ -208,12 +218,12 @@ def _leases(options: Options) -> dict[str, dict[str, str]]:
     jobs = _jobs(options) or 1
     leased: list[str | None] = [None] * jobs
     if options.gpus is not None:
-        found = gpus.parse(options.gpus)
+        found = devices.parse(options.gpus)
         if jobs > len(found):
             raise ConfigError(f"--jobs {jobs}: more than the {len(found)} GPUs of --gpus.", "Name more GPUs.")
         leased = list(found[:jobs])
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
-    return {f"{host}-{os.getpid()}-{number}": gpus.lease(gpu) for number, gpu in enumerate(leased)}
+    return {f"{host}-{os.getpid()}-{number}": devices.lease(gpu) for number, gpu in enumerate(leased)}
 
 
 def _command(options: Options, worker: str) -> str:
@@ -298,7 +308,7 @@ def _show(sweep: Sweep, importance: Mapping[str, float], folder: Path, console: 
     for trial in sweep.trials():
         state, epochs = (str(results.row(trial)[key]) for key in ("state", "epochs"))
         value = "" if trial.value is None else f"{trial.value:.4f}"
-        chosen = [trials.number(trial.params[key]) for key in sweep.plan.space.parameters]
+        chosen = [as_text(trial.params[key]) for key in sweep.plan.space.parameters]
         style = "bold" if trial.number == best.number else None
         table.add_row(str(trial.number), state, epochs, value, *chosen, style=style)
     Console(highlight=False).print(table)

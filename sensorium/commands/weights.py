@@ -6,18 +6,20 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 
 from sensorium.architectures import ModelConfig
+from sensorium.commands.options import Experiment
 from sensorium.config import Config, WindowConfig
+from sensorium.data.neurons import count_neurons
 from sensorium.errors import CheckpointError, TrainingError
 from sensorium.files import PARTIAL_SUFFIX, RETIRED_SUFFIX, atomic_folder, exclusive_lock, sha256, tidy, write_json
 from sensorium.model import checkpoint, published
 from sensorium.model.architecture import meta_state
 from sensorium.paths import PARAMS_FILE, Paths
-from sensorium.stages.neurons import count_neurons
 
 _LOG = "log.csv"
 _SOURCE = "published weights"
@@ -40,15 +42,20 @@ class _Source:
         return {_LOG: log.read_bytes()} if log.is_file() else {}
 
 
-def run_import(config: Config, paths: Paths, folder: Path, experiment: str, *, force: bool) -> None:
-    """Take published weights in as the trained folds of an experiment: all folds of params.yaml, or none.
+_Folder = Annotated[Path, typer.Argument(help="Folder of the published format: <experiment>/fold_<k>/model-*.pth.")]
 
-    Args:
-        config: all settings; the weights must fit them.
-        paths: where trained folds lie.
-        folder: parent of <experiment>/, or <experiment>/ itself.
-        experiment: name in params.yaml.
-        force: replace other folds that are there already.
+
+def run_import(
+    config: Config,
+    paths: Paths,
+    folder: _Folder,
+    experiment: Experiment,
+    force: Annotated[bool, typer.Option("--force", help="Replace trained folds that are there already.")] = False,
+) -> None:
+    """Import published weights as the trained folds of an experiment.
+
+    FOLDER holds the experiment's folder, or is it. All folds of params.yaml are imported, or none: a
+    damaged, foreign or incomplete folder changes nothing. `dvc commit` and `dvc push -r REMOTE` publish them then.
 
     Raises:
         CheckpointError: the folder is incomplete, damaged or foreign, other folds are there, or the experiment's
@@ -179,14 +186,10 @@ def _keep_others(target: Path, partial: Path) -> None:
             os.link(other, partial / other.name)
 
 
-def run_export(config: Config, paths: Paths, folder: Path, experiment: str) -> None:
-    """Write the trained folds of an experiment in the published form to `folder`/<experiment>.
+def run_export(config: Config, paths: Paths, folder: _Folder, experiment: Experiment) -> None:
+    """Export the trained folds of an experiment in the published format.
 
-    Args:
-        config: all settings.
-        paths: where trained folds lie.
-        folder: must not hold <experiment> yet.
-        experiment: name in params.yaml.
+    They go to FOLDER/<experiment>, which must not exist yet. Every tensor is the same to the last bit.
 
     Raises:
         CheckpointError: a fold is missing or damaged, the target is there already, or the experiment's architecture

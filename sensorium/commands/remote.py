@@ -1,7 +1,9 @@
 """Say whether a DVC remote works, and name what does not."""
 
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TextColumn
@@ -49,21 +51,21 @@ def _audit(
 
 def run(
     paths: Paths,
-    name: str | None,
-    read_only: bool = False,
-    every_object: bool = False,
-    repair: bool = False,
-    timeout: float = 10,
+    name: Annotated[
+        str | None, typer.Argument(help="Remote of DVC's configuration; the default one if not given.")
+    ] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Write nothing: for those who only pull.")] = False,
+    every_object: Annotated[
+        bool, typer.Option("--objects", help="Read every object of this project; name damage.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Replace damaged objects by the intact copies of this clone's cache.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a server may take to answer.")] = 10,
 ) -> None:
-    """Check one remote and print what was found.
+    """Check a DVC remote: reach it, sign in, read, write, measure; say what is wrong.
 
-    Args:
-        paths: the project.
-        name: the remote's name in DVC's configuration; None for the default one.
-        read_only: write nothing to it.
-        every_object: read all objects of this project and compare them with their digests.
-        repair: replace damaged objects by the intact copies of the local cache.
-        timeout: seconds that a server may take to answer.
+    Without --read-only a small object is written, read back and removed.
 
     Raises:
         TransferError: the first thing that does not work, or all damaged objects.

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -27,18 +28,38 @@ from sensorium.training.history import Row
 
 
 @dataclass(frozen=True)
-class Work:
-    """What all trials of a sweep have in common."""
+class Options:
+    """What to search, and how."""
 
-    config: Config
-    paths: Paths
     experiment: str
-    folds: Sequence[int]
-    source: str
-    """File of the space, for messages."""
+    space: Path
+    """File of conf/sweep/."""
+    trials: int
+    """Number of trials, with those that are over."""
+    folds: tuple[int, ...]
+    """Folds that each trial trains; its value is their mean."""
+    name: str | None = None
+    """Name of the sweep; by default of experiment and space."""
+    best: str | None = None
+    """Name of the experiment that is to have the best settings."""
+    jobs: int | None = None
+    """Processes; by default one a GPU, or this one."""
+    gpus: str | None = None
+    """GPUs to lease, joined by commas."""
+    gpus_per_trial: int = 0
+    """GPUs that each process asks a cluster for."""
+    executor: str = "local"
+    worker: str | None = None
+    """Set for a process that another one has started: its name."""
+    as_json: bool = False
+
+    @property
+    def title(self) -> str:
+        """Name of the sweep."""
+        return self.name or f"{self.experiment}-{self.space.stem}"
 
 
-def work(sweep: Sweep, common: Work, console: Console) -> None:
+def work_on(sweep: Sweep, config: Config, paths: Paths, options: Options, console: Console) -> None:
     """Train trials until none is left that nobody works on.
 
     Raises:
@@ -48,25 +69,26 @@ def work(sweep: Sweep, common: Work, console: Console) -> None:
         with sweep.claimed() as trial:
             if trial is None:
                 return
-            settings = ", ".join(f"{key} {number(value)}" for key, value in trial.params.items())
+            settings = ", ".join(f"{key} {as_text(value)}" for key, value in trial.params.items())
             console.print(f"trial {trial.number}: {settings}")
-            _train(sweep, common, trial)
+            _train(sweep, config, paths, options, trial)
         console.print(escape(_sentence(sweep, sweep.trials()[trial.number])))
 
 
-def _train(sweep: Sweep, common: Work, trial: FrozenTrial) -> None:
+def _train(sweep: Sweep, config: Config, paths: Paths, options: Options, trial: FrozenTrial) -> None:
     """Train the folds that are not trained yet, and end the trial."""
     try:
-        config = apply(common.config, common.experiment, settings_of(sweep.plan.space, trial.params), common.source)
+        chosen = settings_of(sweep.plan.space, trial.params)
+        config = apply(config, options.experiment, chosen, str(options.space))
     except ConfigError as fault:  # a combination that none of those tried out before has shown
         sweep.give_up(trial.number, fault.problem)
         return
-    for fold in common.folds:
+    for fold in options.folds:
         if str(fold) in sweep.folds(trial.number):
             continue
-        training = _training(sweep, common, config, trial.number, fold)
+        training = _training(sweep, config, paths, options, trial.number, fold)
         try:
-            correlation = train.try_out(config, common.paths, common.experiment, fold, training)
+            correlation = train.try_out(config, paths, options.experiment, fold, training)
         except UntrainableError as fault:
             sweep.give_up(trial.number, fault.problem)
             return
@@ -76,11 +98,13 @@ def _train(sweep: Sweep, common: Work, trial: FrozenTrial) -> None:
     sweep.complete(trial.number)
 
 
-def _training(sweep: Sweep, common: Work, config: Config, number: int, fold: int) -> train.Trial:
-    title = f"trial {number}" if len(common.folds) == 1 else f"trial {number}, fold {fold}"
+def _training(
+    sweep: Sweep, config: Config, paths: Paths, options: Options, number: int, fold: int
+) -> train.Trial:
+    title = f"trial {number}" if len(options.folds) == 1 else f"trial {number}, fold {fold}"
     place = SweepPlace(sweep.plan.name, digest_json(dict(sweep.plan.identity)), number, title)
-    judge = Judge(sweep.plan, number, tuple(sweep.folds(number).values()), len(common.folds))
-    recorder = partial(_recorder, config, common.paths, common.experiment, fold, place)
+    judge = Judge(sweep.plan, number, tuple(sweep.folds(number).values()), len(options.folds))
+    recorder = partial(_recorder, config, paths, options.experiment, fold, place)
     return train.Trial(title, sweep.folder_of(number), judge, recorder)
 
 
@@ -116,7 +140,7 @@ class Judge:
 # -- what the user sees ------------------------------------------------------------------------------
 
 
-def number(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A parameter's value for people."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -132,7 +156,7 @@ def _sentence(sweep: Sweep, trial: FrozenTrial) -> str:
 
 
 @contextmanager
-def progress(sweep: Sweep, console: Console) -> Iterator[Callable[[], None]]:
+def show_progress(sweep: Sweep, console: Console) -> Iterator[Callable[[], None]]:
     """Show a bar of the finished trials of a sweep that other processes work on, and a line for each new one.
 
     Yields:

@@ -1,14 +1,17 @@
 """Predict how a mouse would respond to a video of the user's own."""
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
+import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
 from sensorium import files
+from sensorium.commands.options import select_mice
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
@@ -27,29 +30,35 @@ STATES = ("pupil dilation", "running speed", "pupil centre x", "pupil centre y")
 def run(
     config: Config,
     paths: Paths,
-    video: Path,
-    mouse: str,
-    output: Path,
-    behavior: Path | None = None,
-    frames_per_second: float | None = None,
+    video: Annotated[Path, typer.Option("--video", help="A video: .npy (frames, rows, columns), .gif or .mp4.")],
+    mouse: Annotated[str | None, typer.Option("-m", "--mouse", help="Whose neurons. Default: the first mouse.")] = None,
+    behavior: Annotated[
+        Path | None,
+        typer.Option(
+            "--behavior", help="Pupil dilation, running speed, pupil centre: .npy (4, frames). Default: means."
+        ),
+    ] = None,
+    fps: Annotated[
+        float | None, typer.Option("--fps", min=0.1, help="Frames per second, if not the file's own.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder. Default: reports/responses/<video>.")
+    ] = None,
 ) -> None:
-    """Write responses.npy, responses.parquet and responses.png.
+    """Predict a mouse's responses to your own video with the registered student.
 
-    Args:
-        config: all settings.
-        paths: the project.
-        video: .npy, .gif or a film; resized and resampled to the form of the recordings.
-        mouse: whose neurons to predict.
-        output: the folder to write; what stands there is replaced.
-        behavior: .npy of shape (4, frames): `STATES` at 30 Hz; the mouse's means by default.
-        frames_per_second: rate of the video, where the file does not tell or is wrong.
+    Writes responses.npy, responses.parquet and responses.png; the video is resized and resampled to the form of the
+    recordings.
 
     Raises:
+        ConfigError: no such mouse.
         PredictionError: the video or the behaviour cannot be used.
         TrackingError: no pair is registered.
     """
+    output = output or paths.root / "reports" / "responses" / video.stem
+    mouse = select_mice(config, mouse)[0]
     store = MouseStore.open(paths.store(mouse))
-    shown = resample(read_clip(video, frames_per_second), store.frame_shape)
+    shown = resample(read_clip(video, fps), store.frame_shape)
     states = _states(store, len(shown), behavior)
     members = [load_member(folder, store) for folder in load_pair(paths.pair_pin, paths)[config.registry.student]]
     settings, device = config.prediction, torch.device(prediction_device(config))
@@ -84,7 +93,7 @@ def _states(store: MouseStore, frames: int, path: Path | None) -> NDArray[np.flo
 
 
 def _write(folder: Path, store: MouseStore, responses: NDArray[np.float32]) -> None:
-    """The responses as (N, L) array, and as a table with a row a frame and a column a neuron."""
+    """The responses as (N, L) array, and as a table with one row per frame and one column per neuron."""
     np.save(folder / "responses.npy", responses)
     table = pd.DataFrame(responses.T, columns=[str(unit) for unit in store.unit_ids])
     table.insert(0, "seconds", np.arange(len(table)) / FRAMES_PER_SECOND)

@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.progress import Progress
 
+from sensorium.commands.options import Mouse, select_mice
 from sensorium.config import Config
 from sensorium.errors import ConfigError, DataError
 from sensorium.files import sole_writer
@@ -12,22 +13,24 @@ from sensorium.recordings.synthetic import marker
 from sensorium.recordings.synthetic import mouse as synthetic
 
 
-def run(config: Config, paths: Paths, mouse: str) -> None:
-    """Simulate one mouse, unless its folder is already there.
+def run(config: Config, paths: Paths, mouse: Mouse = None) -> None:
+    """Simulate a raw dataset in the competition's on-disk format.
 
-    A folder that somebody else provided or changed is never touched; one that this verb wrote from
-    other settings or another seed is written anew.
-
-    Args:
-        config: all settings.
-        paths: the project's files.
-        mouse: name of the mouse, one of `config.dataset.mice`.
+    A mouse that is already there is taken as it is, unless it was simulated from other settings and not
+    changed since. The noiseless rate of every trial goes to `.truth/<mouse>` beside the mice, so that the
+    best reachable correlation is known.
 
     Raises:
-        ConfigError: params.yaml does not say how to simulate the mouse.
+        ConfigError: params.yaml does not say how to simulate a mouse.
         DataError: the folder is a link to nowhere, its marker is damaged, it was made from other settings and changed
             since, or another process simulates the mouse.
     """
+    for name in select_mice(config, mouse):
+        _simulate(config, paths, name)
+
+
+def _simulate(config: Config, paths: Paths, mouse: str) -> None:
+    """Simulate one mouse; a folder that somebody else provided or changed is never touched."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     recipe = _recipe(config, mouse)
     raw = config.raw_folder(paths.root)

@@ -1,9 +1,12 @@
 """`sensorium responses`: fill in the released test responses of old mice."""
 
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
+from sensorium.commands.options import Mouse, select_mice
 from sensorium.config import Config
 from sensorium.errors import ConfigError, DataError
 from sensorium.files import sole_writer
@@ -12,14 +15,19 @@ from sensorium.recordings.download.released import fill_in, from_folder, from_hu
 from sensorium.recordings.raw import RawMouse
 
 
-def run(config: Config, paths: Paths, mice: list[str], folder: Path | None) -> None:
-    """Replace zeros in the test tiers of old mice by the responses released later.
+def run(
+    config: Config,
+    paths: Paths,
+    mouse: Mouse = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FOLDER", help="Folder with <mouse>/<trial>.npy; the Deep Lake hub by default."),
+    ] = None,
+) -> None:
+    """Fill in the old mice's test responses, which were released after their zips.
 
-    Args:
-        config: all settings.
-        paths: the project's files.
-        mice: names of the mice; new mice among them are left out.
-        folder: holds <mouse>/<trial>.npy; None reads the Deep Lake hub.
+    Reads them from the Deep Lake hub (`pip install deeplake`), or from files of shape (neurons, frames)
+    with `--from`. Only zeros are written over; other responses are compared and never replaced.
 
     Raises:
         ConfigError: none of the mice is old, or the hub's library is not installed.
@@ -27,7 +35,8 @@ def run(config: Config, paths: Paths, mice: list[str], folder: Path | None) -> N
             is unchanged.
         TransferError: the hub does not answer.
     """
-    old = [mouse for mouse in mice if config.dataset.mice[mouse] == "old"]
+    mice = select_mice(config, mouse)
+    old = [name for name in mice if config.dataset.mice[name] == "old"]
     if not old:
         raise ConfigError(
             f"{', '.join(mice)}: not an old mouse; responses were released for old mice only.",
@@ -38,6 +47,6 @@ def run(config: Config, paths: Paths, mice: list[str], folder: Path | None) -> N
         place = config.raw_folder(paths.root) / name
         busy = DataError(f"{place}: another process is writing this mouse.", "Wait until it has finished.")
         with sole_writer(paths.lock(f"raw-{name}"), busy, place):
-            mouse = RawMouse(place)
-            released = from_folder(folder, mouse) if folder else from_hub(mouse)
-            console.print(f"{mouse.folder}: {fill_in(mouse, released)} trials filled in.")
+            raw = RawMouse(place)
+            released = from_folder(source, raw) if source else from_hub(raw)
+            console.print(f"{raw.folder}: {fill_in(raw, released)} trials filled in.")

@@ -5,7 +5,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -27,10 +29,32 @@ from sensorium.tracking.store import PATIENCE_VARIABLE, Store, patience
 
 _FOREIGN = ("MLFLOW_", "SENSORIUM_", "DVC_")
 """Variables that would tie the repetition to the user's store or stage."""
+DRIFT = 3
+"""Exit code when the training comes out differently."""
 _TRAIN = "from sensorium.cli import main; main()"
 
 
-def run(config: Config, paths: Paths, name: str, tolerance: float, keep: bool) -> Drift:
+def run(
+    config: Config,
+    paths: Paths,
+    run: Annotated[str, typer.Argument(help="Id of a fold's run, or a fold such as true_batch_001/fold_0.")],
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Largest relative difference of weights and metrics; 0: equal bits only.")
+    ] = 1e-3,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the folder that it was trained in.")] = False,
+) -> None:
+    """Train a fold again from the code, data and settings that its run names, and compare bit by bit.
+
+    The exit code is 0 for bitwise equal and within tolerance, 3 for drift.
+
+    Raises:
+        SensoriumError: as for `reproduce`.
+    """
+    if reproduce(config, paths, run, tolerance, keep).verdict == "drift":
+        raise typer.Exit(DRIFT)
+
+
+def reproduce(config: Config, paths: Paths, name: str, tolerance: float, keep: bool) -> Drift:
     """Train a fold again, in a folder of its own, and compare.
 
     Args:

@@ -3,14 +3,20 @@
 import collections
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from sensorium.commands.options import Mouse, select_mice
 from sensorium.config import Config
-from sensorium.errors import DataError
+from sensorium.data.mapped import REBUILD
+from sensorium.data.metadata import check_mouse
+from sensorium.data.store import MouseStore
+from sensorium.errors import ConfigError, DataError
 from sensorium.files import write_json
 from sensorium.paths import Paths
 from sensorium.recordings.verify import Finding, Report, verify_mouse
@@ -19,32 +25,43 @@ _EXAMPLES = 5
 """Findings of one rule that the table shows; the JSON file holds all."""
 
 
-def run(config: Config, paths: Paths, mice: list[str], quick: bool = False, json_file: Path | None = None) -> None:
-    """Verify mice, print all findings, and fail when one of them is an error.
+def run(
+    config: Config,
+    paths: Paths,
+    mouse: Mouse = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Check files, shapes and meta files; read no values.")] = False,
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all findings as JSON.")] = None,
+    stores: Annotated[
+        bool, typer.Option("--stores", help="Check the checksums of the stores, not the raw mice.")
+    ] = False,
+) -> None:
+    """Check raw mice against every rule of the format; all findings at once.
 
-    Args:
-        config: all settings.
-        paths: the project's files.
-        mice: names of the mice.
-        quick: leave values unread.
-        json_file: where to write the machine-readable report.
+    The exit code is 1 when a finding is an error; warnings leave it at 0.
 
     Raises:
+        ConfigError: options that exclude each other.
         DataError: at least one finding is an error.
     """
+    mice = select_mice(config, mouse)
+    if stores:
+        if quick or json:
+            raise ConfigError("--stores: checks checksums alone, and knows no --quick and no --json.", "Omit them.")
+        verify_stores(paths, mice)
+        return
     raw = config.raw_folder(paths.root)
     reports = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        for mouse in mice:
-            task = progress.add_task(f"Verifying {mouse}", total=None)
+        for name in mice:
+            task = progress.add_task(f"Verifying {name}", total=None)
             advance = partial(_advance, progress, task)
             reports.append(
-                verify_mouse(raw / mouse, config.dataset.mice[mouse], quick, advance, config.window.shortest_trial)
+                verify_mouse(raw / name, config.dataset.mice[name], quick, advance, config.window.shortest_trial)
             )
     _print(reports)
-    if json_file is not None:
-        write_json(json_file, {"raw": str(raw), "mice": [report.as_json() for report in reports]})
-    _fail(reports, raw, json_file)
+    if json is not None:
+        write_json(json, {"raw": str(raw), "mice": [report.as_json() for report in reports]})
+    _fail(reports, raw, json)
 
 
 def _advance(progress: Progress, task: TaskID, trials: int) -> None:
@@ -91,3 +108,29 @@ def _fail(reports: list[Report], raw: Path, json_file: Path | None) -> None:
         f"{total} errors in {len(unsound)} of {len(reports)} mice, the first: {place}{first.message}",
         f"{where} them. Restore the files named there, or remove the mouse's folder and provide it again.",
     )
+
+
+def verify_stores(paths: Paths, mice: list[str]) -> None:
+    """Read the stores whole and name what is damaged, the first file of each mouse.
+
+    Raises:
+        DataError: a store is missing, or a chunk or an array of it is missing or damaged.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    problems = []
+    for mouse in mice:
+        try:
+            _verify_store(paths.store(mouse))
+        except DataError as fault:
+            problems.append(fault.problem)
+            console.print(f"{mouse}: [red]damaged[/]")
+        else:
+            console.print(f"{mouse}: [green]sound[/]")
+    if problems:
+        raise DataError("\n".join(problems), REBUILD)
+
+
+def _verify_store(path: Path) -> None:
+    store = MouseStore.open(path)
+    check_mouse(path)
+    store.verify()

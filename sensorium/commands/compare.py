@@ -3,9 +3,11 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import matplotlib as mpl
 import numpy as np
+import typer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
@@ -28,23 +30,30 @@ _RUN = re.compile(r"[0-9a-f]{32}")
 _INCHES_A_ROW = 0.25
 
 
-def run(config: Config, paths: Paths, candidate: str, reference: str) -> None:
-    """Compare two experiments on disk, two MLflow runs, or two registered pairs.
+def run(
+    config: Config,
+    paths: Paths,
+    candidate: Annotated[
+        str | None, typer.Argument(help="Experiment (or several, joined by commas), run id, or pair version.")
+    ] = None,
+    reference: Annotated[str | None, typer.Argument(help="What to compare with; for pairs also `champion`.")] = None,
+) -> None:
+    """Tell whether one experiment, run or pair is better than another, with 95% intervals and a figure.
 
-    Experiments are compared by their out-of-fold predictions, with intervals over videos; runs and pairs
-    by their scores, with one interval over mice and folds.
+    Experiments are compared by their out-of-fold predictions, with intervals over videos; runs and pairs by their
+    scores, with one interval over mice and folds. With one experiment all others are compared with it, with none
+    all with the best.
 
-    Args:
-        config: all settings.
-        paths: the project.
-        candidate: experiment, several joined by commas for their mean, run id, or version of the pair.
-        reference: the same kind.
+    Examples: `sensorium compare distillation_001 true_batch_001`, `sensorium compare 3 champion`.
 
     Raises:
         ConfigError: one of the two is unknown, or they are of different kinds.
         PredictionError: predictions are missing or damaged.
         TrackingError: a run or version is missing, or they share no mouse and fold.
     """
+    if candidate is None or reference is None:
+        compare_all(config, paths, candidate)
+        return
     kinds = {_kind(config, name) for name in (candidate, reference)}
     if len(kinds) > 1:
         raise ConfigError(
@@ -60,8 +69,8 @@ def run(config: Config, paths: Paths, candidate: str, reference: str) -> None:
     _write(paths.root / "reports" / "comparison" / f"{candidate}-{reference}", cells, whole, (candidate, reference))
 
 
-def run_all(config: Config, paths: Paths, reference: str | None) -> None:
-    """Compare every experiment with one of them by their out-of-fold predictions, and print a row for each.
+def compare_all(config: Config, paths: Paths, reference: str | None) -> None:
+    """Compare every experiment with one of them by their out-of-fold predictions, and print one row for each.
 
     Args:
         config: all settings.

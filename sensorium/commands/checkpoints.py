@@ -4,41 +4,49 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from sensorium.errors import ConfigError, TrainingError
 from sensorium.files import exclusive_lock
 from sensorium.paths import Paths
-from sensorium.training.states import StoredTraining, remove, stored_trainings
+from sensorium.training import states
+from sensorium.training.states import StoredTraining, stored_trainings
 
 ALL = "all"
 
 
-def run(paths: Paths, unwanted: Sequence[str] = ()) -> None:
-    """List the states of trainings that are not published, or remove some.
+def run(
+    paths: Paths,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="Remove this one, as listed, or `all`; repeatable."),
+    ] = None,
+) -> None:
+    """List the checkpoints of unfinished trainings: fold, epoch, size, age.
 
-    Args:
-        paths: the project.
-        unwanted: what to remove: beginnings of ids as listed, or `all` but what is being trained now.
+    A training continues from its checkpoint. Checkpoints of settings that were given up stay until they are removed
+    with `--remove`; those of a training that is running are never removed.
 
     Raises:
-        ConfigError: no state, or more than one, has such an id; nothing is removed.
+        ConfigError: no checkpoint, or more than one, has such an id; nothing is removed.
         TrainingError: one that was named is being trained.
     """
     console = Console(highlight=False, soft_wrap=True)
     found = stored_trainings(paths.state / "train")
-    if unwanted:
-        _remove(console, paths, _choose(found, unwanted), everything=ALL in unwanted)
+    if remove:
+        _remove(console, paths, _choose(found, remove), everything=ALL in remove)
     elif found:
         console.print(_table(found))
         console.print(
             f"{_gigabytes(sum(training.size for training in found))} in all. A training with the same settings, data "
-            "and code goes on from its state; `sensorium states --remove ID` removes one for good."
+            "and code continues from its checkpoint; `sensorium checkpoints --remove ID` removes one for good."
         )
     else:
-        console.print("No states: every training was published, or none was begun.")
+        console.print("No checkpoints: every training is finished, or none was started.")
 
 
 def _choose(found: Sequence[StoredTraining], unwanted: Sequence[str]) -> list[StoredTraining]:
@@ -58,7 +66,7 @@ def _remove(console: Console, paths: Paths, chosen: Sequence[StoredTraining], *,
     for training in chosen:
         try:
             with _nobody_trains(paths, training):
-                remove(training.folder)
+                states.remove(training.folder)
         except TrainingError as fault:
             if not everything:
                 raise
@@ -74,8 +82,8 @@ def _nobody_trains(paths: Paths, training: StoredTraining) -> ExitStack:
         TrainingError: a training is at work.
     """
     busy = TrainingError(
-        f"{training.identity} ({_name(training)}): is being trained, its state stays.",
-        "Wait for it, or stop it; it saves its state.",
+        f"{training.identity} ({_name(training)}): is being trained, its checkpoints stay.",
+        "Wait for it, or stop it; it saves a checkpoint.",
     )
     about = training.about
     locks = [paths.training_lock(about.experiment, about.fold)] if about else sorted(paths.training_locks())
@@ -90,7 +98,7 @@ def _name(training: StoredTraining) -> str:
 
 
 def _table(found: Sequence[StoredTraining]) -> Table:
-    table = Table(title="States to go on from", title_justify="left")
+    table = Table(title="Checkpoints", title_justify="left")
     for heading in ("id", "training"):
         table.add_column(heading)
     for heading in ("epoch", "size", "age"):

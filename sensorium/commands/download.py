@@ -3,10 +3,13 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from sensorium.commands.options import Mouse, select_mice
 from sensorium.config import Config
 from sensorium.errors import SensoriumError, TransferError
 from sensorium.paths import Paths
@@ -19,7 +22,27 @@ _PARALLEL = 3
 """Mice at a time; more would only share the server's line."""
 
 
-def run(config: Config, paths: Paths, mice: list[str], quick: bool = False, policy: Policy = _DEFAULT_POLICY) -> None:
+def run(
+    config: Config,
+    paths: Paths,
+    mouse: Mouse = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Check mice that are there by file sizes alone.")] = False,
+) -> None:
+    """Download the competition's mice that are missing: one zip each, 148 GB in all.
+
+    A stopped download continues where it was. Recorded mice that are there are never touched: downloaded
+    ones are compared with the manifest of their download, others taken as they are. Simulated mice are
+    replaced. SENSORIUM_DOWNLOAD_URL names a mirror.
+
+    Raises:
+        SensoriumError: a mouse could not be provided; the others are.
+    """
+    provide_mice(config, paths, select_mice(config, mouse), quick)
+
+
+def provide_mice(
+    config: Config, paths: Paths, mice: list[str], quick: bool = False, policy: Policy = _DEFAULT_POLICY
+) -> None:
     """Provide mice: those that are there are checked, the others downloaded, simulated ones replaced.
 
     Args:

@@ -6,7 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from sensorium.commands.options import Executor, Gpus, Jobs
 from sensorium.errors import ConfigError, PipelineError
 from sensorium.files import exclusive_lock, read_json, write_json
 from sensorium.paths import Paths
@@ -48,7 +52,37 @@ class Options:
     remote: str | None = None
 
 
-def run(paths: Paths, options: Options) -> None:
+def run(
+    paths: Paths,
+    targets: Annotated[
+        list[str] | None, typer.Argument(help="Stages or groups of stages, as for `dvc repro`; all by default.")
+    ] = None,
+    jobs: Jobs = None,
+    gpus: Gpus = None,
+    executor: Executor = "local",
+    gpus_per_stage: Annotated[
+        int, typer.Option(min=0, help="GPUs that each stage asks the cluster of --executor for.")
+    ] = 0,
+    keep_going: Annotated[
+        bool, typer.Option("-k", "--keep-going", help="Skip only what depends on a failed stage.")
+    ] = False,
+    retries: Annotated[int, typer.Option(help="Times that a failed stage is run again.")] = 1,
+    push: Annotated[bool, typer.Option("--push", help="Push the outputs of each stage as soon as it is done.")] = False,
+    remote: Annotated[str | None, typer.Option("-r", "--remote", help="Remote to push to. Default: DVC's.")] = None,
+) -> None:
+    """Run the pipeline with independent stages in parallel; equal to `dvc repro`, bit for bit.
+
+    Examples: `sensorium run -j 2`, `sensorium run train --gpus 0,1,2,3 -k --push`.
+
+    Raises:
+        SensoriumError: as for `run_pipeline`.
+    """
+    run_pipeline(
+        paths, Options(tuple(targets or ()), jobs, gpus, gpus_per_stage, executor, keep_going, retries, push, remote)
+    )
+
+
+def run_pipeline(paths: Paths, options: Options) -> None:
     """Bring the targets up to date; the result equals that of `dvc repro`, bit for bit.
 
     Raises:

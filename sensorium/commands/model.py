@@ -2,25 +2,26 @@
 
 import dataclasses
 import json
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from sensorium.commands.options import Experiment
 from sensorium.config import Config
+from sensorium.data.neurons import count_neurons
 from sensorium.model.summary import LayerSummary, summarise
 from sensorium.paths import Paths
-from sensorium.stages.neurons import count_neurons
 
 
-def run(config: Config, paths: Paths, experiment: str, *, as_json: bool) -> None:
-    """Print the summary.
-
-    Args:
-        config: all settings.
-        paths: where stores lie, if there are any.
-        experiment: name in params.yaml.
-        as_json: print one JSON object, not a table.
+def run(
+    config: Config,
+    paths: Paths,
+    experiment: Experiment,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+) -> None:
+    """Print the layers of an experiment's model: shapes, parameters, multiply-adds.
 
     Raises:
         ConfigError: no such experiment, or a mouse of unknown size.

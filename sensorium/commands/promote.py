@@ -1,5 +1,8 @@
 """`sensorium promote` and `sensorium rollback`: which registered pair is the champion."""
 
+from typing import Annotated
+
+import typer
 from rich.console import Console
 
 from sensorium.paths import Paths
@@ -8,14 +11,19 @@ from sensorium.registry.promotion import promote, rollback
 from sensorium.tracking.adopted import tell_measured
 
 
-def run(paths: Paths, version: int | None, margin: float, new_data: bool) -> None:
-    """Promote a pair.
+def run(
+    paths: Paths,
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Version of sensorium-pair; the pinned one by default.")
+    ] = None,
+    margin: Annotated[
+        float, typer.Option(min=0, help="How much worse than the champion it may be, with 95% confidence.")
+    ] = 0.0,
+    new_data: Annotated[bool, typer.Option("--new-data", help="The data changed for good: do not compare.")] = False,
+) -> None:
+    """Make a registered pair the champion, if it scores better out of fold than the present one.
 
-    Args:
-        paths: where everything lies.
-        version: version of the pair, None for the pinned one.
-        margin: by how much the pair may score worse.
-        new_data: do not compare, the data changed for good.
+    The champion is what `models:/sensorium-pair@champion` serves.
 
     Raises:
         TrackingError: the candidate is refused, or another promotion was faster.
@@ -34,7 +42,7 @@ def run(paths: Paths, version: int | None, margin: float, new_data: bool) -> Non
 
 
 def run_rollback(paths: Paths) -> None:
-    """Go back to the champion before.
+    """Make the pair before the present champion the champion again.
 
     Raises:
         TrackingError: there is none, or it is damaged.

@@ -3,17 +3,21 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from sensorium.commands.options import Experiments, select_experiments
 from sensorium.config import Config
 from sensorium.data.folds import UNLABELLED, Folds
 from sensorium.data.store import MouseStore
-from sensorium.evaluation.sources import Experiments, load_all
+from sensorium.evaluation.sources import Experiments as Members
+from sensorium.evaluation.sources import load_all
 from sensorium.evaluation.tables import SINGLE_TRIAL
 from sensorium.evaluation.weights import EnsembleWeights, Gain, fit, gather
 from sensorium.inference.predictions import Predictions
@@ -25,20 +29,24 @@ WEIGHTS_FILE = "weights.json"
 """Weights of the ensemble, among the results of the evaluation."""
 
 
-def run(config: Config, paths: Paths, experiments: Sequence[str], output: Path) -> None:
-    """Write the weights of any experiments, and print their gain.
-
-    Args:
-        config: all settings.
-        paths: the project.
-        experiments: sorted names.
-        output: the file to write.
+def run(
+    config: Config,
+    paths: Paths,
+    experiments: Experiments,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write. Default: reports/weights/<experiments>.json.")
+    ] = None,
+) -> None:
+    """Fit an ensemble's weights on out-of-fold predictions, and print their gain by nested folds.
 
     Raises:
+        ConfigError: an experiment does not exist.
         PredictionError: an out-of-fold prediction is missing, of another mouse or shape, or not finite, or
             there are fewer than two folds.
     """
-    members = {name: Predictions.open(paths.predictions(name, FOLDS_SPLIT)) for name in experiments}
+    names = select_experiments(config, experiments)
+    output = output or paths.weights(names)
+    members = {name: Predictions.open(paths.predictions(name, FOLDS_SPLIT)) for name in names}
     found = fit_weights(config, paths, Folds.load(paths.folds), members)
     found.save(output)
     nested = print_gain(found)
@@ -46,7 +54,7 @@ def run(config: Config, paths: Paths, experiments: Sequence[str], output: Path) 
     Console().print(f"Wrote {output}.", highlight=False, soft_wrap=True)
 
 
-def fit_weights(config: Config, paths: Paths, folds: Folds, members: Experiments) -> EnsembleWeights:
+def fit_weights(config: Config, paths: Paths, folds: Folds, members: Members) -> EnsembleWeights:
     """Fit a weight per member on the predictions of all mice."""
     mice = []
     for mouse in track(list(config.dataset.mice), "Fitting weights", console=Console(stderr=True), transient=True):

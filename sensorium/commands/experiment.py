@@ -1,8 +1,9 @@
 """Add an experiment: its file, its entry in the preset, its section in params.yaml."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 import yaml
 from rich.console import Console
 
@@ -11,34 +12,37 @@ from sensorium.experiments import add_experiment, write_experiment
 from sensorium.paths import PARAMS_FILE, Paths
 
 
-def new(paths: Paths, name: str, base: str, settings: Sequence[str]) -> None:
-    """Write conf/experiment/<name>.yaml and add it to the pipeline.
+def run_new(
+    paths: Paths,
+    name: Annotated[str, typer.Argument(help="Name of the new experiment.")],
+    like: Annotated[str, typer.Option("--like", help="Experiment that it is based on.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("-S", "--set", help="What differs, such as `training.learning_rate=0.005`.")
+    ] = None,
+) -> None:
+    """Write conf/experiment/NAME.yaml, and add the experiment to the pipeline.
 
-    Args:
-        paths: the project.
-        name: of the new experiment.
-        base: experiment that it is based on.
-        settings: what differs, as `training.learning_rate=0.005`.
+    Example: `sensorium experiment new slow --like true_batch_001 -S training.learning_rate=0.005`.
 
     Raises:
-        ConfigError: the name is taken or of no use, the base does not exist, or a setting is not valid; then
+        ConfigError: the name is taken or not valid, the base does not exist, or a setting is not valid; then
             nothing is written.
     """
-    create(paths, name, base, _changes(settings))
+    create(paths, name, like, _changes(settings or []))
 
 
 def create(paths: Paths, name: str, base: str, changes: Mapping[str, Any]) -> None:
-    """As `new`, with values by dotted key."""
+    """As `run_new`, with values by dotted key."""
     path = write_experiment(paths.root, name, base, changes)
     try:
-        add(paths, name)
+        run_add(paths, name)
     except SensoriumError:
         path.unlink()
         raise
 
 
-def add(paths: Paths, name: str) -> None:
-    """Add an experiment that has a file to the pipeline.
+def run_add(paths: Paths, name: Annotated[str, typer.Argument(help="Name of a file in conf/experiment/.")]) -> None:
+    """Add an experiment that has a file to the preset in force and to params.yaml.
 
     Raises:
         ConfigError: it has no file, or is not valid with the settings in force.

@@ -3,20 +3,23 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
 from sensorium.config import Config
 from sensorium.errors import REASON_VARIABLE, ConfigError, PipelineError
 from sensorium.evaluation.tables import SINGLE_TRIAL
 from sensorium.files import read_json, waiting_lock
-from sensorium.paths import PARAMS_FILE, Paths
+from sensorium.mice import FOLDS_SPLIT
+from sensorium.paths import Paths
 from sensorium.repro.deathsig import die_with_parent
 from sensorium.tracking.adopted import RUN_VARIABLE, RUN_VARIABLES, tell_measured
 from sensorium.tracking.journal import journals
@@ -25,22 +28,19 @@ from sensorium.tracking.recorder import ADOPT_VARIABLE, Past, record_past
 from sensorium.tracking.runs import FINGERPRINT, ROLE
 from sensorium.tracking.store import PATIENCE_VARIABLE, Store, patience, refusals_told
 
+ALL = "all"
 EVALUATE = "evaluate"
 """Stage whose metrics are those of the project."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """A stage, and the stages that it needs."""
-
-    stage: str
-    upstream: tuple[str, ...]
+_TRAINING = re.compile(r"train@(?P<experiment>.+)-(?P<fold>\d+)")
+_FOLDS = re.compile(rf"predict@(?P<experiment>.+)-{FOLDS_SPLIT}")
 
 
-def install(paths: Paths) -> None:
-    """Prepare `mlflow run`: the environment it uses, and the embedded store it writes to.
+def run_install(paths: Paths) -> None:
+    """Let a bare `mlflow run .` use this environment, without pyenv; `make install` does it.
 
-    Nothing else needs that environment: a home folder that cannot be written is told, and ends no installation.
+    Nothing else needs that environment: a home folder that cannot be written is reported, and ends no installation.
     """
     from sensorium.tracking.environment import install as install_environment
 
@@ -57,84 +57,78 @@ def install(paths: Paths) -> None:
         )
 
 
-def run(paths: Paths, stages: Sequence[str]) -> None:
-    """Bring stages and all that they need up to date; all stages when none is named.
+def run(
+    config: Config,
+    paths: Paths,
+    stages: Annotated[list[str], typer.Argument(help="Stages or groups of stages of dvc.yaml, or `all`.")],
+) -> None:
+    """Bring stages up to date, with everything that they need; a training uses the run that `mlflow run` started.
+
+    Examples: `sensorium project run evaluate`, `sensorium project run train@true_batch_001-0`.
 
     Raises:
         ConfigError: dvc.yaml has no such stage.
         PipelineError: a stage failed; its own message is printed above.
     """
-    _check_stages(paths.root, stages)
-    _repro(paths.root, list(stages), _environment({}))
-    if not stages or EVALUATE in stages:
+    names = [] if stages == [ALL] else [_stage_name(name) for name in stages]
+    upstream = _find_upstream(paths.root, names)
+    run_id = os.environ.get(RUN_VARIABLE)
+    if run_id is not None and len(names) == 1 and (training := _TRAINING.fullmatch(names[0])):
+        _repro_upstream(paths, upstream)
+        _train(config, paths, names[0], training["experiment"], int(training["fold"]), run_id)
+        return
+    _repro(paths.root, names, _environment({}))
+    if not names or EVALUATE in names:
         scores = read_json(paths.evaluation / "overall.json", PipelineError, f"Type `dvc repro {EVALUATE}`.")
         tell_measured(paths, {f"{SINGLE_TRIAL}/{source}": value for source, value in scores.items()})
 
 
-def _check_stages(root: Path, stages: Sequence[str]) -> None:
+def _stage_name(name: str) -> str:
+    """The name in dvc.yaml, where `folds` is not a test split and a group has no item `all`."""
+    return _FOLDS.sub(r"out_of_fold@\g<experiment>", name.removesuffix(f"@{ALL}"))
+
+
+def _find_upstream(root: Path, names: Sequence[str]) -> list[str]:
+    """Names of the stages that some stages need.
+
+    Raises:
+        ConfigError: there is no such stage.
+    """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
+    upstream: set[str] = set()
     with Repo(str(root), _wait_for_lock=True) as repo:
-        for stage in stages:
+        for name in names:
             try:
-                repo.stage.collect(stage)
+                found = repo.stage.collect(name)
             except DvcException as fault:
-                known = sorted({known.addressing.partition("@")[0] for known in repo.index.stages})
-                raise ConfigError(
-                    f"stage {stage!r}: not in dvc.yaml.", f"Choose one of: {', '.join(known)}."
-                ) from fault
+                known = {stage.addressing for stage in repo.index.stages}
+                group = sorted(stage for stage in known if stage.partition("@")[0] == name.partition("@")[0])
+                choice = group or sorted({stage.partition("@")[0] for stage in known})
+                remedy = f"Choose one of: {', '.join(choice)}."
+                raise ConfigError(f"stage {name!r}: not in dvc.yaml.", remedy) from fault
+            upstream |= {need.addressing for stage in found for need in repo.index.graph.successors(stage)}
+    return sorted(upstream)
 
 
-def run_outputs(paths: Paths, outputs: Sequence[Path]) -> None:
-    """Bring the stages that make some outputs, and all that they need, up to date.
-
-    Raises:
-        ConfigError: no stage of dvc.yaml makes one of them.
-        PipelineError: a stage failed.
-    """
-    run(paths, [find_target(paths, output).stage for output in outputs])
+def _repro_upstream(paths: Paths, stages: Sequence[str]) -> None:
+    """Bring what a training needs up to date, one process at a time: parallel calls share it."""
+    with waiting_lock(paths.state / "project.lock"):
+        if stages:
+            _repro(paths.root, list(stages), _environment({}))
 
 
-def train(config: Config, paths: Paths, experiment: str, fold: int) -> None:
-    """Train a fold in the run that `mlflow run` made, after the stages that it needs.
+def _train(config: Config, paths: Paths, stage: str, experiment: str, fold: int, run_id: str) -> None:
+    """Train a fold in the run that `mlflow run` started.
 
     Where DVC finds the fold up to date, or takes it from its cache, nothing is trained; the run then
     receives what the training of that fold had recorded.
-
-    Raises:
-        ConfigError: the pipeline does not train that fold.
-        PipelineError: a stage failed.
     """
-    target = find_target(paths, paths.fold(experiment, fold))
-    run_id = os.environ.get(RUN_VARIABLE)
-    with waiting_lock(paths.state / "project.lock"):  # parallel calls share what is upstream
-        if target.upstream:
-            _repro(paths.root, list(target.upstream), _environment({}))
-    adopt = {} if run_id is None else {f"{experiment}/fold_{fold}": run_id}
-    _repro(paths.root, ["--single-item", target.stage], _environment(adopt))
-    if run_id is not None and not _trained_here(paths, experiment, fold, run_id):
+    _repro(paths.root, ["--single-item", stage], _environment({f"{experiment}/fold_{fold}": run_id}))
+    if not _trained_here(paths, experiment, fold, run_id):
         record_published(config, paths, experiment, fold, _linked_run(paths, experiment, fold), run_id)
         Console().print(f"{experiment} fold {fold} is up to date; its training is recorded in the run {run_id}.")
-
-
-def find_target(paths: Paths, output: Path) -> Target:
-    """The stage that makes an output.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    from dvc.repo import Repo
-
-    with Repo(str(paths.root), _wait_for_lock=True) as repo:
-        for stage in repo.index.stages:
-            if any(Path(out.fs_path) == output for out in stage.outs):
-                needs = sorted({need.addressing for need in repo.index.graph.successors(stage)})
-                return Target(stage.addressing, tuple(needs))
-    raise ConfigError(
-        f"{output.relative_to(paths.root)}: no stage of dvc.yaml makes it.",
-        f"Choose what the pipeline makes, or add it: folds under folds.train in {PARAMS_FILE}, the rest in dvc.yaml.",
-    )
 
 
 def _environment(adopt: Mapping[str, str]) -> dict[str, str]:

@@ -9,10 +9,10 @@ from sensorium.tracking.store import Store
 
 
 def run(paths: Paths) -> None:
-    """Deliver every journal that no training holds, each event once.
+    """Upload what MLflow has not received yet, because the server was away or a training was killed.
 
     Raises:
-        TrackingError: the store refused some of them, or cannot be reached; they stay on disk.
+        TrackingError: the server refused some of it, or cannot be reached; it stays on disk.
     """
     store = Store.of(paths)
     results = deliver_leftovers(store)

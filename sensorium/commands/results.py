@@ -32,11 +32,7 @@ _NEXT = (
 
 
 def run(config: Config, paths: Paths) -> None:
-    """Print the scores with a row per experiment, and the next commands.
-
-    Args:
-        config: all settings.
-        paths: the project.
+    """Print the scores, one row per experiment, and what to type next.
 
     Raises:
         PredictionError: nothing is evaluated yet.

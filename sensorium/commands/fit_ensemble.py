@@ -1,6 +1,5 @@
 """Fit the weights of an ensemble on out-of-fold predictions, and print what they gain."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated

@@ -30,7 +30,7 @@ from sensorium.repro import gpus as devices
 from sensorium.stages import train
 from sensorium.sweep import results
 from sensorium.sweep.space import Space, candidates, load_space, settings_of
-from sensorium.sweep.study import Plan, Sweep
+from sensorium.sweep.study import Sweep, SweepPlan
 from sensorium.tracking.adopted import RUN_VARIABLES
 from sensorium.tracking.store import PATIENCE_VARIABLE, patience
 from sensorium.tracking.sweeps import SweepPlace
@@ -124,7 +124,7 @@ def _check(paths: Paths, options: Options) -> None:
     backends.check(options.executor, options.gpus_per_trial)
 
 
-def make_plan(config: Config, paths: Paths, options: Options) -> Plan:
+def make_plan(config: Config, paths: Paths, options: Options) -> SweepPlan:
     """What the sweep is, after a look at all that its trials need.
 
     Raises:
@@ -151,7 +151,7 @@ def make_plan(config: Config, paths: Paths, options: Options) -> Plan:
     }
     folder = paths.state / "sweeps" / options.title
     epochs *= len(options.folds)
-    return Plan(options.title, folder, space, config.seed, options.trials, warmup, epochs, identity)
+    return SweepPlan(options.title, folder, space, config.seed, options.trials, warmup, epochs, identity)
 
 
 def _teachers(config: Config, paths: Paths, options: Options, space: Space) -> dict[str, str | None]:

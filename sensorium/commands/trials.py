@@ -21,7 +21,7 @@ from sensorium.paths import Paths
 from sensorium.stages import train
 from sensorium.sweep.results import row
 from sensorium.sweep.space import apply, settings_of
-from sensorium.sweep.study import Plan, Sweep
+from sensorium.sweep.study import Sweep, SweepPlan
 from sensorium.tracking import TrainingRun
 from sensorium.tracking.sweeps import SweepPlace
 from sensorium.training.history import Row
@@ -66,7 +66,7 @@ def work_on(sweep: Sweep, config: Config, paths: Paths, options: Options, consol
         TrainingError: a training cannot go on, or was asked to stop; its trial goes on later.
     """
     while True:
-        with sweep.claimed() as trial:
+        with sweep.locked_trial() as trial:
             if trial is None:
                 return
             settings = ", ".join(f"{key} {as_text(value)}" for key, value in trial.params.items())
@@ -94,13 +94,11 @@ def _train(sweep: Sweep, config: Config, paths: Paths, options: Options, trial: 
             return
         if correlation is None:
             return
-        sweep.note_fold(trial.number, fold, correlation)
+        sweep.record_fold(trial.number, fold, correlation)
     sweep.complete(trial.number)
 
 
-def _training(
-    sweep: Sweep, config: Config, paths: Paths, options: Options, number: int, fold: int
-) -> train.Trial:
+def _training(sweep: Sweep, config: Config, paths: Paths, options: Options, number: int, fold: int) -> train.Trial:
     title = f"trial {number}" if len(options.folds) == 1 else f"trial {number}, fold {fold}"
     place = SweepPlace(sweep.plan.name, digest_json(dict(sweep.plan.identity)), number, title)
     judge = Judge(sweep.plan, number, tuple(sweep.folds(number).values()), len(options.folds))
@@ -119,7 +117,7 @@ def _recorder(
 class Judge:
     """Reports a trial's epochs to the study, and asks whether it is worth going on with."""
 
-    plan: Plan
+    plan: SweepPlan
     number: int
     before: tuple[float, ...]
     """Validation correlations of the folds that are trained."""

@@ -12,12 +12,11 @@ from typing import Annotated
 import typer
 from optuna.trial import TrialState
 from rich.console import Console
-from rich.table import Table
 
 from sensorium import tracking
 from sensorium.commands import experiment as experiments
 from sensorium.commands.options import Executor, Experiment, Gpus, Jobs, select_folds
-from sensorium.commands.trials import Options, as_text, show_progress, work_on
+from sensorium.commands.trials import Options, print_results, show_progress, work_on
 from sensorium.config import EXPERIMENT_NAME, EXPERIMENT_RULE, Config
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
@@ -267,7 +266,7 @@ def _conclude(config: Config, paths: Paths, options: Options, sweep: Sweep, cons
         tree = {"sweep": sweep.plan.name, **rows, "trials": [results.row(trial) for trial in sweep.trials()]}
         print(json.dumps(tree, indent=2))  # noqa: T201 - output for programs, on stdout
     else:
-        _show(sweep, importance, folder, console)
+        print_results(sweep, importance, folder, console)
     if options.best is not None:
         chosen = settings_of(sweep.plan.space, sweep.study.best_params)
         experiments.create(paths, options.best, options.experiment, chosen)
@@ -297,21 +296,3 @@ def _record(config: Config, paths: Paths, options: Options, sweep: Sweep, folder
     for path in sorted(folder.iterdir()):
         run.artifact(path)
     run.close("FINISHED")
-
-
-def _show(sweep: Sweep, importance: Mapping[str, float], folder: Path, console: Console) -> None:
-    best = sweep.study.best_trial
-    table = Table(title=f"Sweep {sweep.plan.name}", title_justify="left")
-    names = [key.rpartition(".")[2] for key in sweep.plan.space.parameters]
-    for heading in ("trial", "state", "epochs", "correlation", *names):
-        table.add_column(heading, justify="left" if heading == "state" else "right")
-    for trial in sweep.trials():
-        state, epochs = (str(results.row(trial)[key]) for key in ("state", "epochs"))
-        value = "" if trial.value is None else f"{trial.value:.4f}"
-        chosen = [as_text(trial.params[key]) for key in sweep.plan.space.parameters]
-        style = "bold" if trial.number == best.number else None
-        table.add_row(str(trial.number), state, epochs, value, *chosen, style=style)
-    Console(highlight=False).print(table)
-    shares = ", ".join(f"{key} {share:.2f}" for key, share in importance.items())
-    console.print(f"importance: {shares}" if shares else "importance: too few trials were trained to their end.")
-    console.print(f"best: trial {best.number}, validation correlation {best.value:.4f}; {folder}")

@@ -1,6 +1,6 @@
 """The trials of a sweep, one after another, by this process; and how a sweep looks from outside."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from sensorium import tracking
 from sensorium.config import Config
@@ -69,7 +70,7 @@ def work_on(sweep: Sweep, config: Config, paths: Paths, options: Options, consol
         with sweep.locked_trial() as trial:
             if trial is None:
                 return
-            settings = ", ".join(f"{key} {as_text(value)}" for key, value in trial.params.items())
+            settings = ", ".join(f"{key} {_text(value)}" for key, value in trial.params.items())
             console.print(f"trial {trial.number}: {settings}")
             _train(sweep, config, paths, options, trial)
         console.print(escape(_sentence(sweep, sweep.trials()[trial.number])))
@@ -138,7 +139,7 @@ class Judge:
 # -- what the user sees ------------------------------------------------------------------------------
 
 
-def as_text(value: Any) -> str:
+def _text(value: Any) -> str:
     """A parameter's value for people."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -173,3 +174,22 @@ def show_progress(sweep: Sweep, console: Console) -> Iterator[Callable[[], None]
             bar.update(task, completed=len(shown))
 
         yield update
+
+
+def print_results(sweep: Sweep, importance: Mapping[str, float], folder: Path, console: Console) -> None:
+    """Print a row per trial, the importance of the parameters, and the best trial."""
+    best = sweep.study.best_trial
+    table = Table(title=f"Sweep {sweep.plan.name}", title_justify="left")
+    names = [key.rpartition(".")[2] for key in sweep.plan.space.parameters]
+    for heading in ("trial", "state", "epochs", "correlation", *names):
+        table.add_column(heading, justify="left" if heading == "state" else "right")
+    for trial in sweep.trials():
+        state, epochs = (str(row(trial)[key]) for key in ("state", "epochs"))
+        value = "" if trial.value is None else f"{trial.value:.4f}"
+        chosen = [_text(trial.params[key]) for key in sweep.plan.space.parameters]
+        style = "bold" if trial.number == best.number else None
+        table.add_row(str(trial.number), state, epochs, value, *chosen, style=style)
+    Console(highlight=False).print(table)
+    shares = ", ".join(f"{key} {share:.2f}" for key, share in importance.items())
+    console.print(f"importance: {shares}" if shares else "importance: too few trials were trained to their end.")
+    console.print(f"best: trial {best.number}, validation correlation {best.value:.4f}; {folder}")

@@ -1,7 +1,6 @@
 """`sensorium compare`: is the one better than the other, by how much, on which mice and folds?"""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +8,6 @@ import matplotlib as mpl
 import numpy as np
 import typer
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -21,6 +19,7 @@ from sensorium.errors import ConfigError, PredictionError, TrackingError
 from sensorium.evaluation.comparison import Cell, Interval, Videos, compare
 from sensorium.files import atomic_file, read_json, write_json
 from sensorium.inference.predictions import Predictions
+from sensorium.inference.weights import combine
 from sensorium.metrics import response_precision
 from sensorium.mice import FOLDS_SPLIT, short_name
 from sensorium.paths import Paths
@@ -133,7 +132,10 @@ def _by_videos(
             target = store.responses(trial).T[:, scored]
             weight = precision[:, : target.shape[1]]
             shape = (store.neurons, int(store.lengths[trial]))
-            first, second = (_mean(side, mouse, trial, shape)[:, scored] * weight for side in sides)
+            first, second = (
+                combine([member.load(mouse, trial, shape) for member in side], None)[:, scored] * weight
+                for side in sides
+            )
             videos.add((mouse, int(numbers[trial])), int(groups[trial]), target * weight, first, second)
     cells, whole = videos.differences()
     return dict(cells), whole
@@ -141,10 +143,6 @@ def _by_videos(
 
 def _members(paths: Paths, name: str) -> list[Predictions]:
     return [Predictions.open(paths.predictions(part, FOLDS_SPLIT)) for part in name.split(",")]
-
-
-def _mean(members: Sequence[Predictions], mouse: str, trial: int, shape: tuple[int, int]) -> NDArray[np.floating]:
-    return np.asarray(np.mean([member.load(mouse, trial, shape) for member in members], axis=0, dtype=np.float32))
 
 
 def _by_scores(
@@ -185,14 +183,14 @@ def _print(cells: dict[Cell, Interval | float], whole: Interval, candidate: str,
 
 
 def _write(folder: Path, cells: dict[Cell, Interval | float], whole: Interval, names: tuple[str, str]) -> None:
-    rows = [{"mouse": mouse, "fold": fold, **_figures(difference)} for (mouse, fold), difference in cells.items()]
-    tree = {"candidate": names[0], "reference": names[1], "all": _figures(whole), "verdict": whole.verdict}
+    rows = [{"mouse": mouse, "fold": fold, **_numbers(difference)} for (mouse, fold), difference in cells.items()]
+    tree = {"candidate": names[0], "reference": names[1], "all": _numbers(whole), "verdict": whole.verdict}
     write_json(folder.with_name(f"{folder.name}.json"), {**tree, "cells": rows})
     with atomic_file(folder.with_name(f"{folder.name}.png")) as partial:
         _figure(cells, whole, names).savefig(partial, format="png", dpi=150)
 
 
-def _figures(difference: Interval | float) -> dict[str, float]:
+def _numbers(difference: Interval | float) -> dict[str, float]:
     if isinstance(difference, float):
         return {"difference": difference}
     return {"difference": difference.mean, "low": difference.low, "high": difference.high}

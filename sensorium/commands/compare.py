@@ -16,7 +16,7 @@ from sensorium.config import Config
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, PredictionError, TrackingError
-from sensorium.evaluation.comparison import Cell, Interval, Videos, compare
+from sensorium.evaluation.comparison import Interval, MouseFold, Videos, compare
 from sensorium.files import atomic_file, read_json, write_json
 from sensorium.inference.predictions import Predictions
 from sensorium.inference.weights import combine
@@ -115,7 +115,7 @@ def _kind(config: Config, name: str) -> str:
 
 def _by_videos(
     config: Config, paths: Paths, candidate: str, reference: str
-) -> tuple[dict[Cell, Interval | float], Interval]:
+) -> tuple[dict[MouseFold, Interval | float], Interval]:
     folds, videos = Folds.load(paths.folds), Videos()
     sides = [_members(paths, name) for name in (candidate, reference)]
     for mouse in track(
@@ -147,7 +147,7 @@ def _members(paths: Paths, name: str) -> list[Predictions]:
 
 def _by_scores(
     paths: Paths, runs: bool, candidate: str, reference: str
-) -> tuple[dict[Cell, Interval | float], Interval]:
+) -> tuple[dict[MouseFold, Interval | float], Interval]:
     from sensorium.registry.promotion import scores_of_pair
     from sensorium.registry.results import scores_of_run
 
@@ -167,7 +167,7 @@ def _by_scores(
     return dict(cells), found
 
 
-def _print(cells: dict[Cell, Interval | float], whole: Interval, candidate: str, reference: str) -> None:
+def _print(cells: dict[MouseFold, Interval | float], whole: Interval, candidate: str, reference: str) -> None:
     headings = ("mouse", "fold", "difference", "95% interval", "verdict")
     table = Table(*headings, title=f"Correlation, {candidate} minus {reference}")
     for (mouse, fold), difference in cells.items():
@@ -182,7 +182,7 @@ def _print(cells: dict[Cell, Interval | float], whole: Interval, candidate: str,
     console.print(f"{candidate} against {reference}: {whole}.")
 
 
-def _write(folder: Path, cells: dict[Cell, Interval | float], whole: Interval, names: tuple[str, str]) -> None:
+def _write(folder: Path, cells: dict[MouseFold, Interval | float], whole: Interval, names: tuple[str, str]) -> None:
     rows = [{"mouse": mouse, "fold": fold, **_numbers(difference)} for (mouse, fold), difference in cells.items()]
     tree = {"candidate": names[0], "reference": names[1], "all": _numbers(whole), "verdict": whole.verdict}
     write_json(folder.with_name(f"{folder.name}.json"), {**tree, "cells": rows})
@@ -196,7 +196,7 @@ def _numbers(difference: Interval | float) -> dict[str, float]:
     return {"difference": difference.mean, "low": difference.low, "high": difference.high}
 
 
-def _figure(cells: dict[Cell, Interval | float], whole: Interval, names: tuple[str, str]) -> Figure:
+def _figure(cells: dict[MouseFold, Interval | float], whole: Interval, names: tuple[str, str]) -> Figure:
     """One row per mouse and fold, the whole at the bottom: point and interval around zero."""
     with mpl.rc_context({"font.size": 8}):
         figure = Figure(figsize=(6, 1.2 + _INCHES_A_ROW * (len(cells) + 1)), layout="constrained")

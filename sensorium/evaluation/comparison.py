@@ -90,7 +90,7 @@ def _bootstrap(table: NDArray[np.float64]) -> NDArray[np.float64]:
     return means
 
 
-Cell = tuple[str, int]
+MouseFold = tuple[str, int]
 """A mouse and a fold."""
 
 
@@ -98,12 +98,12 @@ class Videos:
     """Sums per video from which the correlations of two models follow, for any weights of the videos."""
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[Cell, int], NDArray[np.float64]] = {}
+        self._sums: dict[tuple[MouseFold, int], NDArray[np.float64]] = {}
         self._origins: dict[str, NDArray[np.float64]] = {}
 
     def add(
         self,
-        cell: Cell,
+        cell: MouseFold,
         video: int,
         target: NDArray[np.floating],
         candidate: NDArray[np.floating],
@@ -129,7 +129,7 @@ class Videos:
         key = (cell, video)
         self._sums[key] = self._sums[key] + sums if key in self._sums else sums
 
-    def differences(self) -> tuple[dict[Cell, Interval], Interval]:
+    def differences(self) -> tuple[dict[MouseFold, Interval], Interval]:
         """Candidate minus reference of every mouse and fold, and their mean over folds, then over mice."""
         videos = {video: number for number, video in enumerate(sorted({video for _, video in self._sums}))}
         drawn = generator(0, "videos").poisson(1.0, (_VIDEO_DRAWS, len(videos))).astype(np.float64)
@@ -139,7 +139,7 @@ class Videos:
         by_mouse = [_mean_known([draw for (mouse, _), draw in draws.items() if mouse == name]) for name in mice]
         return {cell: _interval(draw) for cell, draw in draws.items()}, _interval(np.mean(by_mouse, axis=0))
 
-    def _draws(self, cell: Cell, weights: NDArray[np.float64], videos: Mapping[int, int]) -> NDArray[np.float64]:
+    def _draws(self, cell: MouseFold, weights: NDArray[np.float64], videos: Mapping[int, int]) -> NDArray[np.float64]:
         """Mean over neurons of the difference, (1 + draws,)."""
         own = [(videos[video], sums) for (other, video), sums in self._sums.items() if other == cell]
         chosen = weights[:, [number for number, _ in own]]

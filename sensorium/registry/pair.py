@@ -28,7 +28,7 @@ from sensorium.registry.manifest import (
     trained_content,
 )
 from sensorium.registry.model_registry import ModelRegistry, NewVersion
-from sensorium.registry.results import EVALUATE, Evaluation, by_mouse, log_results, read_scores
+from sensorium.registry.results import EVALUATE, Evaluation, log_results, read_scores, without_pool
 from sensorium.tracking.leaderboard import leaderboard_name
 from sensorium.tracking.links import origin
 from sensorium.tracking.provenance import run_tags, uncommitted
@@ -55,7 +55,7 @@ def register_pair(config: Config, paths: Paths) -> PairPin:
         manifest = PairManifest(
             models=models,
             scores=dict(found.pair),
-            paired=by_mouse(found.table.get(found.mean, {})),
+            paired=without_pool(found.table.get(found.mean, {})),
             evaluation=config.evaluation.model_dump(mode="json"),
             data=locked_digests(paths.root),
             code={key: value for key, value in tags.items() if "git" in key or key.endswith("version")},

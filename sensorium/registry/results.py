@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sensorium.errors import TrackingError
-from sensorium.evaluation.comparison import compare
+from sensorium.evaluation.comparison import Scores, compare
 from sensorium.evaluation.scores import ALL
 from sensorium.evaluation.sources import DERIVED, ENSEMBLE
 from sensorium.evaluation.tables import SINGLE_TRIAL
@@ -53,9 +53,6 @@ _PREFIX = "oof"
 """Before the names of out-of-fold metrics: out of fold, by all trials of all mice."""
 EVALUATE = "Type `dvc repro evaluate`."
 
-Scores = Mapping[str, Mapping[str, float]]
-"""Single-trial correlation by mouse and fold; the mouse `all` pools the neurons of all."""
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -64,7 +61,7 @@ class Evaluation:
     metrics: Mapping[str, Any]
     """Content of metrics.json."""
     table: Mapping[str, Scores]
-    """Scores by source, from scores.csv."""
+    """Single-trial correlation by source, from scores.csv; the mouse `all` pools the neurons of all."""
     pair: Mapping[str, Any]
     """What metrics.json holds of the pair, by role."""
     mean: str
@@ -121,19 +118,14 @@ def log_results(
         leaderboard: name of the MLflow experiment.
     """
     results = _results(registry, pin, found)
-    pair = [content.experiment for content in pin.models.values()]
     attachments = make_attachments(paths, pin, found.pair)
-    teacher = pin.models["teacher"].experiment
+    runs = _Runs(registry, paths, tags, attachments, leaderboard)
     with waiting_lock(registry.store.state / "runs.lock"):
-        rows = {
-            source: _log_run(registry, paths, result, tags, attachments, leaderboard)
-            for source, result in results.items()
-        }
+        rows = {source: runs.log(result) for source, result in results.items()}
         for source, run_id in rows.items():
-            _update_row(registry, run_id, source, found.table, teacher)
-    for source in (*pair, found.mean):
-        version = results[source].version
-        if version is not None and version.description != attachments.card:
+            _update_row(registry, run_id, source, found.table, pin.models["teacher"].experiment)
+    for version in (result.version for result in results.values() if result.version is not None):
+        if version.description != attachments.card:
             registry.client.update_model_version(version.name, version.version, attachments.card)
 
 
@@ -181,72 +173,76 @@ def _score(value: float, folds: list[float]) -> dict[str, float]:
 
 def _difference(candidate: Scores, reference: Scores, name: str) -> dict[str, float]:
     """Candidate minus reference, with its interval over mice and folds, as `sensorium compare` has it."""
-    found = compare(by_mouse(candidate), by_mouse(reference))
+    found = compare(without_pool(candidate), without_pool(reference))
     key = f"{DIFFERENCE}{name}"
     return {} if found is None else {key: found.mean, f"{key}/ci_low": found.low, f"{key}/ci_high": found.high}
 
 
-def by_mouse(scores: Scores) -> dict[str, dict[str, float]]:
+def without_pool(scores: Scores) -> dict[str, dict[str, float]]:
     """The scores without those of all neurons together."""
     return {mouse: dict(folds) for mouse, folds in scores.items() if mouse != ALL}
 
 
-def _log_run(
-    registry: ModelRegistry,
-    paths: Paths,
-    result: _Result,
-    tags: Mapping[str, str],
-    attachments: Attachments,
-    leaderboard: str,
-) -> str:
-    """Record the scores of one source; returns the run that is its row: the parent of its folds, or its own."""
-    version_tags = {} if result.version is None else result.version.tags
-    client, digest = registry.client, digest_json([result.metrics, version_tags.get(DIGEST)])
-    parent = _parent(registry, paths, result.experiment)
-    if parent is None:
-        experiment = registry.store.experiment_id(client, leaderboard)
-    else:
-        experiment = str(client.get_run(parent).info.experiment_id)
-    found = [run for run in search(client, [experiment], {_SCORES: digest}) if run.info.status == FINISHED]
-    if found:
-        run_id = str(found[-1].info.run_id)
-    else:
-        own = {**tags, _SCORES: digest, ROLE: "evaluation", EXPERIMENT: result.experiment}
-        own |= {key: text for key, text in version_tags.items() if key in {RUNS, TRAINED}}
-        own |= {} if parent is None else {PARENT: parent}
-        name = "evaluation" if parent is not None else _row_name(registry, paths, experiment, result.experiment)
-        run_id = str(client.create_run(experiment, run_name=name, tags=own).info.run_id)
-        logged_model = None if result.version is None else model_id(result.version.source)
+@dataclass(frozen=True)
+class _Runs:
+    """The runs that hold the scores of an evaluation."""
+
+    registry: ModelRegistry
+    paths: Paths
+    tags: Mapping[str, str]
+    """Tags of a new run."""
+    attachments: Attachments
+    leaderboard: str
+
+    def log(self, result: _Result) -> str:
+        """Record the scores of one source; returns the run that is its row: the parent of its folds, or its own."""
+        client, parent = self.registry.client, self._parent(result.experiment)
+        if parent is None:
+            experiment = self.registry.store.experiment_id(client, self.leaderboard)
+        else:
+            experiment = str(client.get_run(parent).info.experiment_id)
+        digest = digest_json([result.metrics, None if result.version is None else result.version.tags.get(DIGEST)])
+        found = [run for run in search(client, [experiment], {_SCORES: digest}) if run.info.status == FINISHED]
+        run_id = str(found[-1].info.run_id) if found else self._create(result, digest, experiment, parent)
+        if parent is not None:
+            update_metrics(client, parent, result.metrics)
+        return parent or run_id
+
+    def _create(self, result: _Result, digest: str, experiment: str, parent: str | None) -> str:
+        """Make the evaluation's run; what belongs to a registered version is attached to the row as well."""
+        client, version = self.registry.client, result.version
+        tags = {**self.tags, _SCORES: digest, ROLE: "evaluation", EXPERIMENT: result.experiment}
+        tags |= {} if version is None else {key: version.tags[key] for key in (RUNS, TRAINED) if key in version.tags}
+        tags |= {} if parent is None else {PARENT: parent}
+        name = "evaluation" if parent is not None else self._row_name(experiment, result.experiment)
+        run_id = str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
         for key, value in result.metrics.items():
-            client.log_metric(run_id, key, value, model_id=logged_model)
-        for name in ("metrics.json", "scores.csv"):
-            client.log_artifact(run_id, str(paths.evaluation / name))
-        for described in filter(None, () if result.version is None else (run_id, parent)):
-            attachments.log(client, described)
+            client.log_metric(run_id, key, value, model_id=None if version is None else model_id(version.source))
+        for file in ("metrics.json", "scores.csv"):
+            client.log_artifact(run_id, str(self.paths.evaluation / file))
+        for described in filter(None, () if version is None else (run_id, parent)):
+            self.attachments.log(client, described)
         client.set_terminated(run_id, FINISHED)
-    if parent is not None:
-        update_metrics(client, parent, result.metrics)
-    return parent or run_id
+        return run_id
 
+    def _row_name(self, within: str, scored: str) -> str:
+        """Name of an evaluation that is a row: of an ensemble, by what its members' executions are named after."""
+        parts, client = scored.split(","), self.registry.client
+        rows = [client.get_run(run_id).data.tags for part in parts if (run_id := self._parent(part))]
+        differing = dict.fromkeys(item for tags in rows for item in filter(None, tags.get(DIFFERS, "").split(", ")))
+        dvc = next((tags[DVC_EXPERIMENT] for tags in rows if DVC_EXPERIMENT in tags), None)
+        earlier = search(client, [within], {ROLE: "evaluation", EXPERIMENT: scored})
+        label = parts[0] if len(parts) == 1 else ENSEMBLE
+        return run_name(label, list(differing), [str(run.info.run_name) for run in earlier], dvc)
 
-def _row_name(registry: ModelRegistry, paths: Paths, within: str, scored: str) -> str:
-    """Name of an evaluation that is a row: of an ensemble, by what its members' executions are named after."""
-    parts = scored.split(",")
-    rows = [registry.client.get_run(run_id) for part in parts if (run_id := _parent(registry, paths, part))]
-    differing = dict.fromkeys(item for row in rows for item in filter(None, row.data.tags.get(DIFFERS, "").split(", ")))
-    dvc = next((row.data.tags[DVC_EXPERIMENT] for row in rows if DVC_EXPERIMENT in row.data.tags), None)
-    earlier = search(registry.client, [within], {ROLE: "evaluation", EXPERIMENT: scored})
-    label = parts[0] if len(parts) == 1 else ENSEMBLE
-    return run_name(label, list(differing), [str(run.info.run_name) for run in earlier], dvc)
-
-
-def _parent(registry: ModelRegistry, paths: Paths, experiment: str) -> str | None:
-    """The parent run of most of the folds on disk, by their runs; None where none has one."""
-    found: Counter[str] = Counter()
-    for fold in run_links(paths, experiment):
-        if run_id := find_run(registry.client, paths, experiment, fold):
-            found.update(filter(None, [registry.client.get_run(run_id).data.tags.get(PARENT)]))
-    return next((parent for parent, _ in found.most_common() if is_alive(registry.client, parent)), None)
+    def _parent(self, experiment: str) -> str | None:
+        """The parent run of most of the folds on disk, by their runs; None where none has one."""
+        found: Counter[str] = Counter()
+        client = self.registry.client
+        for fold in run_links(self.paths, experiment):
+            if run_id := find_run(client, self.paths, experiment, fold):
+                found.update(filter(None, [client.get_run(run_id).data.tags.get(PARENT)]))
+        return next((parent for parent, _ in found.most_common() if is_alive(client, parent)), None)
 
 
 def scores_of_run(paths: Paths, run_id: str) -> dict[str, dict[str, float]]:

@@ -53,7 +53,9 @@ class TrialPredictor:
         self._weights = weights
         self._folds = folds
         self._settings = settings
-        self._info: ModelInfo = checkpoint.read_info(next(iter(folds.values()))[0])
+        infos = {role: checkpoint.read_info(folders[0]) for role, folders in folds.items()}
+        self._info: ModelInfo = next(iter(infos.values()))
+        self._experiments = {role: info.experiment for role, info in infos.items()}
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._predictors = lru_cache(maxsize=len(self._info.mice) * len(folds))(self._load)
 
@@ -78,7 +80,7 @@ class TrialPredictor:
             parts = [self._predictors(role, mouse).predict([trial])[0] for role in roles]
         except SensoriumError as fault:
             raise _refusal(str(fault)) from fault
-        return combine(parts, in_order(self._weights, map(self._experiment, roles)))
+        return combine(parts, in_order(self._weights, map(self._experiments.__getitem__, roles)))
 
     @property
     def _default(self) -> str:
@@ -93,11 +95,10 @@ class TrialPredictor:
         known = dict.fromkeys([self._default, *self._folds])
         if model not in known:
             raise _refusal(f"params.model: {model!r} is unknown. Choose one of: {', '.join(known)}.")
-        return sorted(self._folds, key=self._experiment) if model == ENSEMBLE else [model]
-
-    def _experiment(self, role: str) -> str:
-        """The order in which `sensorium ensemble` sums up, so that the numbers are the same to the last bit."""
-        return checkpoint.read_info(self._folds[role][0]).experiment
+        if model != ENSEMBLE:
+            return [model]
+        # The order in which `sensorium ensemble` sums up, so that the numbers are the same to the last bit.
+        return sorted(self._folds, key=self._experiments.__getitem__)
 
     def _trial(self, mouse: str, data: Mapping[str, NDArray[Any]]) -> TrialInput:
         video = _array(data, "video", 3)

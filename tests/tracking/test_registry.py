@@ -184,6 +184,9 @@ def test_a_forged_pin_is_refused(registered):
     registered.paths.pair_pin.write_text(json.dumps(pin))
     with pytest.raises(TrackingError, match="does not fit its files"):
         load_pair(registered.paths.pair_pin, registered.paths)
+    write_json(registered.paths.pair_pin, pin | {"surplus": 1})
+    with pytest.raises(TrackingError, match=r"pair\.json: .*surplus: Extra inputs are not permitted"):
+        load_pair(registered.paths.pair_pin, registered.paths)
 
 
 def test_an_unreachable_server_is_told_without_a_traceback(trained, monkeypatch):

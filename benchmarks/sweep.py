@@ -15,12 +15,12 @@ from pathlib import Path
 from unittest.mock import patch
 
 from sensorium import tracking
+from sensorium.callbacks.recorder import NullRecorder
 from sensorium.commands import sweep
 from sensorium.config import load
 from sensorium.paths import Paths, find_root
 from sensorium.stages import train
 from sensorium.sweep.study import Sweep
-from sensorium.training.recorder import NullRecorder
 
 TRIALS = 3
 

@@ -1,4 +1,4 @@
-"""`sensorium states`: the resume states of all trainings, and the removal of those that nobody wants."""
+"""`sensorium checkpoints`: the checkpoints of unfinished trainings, and their removal."""
 
 import time
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sensorium.callbacks.checkpoints import StoredTraining, stored_checkpoints
+from sensorium.callbacks.checkpoints import remove as remove_folder
 from sensorium.errors import ConfigError, TrainingError
 from sensorium.files import exclusive_lock
 from sensorium.paths import Paths
-from sensorium.training import states
-from sensorium.training.states import StoredTraining, stored_trainings
 
 ALL = "all"
 
@@ -36,7 +36,7 @@ def run(
         TrainingError: one that was named is being trained.
     """
     console = Console(highlight=False, soft_wrap=True)
-    found = stored_trainings(paths.state / "train")
+    found = stored_checkpoints(paths.state / "train")
     if remove:
         _remove(console, paths, _choose(found, remove), everything=ALL in remove)
     elif found:
@@ -65,8 +65,8 @@ def _choose(found: Sequence[StoredTraining], unwanted: Sequence[str]) -> list[St
 def _remove(console: Console, paths: Paths, chosen: Sequence[StoredTraining], *, everything: bool) -> None:
     for training in chosen:
         try:
-            with _nobody_trains(paths, training):
-                states.remove(training.folder)
+            with _not_running(paths, training):
+                remove_folder(training.folder)
         except TrainingError as fault:
             if not everything:
                 raise
@@ -75,18 +75,18 @@ def _remove(console: Console, paths: Paths, chosen: Sequence[StoredTraining], *,
         console.print(f"{training.identity} ({_name(training)}): removed, {_gigabytes(training.size)}.")
 
 
-def _nobody_trains(paths: Paths, training: StoredTraining) -> ExitStack:
-    """Hold the fold's lock, or those of all folds where the state does not tell its own.
+def _not_running(paths: Paths, training: StoredTraining) -> ExitStack:
+    """Hold the fold's lock, or those of all folds where it is not known which it is.
 
     Raises:
-        TrainingError: a training is at work.
+        TrainingError: a training is running.
     """
     busy = TrainingError(
         f"{training.identity} ({_name(training)}): is being trained, its checkpoints stay.",
         "Wait for it, or stop it; it saves a checkpoint.",
     )
-    about = training.about
-    locks = [paths.training_lock(about.experiment, about.fold)] if about else sorted(paths.training_locks())
+    info = training.info
+    locks = [paths.training_lock(info.experiment, info.fold)] if info else sorted(paths.training_locks())
     with ExitStack() as held:
         for lock in locks:
             held.enter_context(exclusive_lock(lock, busy))
@@ -94,7 +94,7 @@ def _nobody_trains(paths: Paths, training: StoredTraining) -> ExitStack:
 
 
 def _name(training: StoredTraining) -> str:
-    return f"{training.about.experiment} fold {training.about.fold}" if training.about else "unknown"
+    return f"{training.info.experiment} fold {training.info.fold}" if training.info else "unknown"
 
 
 def _table(found: Sequence[StoredTraining]) -> Table:
@@ -104,7 +104,7 @@ def _table(found: Sequence[StoredTraining]) -> Table:
     for heading in ("epoch", "size", "age"):
         table.add_column(heading, justify="right")
     for training in found:
-        epochs = f" of {training.about.epochs}" if training.about else ""
+        epochs = f" of {training.info.epochs}" if training.info else ""
         done = "none" if training.epoch is None else f"{training.epoch}{epochs}"
         age = max(0.0, time.time() - training.written) / 86400
         table.add_row(training.identity, _name(training), done, _gigabytes(training.size), f"{age:.1f} days")

@@ -173,8 +173,8 @@ def _holds(paths: Paths, experiment: str, fold: int, run_id: str) -> bool:
     Raises:
         TrackingError: the store cannot be reached, or refuses.
     """
+    from sensorium.lineage import fingerprint
     from sensorium.model.checkpoint import read_info
-    from sensorium.training.fingerprint import fingerprint
 
     with refusals_told(paths):
         tags: dict[str, str] = Store.of(paths).client().get_run(run_id).data.tags
@@ -200,8 +200,8 @@ def record_published(
         linked: run that the fold's link names.
         run_id: where to; a new run by default.
     """
+    from sensorium.lineage import fingerprint
     from sensorium.model.checkpoint import CONFIG, HISTORY, read_info
-    from sensorium.training.fingerprint import fingerprint
 
     folder, epochs = paths.fold(experiment, fold), published_epochs(config, paths, experiment, fold)
     past = Past(run_id, fingerprint(read_info(folder).provenance), linked, epochs)

@@ -23,6 +23,7 @@ from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, PipelineError
 from sensorium.experiments import experiment_file
 from sensorium.files import atomic_file, digest_json, waiting_lock, write_text
+from sensorium.lineage import provenance
 from sensorium.paths import Paths
 from sensorium.repro import backends, variables, workers
 from sensorium.repro import gpus as devices
@@ -34,7 +35,6 @@ from sensorium.tracking.adopted import RUN_VARIABLES
 from sensorium.tracking.store import PATIENCE_VARIABLE, patience
 from sensorium.tracking.sweeps import SweepPlace
 from sensorium.training.devices import launched_outside
-from sensorium.training.fingerprint import provenance
 
 _TEACHER = "distillation.teacher"
 

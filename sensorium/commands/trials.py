@@ -102,9 +102,9 @@ def _train(sweep: Sweep, config: Config, paths: Paths, options: Options, trial: 
 def _training(sweep: Sweep, config: Config, paths: Paths, options: Options, number: int, fold: int) -> train.Trial:
     title = f"trial {number}" if len(options.folds) == 1 else f"trial {number}, fold {fold}"
     place = SweepPlace(sweep.plan.name, digest_json(dict(sweep.plan.identity)), number, title)
-    judge = Judge(sweep.plan, number, tuple(sweep.folds(number).values()), len(options.folds))
+    pruner = TrialPruner(sweep.plan, number, tuple(sweep.folds(number).values()), len(options.folds))
     recorder = partial(_recorder, config, paths, options.experiment, fold, place)
-    return train.Trial(title, sweep.folder_of(number), judge, recorder)
+    return train.Trial(title, sweep.folder_of(number), pruner, recorder)
 
 
 def _recorder(
@@ -115,8 +115,8 @@ def _recorder(
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Reports a trial's epochs to the study, and asks whether it is worth going on with."""
+class TrialPruner:
+    """Reports a trial's epochs to the study, and asks whether to end it early."""
 
     plan: SweepPlan
     number: int
@@ -130,7 +130,7 @@ class Judge:
         return Sweep(self.plan)
 
     def __call__(self, rows: Sequence[Row], *, over: bool) -> bool:
-        """See `loop.Judge`: an epoch counts as the mean of the trained folds and of the fold at that epoch."""
+        """See `loop.Pruner`: an epoch counts as the mean of the trained folds and of the fold at that epoch."""
         first = len(self.before) * (self.plan.epochs // self.folds)
         reached = {first + int(row["epoch"]): fmean([*self.before, row["val_correlation"]]) for row in rows}
         return self._sweep.report(self.number, reached, over=over)

@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.table import Table
 
 from sensorium.config import Config, WindowConfig
-from sensorium.data.folds import write_folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError
 from sensorium.files import sole_writer
 from sensorium.paths import Paths
+from sensorium.recordings.folds import write_folds
 
 
 def run(config: Config, paths: Paths) -> None:

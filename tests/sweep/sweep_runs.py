@@ -76,10 +76,10 @@ def _pretend_trial(sweep, trial, pause):
 def search(root: Path, kill: int | None = None, **options: object) -> None:
     """Run the verb in this process, without MLflow."""
     from sensorium import tracking
+    from sensorium.callbacks.recorder import NullRecorder
     from sensorium.commands import sweep as stage
     from sensorium.config import load
     from sensorium.paths import Paths
-    from sensorium.training.recorder import NullRecorder
 
     if kill is not None:
         kill_at_flush(kill)

@@ -15,6 +15,7 @@ from tiny import ROOT
 from typer.testing import CliRunner
 
 from sensorium import tracking
+from sensorium.callbacks.recorder import NullRecorder
 from sensorium.cli.app import app
 from sensorium.commands import sweep as stage
 from sensorium.config import load
@@ -29,7 +30,6 @@ from sensorium.tracking import recorder
 from sensorium.tracking.delivery import Courier
 from sensorium.tracking.leaderboard import leaderboard_name
 from sensorium.tracking.store import Store
-from sensorium.training.recorder import NullRecorder
 
 NAME = "true_batch_001-space"
 SPACE = {

@@ -49,11 +49,11 @@ def _ancestors(generations: int) -> list[int | None]:
     return chain
 
 
-class Lifeline:
-    """Tells whether the processes that this one hangs on are still there."""
+class ParentWatch:
+    """Tells whether the processes that started this one are still running."""
 
     def __init__(self, generations: int) -> None:
-        """Note the ancestors of now.
+        """Record the present ancestors.
 
         Args:
             generations: 1 for the parent alone, 2 for its parent too, ...
@@ -61,28 +61,28 @@ class Lifeline:
         self.orphaned = _orphaned()
         self.chain = _ancestors(generations)
 
-    def cut(self) -> bool:
+    def died(self) -> bool:
         """Whether one of them has died."""
         return self.orphaned or _ancestors(len(self.chain)) != self.chain
 
 
-def stage_lifeline(between: int = 0) -> Lifeline | None:
-    """The lifeline of a DVC stage; None outside of one.
+def watch_parents(between: int = 0) -> ParentWatch | None:
+    """The processes that started a DVC stage; None outside of one.
 
-    DVC starts a stage through a shell, and some shells stay in between: the shell's parent counts too.
+    DVC starts a stage through a shell, and some shells keep running in between: the shell's parent counts too.
 
     Args:
         between: processes of our own between the stage's command and this process.
     """
     if STAGE_VARIABLE in os.environ:
-        return Lifeline(generations=2 + between)
-    return Lifeline(generations=between) if between else None
+        return ParentWatch(generations=2 + between)
+    return ParentWatch(generations=between) if between else None
 
 
 def end_with_parent() -> None:
     """Ask the kernel for SIGTERM when the parent dies (Linux; elsewhere nothing happens).
 
-    The parent may have died before the request: `Lifeline.cut` tells when made beforehand.
+    The parent may have died before the request: a `ParentWatch` that was made before notices it.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
@@ -94,21 +94,21 @@ class StopRequest:
     A second Ctrl-C ends the process at once. Nothing half-written can remain: see `sensorium.files`.
     """
 
-    def __init__(self, lifeline: Lifeline | None) -> None:
+    def __init__(self, parents: ParentWatch | None) -> None:
         """Make the flag.
 
         Args:
-            lifeline: end with these processes too.
+            parents: end with these processes too.
         """
         self._received: int | None = None
         self._handlers: dict[int, object] = {}
-        self._lifeline = lifeline
+        self._parents = parents
 
     def __enter__(self) -> Self:
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP, and should keep doing so
                 self._handlers[number] = signal.signal(number, self._receive)
-        if self._lifeline is not None:
+        if self._parents is not None:
             end_with_parent()
         return self
 
@@ -124,18 +124,18 @@ class StopRequest:
         self._received = self._received or number
 
     def received(self) -> int:
-        """Number of the signal to end by; 0 to go on."""
-        if self._received is None and self._lifeline is not None and self._lifeline.cut():
+        """Number of the signal to end by; 0 to continue."""
+        if self._received is None and self._parents is not None and self._parents.died():
             self._received = signal.SIGTERM
         return self._received or 0
 
 
 class PrunedError(TrainingError):
-    """The training was ended between two epochs, since it is not worth going on with."""
+    """The training was ended between two epochs, since its results are not promising."""
 
 
 class StoppedError(TrainingError):
-    """The training was asked to stop, and its state is saved."""
+    """The training was asked to stop, and its checkpoint is saved."""
 
     def __init__(self, number: int, epoch: int, step: int) -> None:
         """Say where it stopped.
@@ -147,7 +147,7 @@ class StoppedError(TrainingError):
         """
         super().__init__(
             f"training stopped by {signal.Signals(number).name} in epoch {epoch + 1} after {step} steps; "
-            "its state is saved.",
-            "Run the same command again: it goes on from there.",
+            "a checkpoint is saved.",
+            "Run the same command again: it continues from there.",
         )
         self.exit_code = 128 + number

@@ -1,5 +1,6 @@
-"""What the person in front of the terminal sees: a bar that moves, or a plain line an epoch."""
+"""Progress of a training on the terminal: a progress bar, or one line per epoch."""
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -7,14 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sensorium.training.history import Row
-
 _REFRESHES_PER_SECOND = 2
-"""Drawing takes milliseconds, in a thread that holds up the training."""
+"""Drawing takes milliseconds, in a thread that delays the training."""
 
 
-class View(Protocol):
-    """Shows a training; only the first of several processes has more than `NullView`."""
+class TrainingProgress(Protocol):
+    """Shows a training; only the first of several processes has more than `NullProgress`."""
 
     def __enter__(self) -> Self: ...
 
@@ -37,12 +36,12 @@ class View(Protocol):
         """
         ...
 
-    def epoch(self, row: Row) -> None:
+    def epoch(self, row: Mapping[str, float]) -> None:
         """Show a finished epoch."""
         ...
 
 
-class NullView:
+class NullProgress:
     """Shows nothing."""
 
     def __enter__(self) -> Self:
@@ -59,11 +58,11 @@ class NullView:
     def advance(self, done: int, loss: float, learning_rate: float, speed: float) -> None:
         """Do nothing."""
 
-    def epoch(self, row: Row) -> None:
+    def epoch(self, row: Mapping[str, float]) -> None:
         """Do nothing."""
 
 
-class TerminalView:
+class TerminalProgress:
     """A bar with loss, learning rate, samples per second and time left; lines where nothing can move."""
 
     def __init__(self, title: str, steps: int, epochs: int, console: Console | None = None) -> None:
@@ -71,7 +70,7 @@ class TerminalView:
 
         Args:
             title: what is trained.
-            steps: optimizer steps an epoch.
+            steps: optimizer steps per epoch.
             epochs: epochs of the whole training.
             console: where to; standard error by default, so that a command's results stay apart.
         """
@@ -111,7 +110,7 @@ class TerminalView:
         self._speed = speed
         self._bar.update(self._task, completed=done, loss=loss, rate=learning_rate, speed=speed)
 
-    def epoch(self, row: Row) -> None:
+    def epoch(self, row: Mapping[str, float]) -> None:
         """Print a line."""
         self.note(
             f"epoch {int(row['epoch']) + 1}/{self._epochs}  train loss {row['train_loss']:.4f}  "

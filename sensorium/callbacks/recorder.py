@@ -1,4 +1,4 @@
-"""Where the loop reports to: a narrow protocol, so that training knows nothing of MLflow."""
+"""The protocol through which a training logs parameters, metrics and artifacts: the loop does not know MLflow."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -6,28 +6,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
 
+from sensorium.callbacks.stopping import PrunedError, StoppedError
 from sensorium.errors import SensoriumError
-from sensorium.training.stopping import PrunedError, StoppedError
 
 _log = logging.getLogger(__name__)
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-"""How a run ended, in MLflow's words; KILLED is a run that was stopped and may go on, or that a sweep pruned."""
+"""How a run ended, in MLflow's words; KILLED is a run that was stopped and may continue, or that a sweep pruned."""
 
 
 class Recorder(Protocol):
-    """Takes note of a run. A recorder never waits for a server; only a disk that is full fails the training.
+    """Logs a run. A recorder never waits for a server; only a full disk fails the training.
 
-    After a restart the loop reports steps anew that it had reported before; an implementation keeps
-    the first report of each step and name, so that every step stands once.
+    After a restart the loop logs some steps again; an implementation keeps the first value of each step and
+    name.
     """
 
     def params(self, values: Mapping[str, object]) -> None:
-        """Note the settings of the run, by dotted key."""
+        """Log the settings of the run, by dotted key."""
         ...
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Note measurements.
+        """Log metrics.
 
         Args:
             values: by name, such as `train/loss`.
@@ -40,12 +40,12 @@ class Recorder(Protocol):
         ...
 
     def close(self, status: Status) -> None:
-        """End the run and wait until everything noted is safe."""
+        """End the run and wait until everything is on disk."""
         ...
 
 
 class NullRecorder:
-    """Takes note of nothing."""
+    """Logs nothing."""
 
     def params(self, values: Mapping[str, object]) -> None:
         """Do nothing."""
@@ -62,7 +62,7 @@ class NullRecorder:
 
 @contextmanager
 def closing(recorder: Recorder) -> Iterator[None]:
-    """Close a recorder with the status that fits how the block ended, and why it ended stays the error."""
+    """Close a recorder with the status that fits how the block ended, the error of the block stays the error."""
     try:
         yield
     except BaseException as fault:

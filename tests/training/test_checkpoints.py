@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from sensorium.callbacks.checkpoints import CheckpointFolder, TrainingInfo, stored_checkpoints
 from sensorium.commands import checkpoints as states
 from sensorium.errors import ConfigError, TrainingError
 from sensorium.files import exclusive_lock
 from sensorium.paths import Paths
-from sensorium.training.resume import ResumeFolder
-from sensorium.training.states import About, stored_trainings
 
 DAY = 86400
 FIRST, SECOND, OLD = "aa11" * 16, "aa22" * 16, "bb33" * 16
@@ -23,8 +22,8 @@ def paths(tmp_path: Path) -> Paths:
     """A project with states of two folds, and of one that does not tell its name, four days old."""
     paths = Paths(tmp_path)
     parent = paths.state / "train"
-    for name, about in ((FIRST, About("teacher", 0, 30)), (SECOND, About("student", 1, 30)), (OLD, None)):
-        folder = ResumeFolder(parent, name, about)
+    for name, about in ((FIRST, TrainingInfo("teacher", 0, 30)), (SECOND, TrainingInfo("student", 1, 30)), (OLD, None)):
+        folder = CheckpointFolder(parent, name, about)
         folder.save_best(1, {"w": torch.zeros(2)})
         folder.save(2, 0, {})
         folder.save(2, 7, {})
@@ -83,6 +82,6 @@ def test_a_removal_that_was_killed_is_finished(paths: Paths) -> None:
     parent = paths.state / "train"
     (parent / FIRST).rename(parent / f".{FIRST}.partial")
     (parent / f".{FIRST}.partial" / "training.json").write_text("{")
-    assert [found.identity for found in stored_trainings(parent) if found.about is None] == ["bb33" * 3, "aa11" * 3]
+    assert [found.identity for found in stored_checkpoints(parent) if found.info is None] == ["bb33" * 3, "aa11" * 3]
     states.run(paths, ["aa11"])
     assert kept(paths) == [SECOND, OLD]

@@ -1,6 +1,7 @@
-"""What a training depends on, as one digest: another digest never resumes the state."""
+"""What the bits of trainings and predictions depend on: settings, data, code and libraries, as digests."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ from sensorium.config import Config
 from sensorium.files import digest_json, folder_digest, sha256
 from sensorium.paths import Paths
 
-_PACKAGE = Path(__file__).parents[1]
-_CODE = ("data", "model", "training", "metrics.py", "seeding.py")
+_PACKAGE = Path(__file__).parent
+TRAINING_CODE = ("data", "metrics.py", "model", "seeding.py", "training")
+"""What a training's bits depend on, in this package; the stage `train` of dvc.yaml lists the same."""
+PREDICTION_CODE = ("data", "inference", "model")
+"""What the bits of predictions depend on; the stages of dvc.yaml that predict list the same."""
 _CHECKSUM_BYTES = 4
 
 
@@ -36,18 +40,20 @@ def provenance(config: Config, paths: Paths, experiment: str, fold: int, teacher
         "stores": [[mouse, store_digest(paths.store(mouse))] for mouse in config.dataset.mice],
         "folds": folder_digest(paths.folds),
         "teacher": teacher,
-        "code": {part: _code_digest(_PACKAGE / part) for part in _CODE},
+        "code": code_digests(TRAINING_CODE),
         "torch": torch.__version__,
     }
 
 
 def fingerprint(provenance: dict[str, Any]) -> str:
-    """Digest of a provenance, in hexadecimal."""
+    """Digest of a provenance, in hexadecimal; a training never continues from checkpoints of another one."""
     return digest_json(provenance)
 
 
-def _code_digest(part: Path) -> str:
-    return folder_digest(part, "*.py") if part.is_dir() else sha256(part)
+def code_digests(parts: Iterable[str]) -> dict[str, str]:
+    """Digest of each of some modules and packages of this package."""
+    found = {part: _PACKAGE / part for part in parts}
+    return {part: folder_digest(path, "*.py") if path.is_dir() else sha256(path) for part, path in found.items()}
 
 
 def store_digest(store: Path) -> str:

@@ -156,17 +156,23 @@ def test_equal_weights_are_the_default(predicted, tiny_config, project):
     assert "equal_weights" not in (project.evaluation / "scores.csv").read_text()
 
 
-def test_weights_of_three_experiments_and_their_ensemble(predicted, make_predictions, tiny_config, project, stores):
+@pytest.fixture
+def three_config(tiny_config):
+    experiments = tiny_config.experiments | {THIRD: tiny_config.experiments[TEACHER]}
+    return tiny_config.model_copy(update={"experiments": experiments})
+
+
+def test_weights_of_three_experiments_and_their_ensemble(predicted, make_predictions, three_config, project, stores):
     names = [STUDENT, THIRD, TEACHER]
     make_predictions(THIRD, "folds", noise=2.2, seed=3)
     path = project.weights(names)
-    weigh.run(tiny_config, project, ",".join(names), path)
+    weigh.run(three_config, project, ",".join(names), path)
     weights = read_weights(path, names)
     assert list(weights) == names
     assert weights[STUDENT] > weights[THIRD] > weights[TEACHER]
     for seed, name in enumerate(names):
         make_predictions(name, TIER, seed=seed)
-    ensemble.run(tiny_config, project, ",".join(names), TIER, weights=path)
+    ensemble.run(three_config, project, ",".join(names), TIER, weights=path)
     place = f"{stores[0].name}/{int(np.flatnonzero(stores[0].tiers == TIER)[0])}.npy"
     parts = [weights[name] * np.load(project.predictions(name, TIER) / place) for name in names]
     blend = np.load(project.predictions(",".join(names), TIER) / place)
@@ -182,9 +188,9 @@ def test_a_missing_prediction_of_one_experiment(predicted, tiny_config, project)
     assert not project.weights([STUDENT, TEACHER]).parent.exists()
 
 
-def test_an_experiment_without_predictions_out_of_fold(predicted, tiny_config, project):
+def test_an_experiment_without_predictions_out_of_fold(predicted, three_config, project):
     with pytest.raises(PredictionError, match="third/out-of-fold: there are no predictions"):
-        weigh.run(tiny_config, project, f"{STUDENT},{THIRD}")
+        weigh.run(three_config, project, f"{STUDENT},{THIRD}")
 
 
 @pytest.mark.parametrize(
@@ -244,4 +250,4 @@ def test_the_commands_weigh_and_average(predicted, make_predictions, command, pr
 def test_a_registered_pair_brings_its_own_weights(command):
     code, told = command("ensemble", "-e", TEACHER, "-s", TIER, "--pin", "pair.json", "--weights", "weights.json")
     assert code == 2
-    assert "--weights: a registered pair brings its own." in told
+    assert "--weights: a registered pair has its own." in told

@@ -41,38 +41,30 @@ def moments_of(series):
     return found
 
 
-def fitted(series):
-    return fit([moments_of(series)], [f"member_{number}" for number in range(len(series[0]) - 1)])
-
-
-def values(weights):
-    return np.array(list(weights.values()))
-
-
 @pytest.mark.parametrize("noise", [(1.0, 0.5), (0.5, 1.0, 2.0), (1.0, 1.0)])
 def test_independent_noise_is_weighted_by_its_inverse_variance(noise):
-    found = fitted(simulated(noise, frames=4000))
+    found = fit([moments_of(simulated(noise, frames=4000))], "abc"[: len(noise)])
     expected = 1 / np.square(noise)
-    np.testing.assert_allclose(values(found.weights), expected / expected.sum(), atol=0.02)
+    np.testing.assert_allclose(list(found.weights.values()), expected / expected.sum(), atol=0.02)
     assert sum(found.weights.values()) == pytest.approx(1, abs=1e-12)
 
 
 def test_a_member_that_only_harms_gets_nothing():
     series = simulated((0.5, 1.0))
     series = {fold: [y, good, -bad] for fold, (y, good, bad) in series.items()}
-    found = fitted(series)
-    np.testing.assert_array_equal(values(found.weights), [1, 0])
+    found = fit([moments_of(series)], "ab")
+    np.testing.assert_array_equal(list(found.weights.values()), [1, 0])
     assert found.nested.fitted > found.nested.equal + 0.1
 
 
 def test_the_gain_is_that_of_weights_that_have_not_seen_the_fold():
     series = simulated((1.0, 0.4), frames=60)
-    found = fitted(series)
+    found = fit([moments_of(series)], "ab")
     assert list(found.folds) == [0, 1, 2]
     blended = {"fitted": [], "equal": []}
     for fold, (_, *members) in series.items():
         own = maximise([moments_of({0: np.concatenate([v for k, v in series.items() if k != fold], axis=2)})[0]])
-        np.testing.assert_array_equal(values(found.folds[fold].weights), own)
+        np.testing.assert_array_equal(list(found.folds[fold].weights.values()), own)
         blended["fitted"].append(np.tensordot(own, members, 1))
         blended["equal"].append(np.mean(members, 0))
         alone = correlation(series[fold][0], blended["fitted"][-1]).mean()
@@ -100,12 +92,12 @@ def test_constant_and_broken_neurons_do_not_spoil_the_search():
 def test_equal_weights_stay_where_nothing_is_better():
     series = simulated((0.5,), folds=2)
     twice = {fold: [y, member, member] for fold, (y, member) in series.items()}
-    np.testing.assert_array_equal(values(fitted(twice).weights), [0.5, 0.5])
+    np.testing.assert_array_equal(list(fit([moments_of(twice)], "ab").weights.values()), [0.5, 0.5])
 
 
 def test_one_fold_tells_nothing_about_the_gain():
     with pytest.raises(PredictionError, match="two folds at least, found 1") as caught:
-        fitted(simulated((1.0, 0.5), folds=1))
+        fit([moments_of(simulated((1.0, 0.5), folds=1))], "ab")
     assert "folds.train" in str(caught.value)
 
 

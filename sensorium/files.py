@@ -182,10 +182,10 @@ def read_json(path: Path, error: type[SensoriumError], remedy: str | Callable[[]
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise error(f"{path}: the file does not exist.", remedy if isinstance(remedy, str) else remedy()) from None
+        problem = "the file does not exist"
     except (json.JSONDecodeError, UnicodeDecodeError) as fault:
-        told = remedy if isinstance(remedy, str) else remedy()
-        raise error(f"{path}: not valid JSON ({fault}).", told) from fault
+        problem = f"not valid JSON ({fault})"
+    raise error(f"{path}: {problem}.", remedy if isinstance(remedy, str) else remedy())
 
 
 class Record(Section):
@@ -202,8 +202,9 @@ class Record(Section):
         try:
             return cls.model_validate(tree)
         except ValidationError as fault:
-            found = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'content'}: {one['msg']}" for one in fault.errors())
-            raise error(f"{path}: {found}.", remedy if isinstance(remedy, str) else remedy()) from fault
+            known = [(".".join(map(str, one["loc"])) or "content", one["msg"]) for one in fault.errors()]
+            problem = "; ".join(f"{key}: {message.removeprefix('Value error, ')}" for key, message in known)
+            raise error(f"{path}: {problem}.", remedy if isinstance(remedy, str) else remedy()) from fault
 
     def as_json(self) -> dict[str, Any]:
         """The content of the file, as plain values."""

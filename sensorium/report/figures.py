@@ -16,21 +16,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from sensorium.evaluation.scores import ALL
-from sensorium.evaluation.sources import CEILING, ENSEMBLE, EQUAL, PAIR
-from sensorium.evaluation.tables import SINGLE_TRIAL
 from sensorium.mice import FRAMES_PER_SECOND, short_name
-from sensorium.report.material import Material, bootstrap
+from sensorium.report.material import ALL, SINGLE_TRIAL, Material, bootstrap
 
 PREDICTED, MEASURED, NOISELESS = "#009E73", "#BBBBBB", "#333333"
 _COLORS = ("#0072B2", "#D55E00", "#56B4E9", "#CC79A7", "#E69F00", "#882255", "#999933")
 _MARKERS = "osD^vP"
 """Their number and that of the colours have no common divisor, so that pairs repeat after their product only."""
 _DERIVED: Mapping[str, tuple[str, str]] = {
-    ENSEMBLE: (PREDICTED, "*"),
-    PAIR: ("#44AA99", "X"),
-    EQUAL: ("#117733", "d"),
-    CEILING: ("#7F7F7F", "|"),
+    "ensemble": (PREDICTED, "*"),
+    "pair": ("#44AA99", "X"),
+    "equal_weights": ("#117733", "d"),
+    "ceiling": ("#7F7F7F", "|"),
 }
 """Colour and marker of what is no experiment."""
 

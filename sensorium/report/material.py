@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from sensorium import seeding
 from sensorium.data.store import MouseStore
-from sensorium.evaluation.scores import ALL
-from sensorium.evaluation.tables import SINGLE_TRIAL
 from sensorium.inference.predictions import Predictions
 from sensorium.inference.weights import combine
 from sensorium.mice import FRAMES_PER_SECOND
+
+SINGLE_TRIAL = "single_trial_correlation"
+ALL = "all"
+"""Stands for every mouse, fold or tier in the tables; the report depends on their content, not on their code."""
 
 _RESAMPLES = 1000
 _QUANTILES = {"good": 0.95, "median": 0.5, "bad": 0.05}

@@ -6,11 +6,8 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 
-from sensorium.evaluation.scores import ALL
-from sensorium.evaluation.sources import CEILING
-from sensorium.evaluation.tables import PUBLISHED_VARIANT, TO_AVERAGE
 from sensorium.mice import FRAMES_PER_SECOND, short_name
-from sensorium.report.material import Material
+from sensorium.report.material import ALL, Material
 
 _CAPTIONS: Mapping[str, tuple[str, str]] = {
     "scores": (
@@ -36,9 +33,10 @@ _CAPTIONS: Mapping[str, tuple[str, str]] = {
     ),
 }
 
+_CEILING = "ceiling"
 _OTHER_METRICS: Mapping[str, str] = {
-    PUBLISHED_VARIANT: "as the published solution counts",
-    TO_AVERAGE: "correlation to average",
+    "published_variant": "as the published solution counts",
+    "correlation_to_average": "correlation to average",
 }
 
 _TABLE_CAPTION = (
@@ -105,9 +103,9 @@ def _lines(material: Material, figures: Mapping[str, Path]) -> Iterator[str]:
 
 def _lead(material: Material) -> str:
     scores = material.pooled()[ALL]
-    best = max((source for source in material.sources if source != CEILING), key=lambda source: scores[source])
+    best = max((source for source in material.sources if source != _CEILING), key=lambda source: scores[source])
     sentence = f"{best} reaches a single-trial correlation of {scores[best]:.3f}"
-    ceiling = scores.get(CEILING)
+    ceiling = scores.get(_CEILING)
     return f"{sentence}, where the noise allows {ceiling:.3f}." if ceiling is not None else f"{sentence}."
 
 

@@ -16,9 +16,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import ValidationError
 
 from sensorium.errors import SensoriumError
+from sensorium.section import Section
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of every unfinished sibling; git and DVC ignore it."""
@@ -26,7 +29,6 @@ PARTIAL_SUFFIX = ".partial"
 RETIRED_SUFFIX = ".retired"
 """Ending of a whole folder that is being replaced; git and DVC ignore it."""
 
-_READ_BYTES = 1 << 20
 _TICK_SECONDS = 0.01
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
@@ -180,19 +182,43 @@ def read_json(path: Path, error: type[SensoriumError], remedy: str | Callable[[]
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise error(f"{path}: the file does not exist.", remedy if isinstance(remedy, str) else remedy()) from None
+        problem = "the file does not exist"
     except (json.JSONDecodeError, UnicodeDecodeError) as fault:
-        told = remedy if isinstance(remedy, str) else remedy()
-        raise error(f"{path}: not valid JSON ({fault}).", told) from fault
+        problem = f"not valid JSON ({fault})"
+    raise error(f"{path}: {problem}.", remedy if isinstance(remedy, str) else remedy())
+
+
+class Record(Section):
+    """Base of the JSON files that we write and read back: the fields are the keys, None stands for a missing one."""
+
+    @classmethod
+    def load(cls, path: Path, error: type[SensoriumError], remedy: str | Callable[[], str]) -> Self:
+        """Read a file; the arguments are those of `read_json`.
+
+        Raises:
+            SensoriumError: of the class `error`, when the file is missing, not JSON, or has other keys or values.
+        """
+        tree = read_json(path, error, remedy)
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as fault:
+            known = [(".".join(map(str, one["loc"])) or "content", one["msg"]) for one in fault.errors()]
+            problem = "; ".join(f"{key}: {message.removeprefix('Value error, ')}" for key, message in known)
+            raise error(f"{path}: {problem}.", remedy if isinstance(remedy, str) else remedy()) from fault
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of the file, as plain values."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def save(self, path: Path) -> None:
+        """Write the file atomically; equal records give equal bytes."""
+        write_json(path, self.as_json())
 
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def folder_digest(folder: Path, pattern: str = "*") -> str:

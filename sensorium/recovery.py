@@ -4,13 +4,13 @@ DVC removes a stage's outputs before it runs the stage, so a stage that fails le
 there usually lies in DVC's cache. Only names of objects are looked up, nothing is read.
 """
 
-import configparser
 import json
 import os
 import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -61,14 +61,15 @@ def locked_digests(root: Path) -> dict[str, str]:
 
 
 def cache_folder(root: Path) -> Path:
-    """DVC's cache folder, as .dvc/config and .dvc/config.local set it."""
-    return (root / ".dvc" / _settings(root).get("cache", "dir", fallback="cache")).resolve()
+    """DVC's cache folder."""
+    return Path(_settings(root)["cache"].get("dir", root / ".dvc" / "cache"))
 
 
-def _settings(root: Path) -> configparser.ConfigParser:
-    settings = configparser.ConfigParser(interpolation=None)
-    settings.read([root / ".dvc" / "config", root / ".dvc" / "config.local"])
-    return settings
+def _settings(root: Path) -> Any:
+    """DVC's settings of the system, the user and the project, with paths of local folders resolved."""
+    from dvc.config import Config  # takes a tenth of a second, and few commands need it
+
+    return Config(str(root / ".dvc"), validate=False)
 
 
 def _concerned(root: Path, path: Path) -> dict[str, str]:
@@ -84,11 +85,11 @@ def _concerned(root: Path, path: Path) -> dict[str, str]:
 def _remote(root: Path) -> tuple[str | None, Path | None]:
     """Name of the default remote and, where it is a folder of this machine, that folder."""
     settings = _settings(root)
-    name = settings.get("core", "remote", fallback=None)
-    url = settings.get(f"'remote \"{name}\"'", "url", fallback=None)
-    if name is None or url is None:
+    name = settings["core"].get("remote")
+    url = settings["remote"].get(name, {}).get("url")
+    if url is None:
         return None, None
-    return name, None if "://" in url else root / ".dvc" / url
+    return name, None if "://" in url else Path(url)
 
 
 def _holds(folder: Path, digest: str) -> bool:

@@ -127,7 +127,8 @@ def _train(config: Config, paths: Paths, stage: str, experiment: str, fold: int,
     """
     _repro(paths.root, ["--single-item", stage], _environment({f"{experiment}/fold_{fold}": run_id}))
     if not _trained_here(paths, experiment, fold, run_id):
-        _record(config, paths, experiment, fold, run_id)
+        record_published(config, paths, experiment, fold, _linked_run(paths, experiment, fold), run_id)
+        Console().print(f"{experiment} fold {fold} is up to date; its training is recorded in the run {run_id}.")
 
 
 def _environment(adopt: Mapping[str, str]) -> dict[str, str]:
@@ -186,30 +187,46 @@ def _linked_run(paths: Paths, experiment: str, fold: int) -> str | None:
     return RunLink.read(paths.run_link(experiment, fold)).run_id
 
 
-def _record(config: Config, paths: Paths, experiment: str, fold: int, run_id: str) -> None:
-    """Log the published training of a fold into a run."""
+def record_published(
+    config: Config, paths: Paths, experiment: str, fold: int, linked: str | None, run_id: str | None = None
+) -> None:
+    """Log the published training of a fold.
+
+    Args:
+        config: all settings.
+        paths: the project.
+        experiment: what was trained.
+        fold: fold that was held out.
+        linked: run that the fold's link names.
+        run_id: where to; a new run by default.
+    """
     from sensorium.lineage import fingerprint
     from sensorium.model.checkpoint import CONFIG, HISTORY, read_info
 
-    folder = paths.fold(experiment, fold)
-    info = read_info(folder)
+    folder, epochs = paths.fold(experiment, fold), published_epochs(config, paths, experiment, fold)
+    past = Past(run_id, fingerprint(read_info(folder).provenance), linked, epochs)
+    artifacts = [path for path in (folder / CONFIG, folder / HISTORY) if path.exists()]
+    record_past(config, paths, experiment, fold, past, artifacts)
+
+
+def published_epochs(config: Config, paths: Paths, experiment: str, fold: int) -> list[tuple[dict[str, float], int]]:
+    """The epochs of a fold's history.csv, each as the metrics that the training recorded, and its step.
+
+    Empty where the weights came without a history of ours.
+    """
+    from sensorium.model.checkpoint import HISTORY
+
     recipe = config.experiment(experiment).training
     steps = recipe.samples_per_epoch // recipe.batch_size
-    history = folder / HISTORY  # weights from elsewhere have none
+    history = paths.fold(experiment, fold) / HISTORY
     rows = list(csv.DictReader(history.read_text(encoding="utf-8").splitlines())) if history.exists() else []
-    epochs = [measured(row, steps) for row in rows]
-    past = Past(run_id, fingerprint(info.provenance), _linked_run(paths, experiment, fold), epochs)
-    artifacts = [path for path in (folder / CONFIG, history) if path.exists()]
-    record_past(config, paths, experiment, fold, past, artifacts)
-    Console().print(f"{experiment} fold {fold} is up to date; its training is recorded in the run {run_id}.")
-
-
-def measured(row: Mapping[str, str], steps: int) -> tuple[dict[str, float], int]:
-    """An epoch of history.csv as the metrics that the training recorded, and its step.
-
-    Args:
-        row: column names to numbers as text.
-        steps: optimizer steps an epoch.
-    """
-    values = {name.replace("val_", "val/", 1): float(text) for name, text in row.items() if name.startswith("val_")}
-    return {"train/epoch_loss": float(row["train_loss"]), **values}, (int(row["epoch"]) + 1) * steps
+    if not rows or not {"train_loss", "val_correlation"} <= rows[0].keys():
+        return []
+    return [
+        (
+            {"train/epoch_loss": float(row["train_loss"])}
+            | {name.replace("val_", "val/", 1): float(text) for name, text in row.items() if name.startswith("val_")},
+            (int(row["epoch"]) + 1) * steps,
+        )
+        for row in rows
+    ]

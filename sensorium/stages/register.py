@@ -20,6 +20,6 @@ def run(config: Config, paths: Paths) -> None:
     pin = register_pair(config, paths)
     with waiting_lock(paths.lock("register")):
         tidy(paths.pair_pin)
-        pin.write(paths.pair_pin)
-    names = ", ".join(f"{content.name} {pin.versions[role]}" for role, content in pin.models.items())
+        pin.save(paths.pair_pin)
+    names = ", ".join(f"{model.name} {model.version}" for model in pin.models.values())
     Console().print(f"{pin.pair.name} {pin.pair.version} pins {names}.")

@@ -95,7 +95,7 @@ def test_a_killed_sweep_gives_the_trials_of_an_undisturbed_one(project, searched
         assert process.exitcode == -signal.SIGKILL, (project / "stderr.txt").read_text()
         kills += 1
     assert kills >= 3
-    assert "goes on in epoch" in (project / "stderr.txt").read_text()
+    assert "continues in epoch" in (project / "stderr.txt").read_text()
     assert facts(open_sweep(project)) == facts(open_sweep(searched))
 
 

@@ -3,7 +3,7 @@
     dvc repro folds && python benchmarks/bookkeeping.py
 
 trains the teacher's folds one after another, each in a process of its own as in a pipeline, in turns with nothing
-around them (no MLflow, no bar, no state on disk) and with all of it: the journal, the courier that delivers it to a
+around them (no MLflow, no bar, no state on disk) and with all of it: the event log, the uploader that sends it to a
 fresh MLflow store, a progress bar on a terminal, a state every 50 steps and each epoch. A series ends when its last
 training ends. The difference of the two is small beside the noise of most machines, so the seconds that the training
 spends in calls to the recorder, the bar and the states are told as well. `--without PART` leaves one part away. Nothing
@@ -99,10 +99,10 @@ def train(fold: int, turn: int, parts: list[str]) -> None:
     here = Path.cwd()
     config, paths = load(here / PARAMS_FILE), Paths(here)
     if "tracking" in parts:
-        from sensorium.tracking.courier import ensure_running
-        from sensorium.tracking.store import Store
+        from sensorium.tracking.store import TrackingStore
+        from sensorium.tracking.uploader_process import ensure_running
 
-        ensure_running(Store.of(paths))
+        ensure_running(TrackingStore.of(paths))
     from rich.console import Console
 
     from sensorium import tracking
@@ -181,10 +181,10 @@ def main() -> None:
         return
     from sensorium.config import load
     from sensorium.paths import PARAMS_FILE, Paths, find_root
-    from sensorium.tracking.store import Store
+    from sensorium.tracking.store import TrackingStore
 
     root = find_root()
-    for variable in ("MLFLOW_TRACKING_URI", "SENSORIUM_TRACKING_PATIENCE", "SENSORIUM_COURIER_LINGER"):
+    for variable in ("MLFLOW_TRACKING_URI", "SENSORIUM_TRACKING_TIMEOUT", "SENSORIUM_UPLOADER_IDLE_TIMEOUT"):
         os.environ.pop(variable, None)
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
         there = Path(scratch)
@@ -194,7 +194,7 @@ def main() -> None:
             (there / "data" / name).symlink_to(root / "data" / name)
         (there / "sensorium").symlink_to(root / "sensorium")
         load(there / PARAMS_FILE)
-        Store.of(Paths(there)).client()  # makes the tables once, as the first of many trainings does
+        TrackingStore.of(Paths(there)).client()  # makes the tables once, as the first of many trainings does
         full = [part for part in PARTS if part not in options.without]
         spent: dict[str, list[Series]] = {"bare": [], "full": []}
         for turn in range(options.turns + 1):

@@ -21,7 +21,7 @@ from sensorium.registry.flavor import Interface, write_model
 from sensorium.registry.manifest import RESTORE, ModelContent, PairPin
 from sensorium.registry.placing import Placer
 from sensorium.tracking.database import ARTIFACTS
-from sensorium.tracking.store import URI_VARIABLE, Store
+from sensorium.tracking.store import URI_VARIABLE, TrackingStore
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,7 +56,7 @@ class Entry:
 class Catalog:
     """The registry of one store."""
 
-    def __init__(self, paths: Paths, store: Store | None = None) -> None:
+    def __init__(self, paths: Paths, store: TrackingStore | None = None) -> None:
         """Open the registry.
 
         Args:
@@ -64,7 +64,7 @@ class Catalog:
             store: the store to use; the one in force by default.
         """
         self._paths = paths
-        self.store = store or Store.of(paths)
+        self.store = store or TrackingStore.of(paths)
         self.client: MlflowClient = self.store.client()
 
     def register(self, entry: Entry) -> int:

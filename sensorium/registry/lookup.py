@@ -6,7 +6,7 @@ from sensorium.errors import TrackingError
 from sensorium.paths import Paths
 from sensorium.registry.catalog import Catalog
 from sensorium.registry.manifest import STUDENT, TEACHER, WEIGHTS, ModelContent
-from sensorium.tracking.store import refusals_told
+from sensorium.tracking.store import mlflow_errors
 
 
 def find_weights(paths: Paths, experiment: str, fold: int, digest: str) -> Path | None:
@@ -19,7 +19,7 @@ def find_weights(paths: Paths, experiment: str, fold: int, digest: str) -> Path 
         digest: SHA-256 of the file.
     """
     name = f"fold_{fold}/{WEIGHTS}"
-    with refusals_told(paths):
+    with mlflow_errors(paths):
         catalog = Catalog(paths)
         for model in (TEACHER, STUDENT):
             for version in catalog.client.search_model_versions(f"name = '{model}'"):

@@ -20,9 +20,9 @@ from sensorium.registry.headline import ALL, read_scores
 from sensorium.registry.manifest import PAIR, REGISTER, STUDENT, TEACHER, ModelContent, PairPin, Pin, trained_content
 from sensorium.registry.results import tell
 from sensorium.tracking.leaderboard import leaderboard_name
-from sensorium.tracking.links import origin
-from sensorium.tracking.provenance import run_tags, uncommitted
-from sensorium.tracking.store import refusals_told
+from sensorium.tracking.provenance import Provenance, source_tags
+from sensorium.tracking.run_links import origin
+from sensorium.tracking.store import mlflow_errors
 
 EVALUATE = "Type `dvc repro evaluate`."
 
@@ -40,7 +40,7 @@ def register_pair(config: Config, paths: Paths) -> PairPin:
     scores = scores_by_role(metrics, {mean: ENSEMBLE} | {c.experiment: role for role, c in contents.items()})
     paired = paired_scores(paths.evaluation / "scores.csv", mean)
     registration = Registration(config, paths, contents, scores, paired, _weights(config, paths))
-    with refusals_told(paths):
+    with mlflow_errors(paths):
         catalog = Catalog(paths)
         pin = registration.carry_out(catalog)
         tell(catalog, paths, pin, metrics, scores, registration.tags, registration.leaderboard, mean)
@@ -83,12 +83,12 @@ class Registration:
     @property
     def leaderboard(self) -> str:
         """Name of the MLflow experiment that lists the models."""
-        return leaderboard_name(self.config)
+        return leaderboard_name(self.config.preset)
 
     @cached_property
     def tags(self) -> dict[str, str]:
         """Tags of every version made."""
-        return run_tags(self.paths.root, self.config, "register", uncommitted(self.paths.root))
+        return source_tags(self.config.seed) | Provenance.current(self.paths.root, "register").to_tags()
 
     def carry_out(self, catalog: Catalog) -> PairPin:
         """Register what is not registered yet."""
@@ -189,7 +189,7 @@ def load_pair(pin: Path, paths: Paths) -> dict[str, list[Path]]:
     """
     pinned = PairPin.read(pin)
     folders = {}
-    with refusals_told(paths):
+    with mlflow_errors(paths):
         catalog = Catalog(paths)
         catalog.pinned(pinned, None)
         for role, content in pinned.models.items():

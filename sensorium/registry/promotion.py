@@ -19,7 +19,7 @@ from sensorium.files import sha256
 from sensorium.paths import Paths
 from sensorium.registry.catalog import Catalog
 from sensorium.registry.manifest import PAIR, ModelContent, PairPin
-from sensorium.tracking.store import refusals_told
+from sensorium.tracking.store import mlflow_errors
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -55,7 +55,7 @@ def promote(paths: Paths, version: int | None = None, margin: float = 0.0, new_d
     Raises:
         TrackingError: the candidate is missing, damaged, stale or not better, or another promotion was faster.
     """
-    with refusals_told(paths):
+    with mlflow_errors(paths):
         catalog = Catalog(paths)
         seen = champion(catalog)
         candidate = _pinned(catalog, paths) if version is None else find_pair(catalog, version)
@@ -79,7 +79,7 @@ def rollback(paths: Paths) -> Promotion:
     Raises:
         TrackingError: there is no champion, it replaced none, or the earlier one is missing or damaged.
     """
-    with refusals_told(paths):
+    with mlflow_errors(paths):
         catalog = Catalog(paths)
         seen = champion(catalog)
         previous = seen.tags.get(PREVIOUS) if seen is not None else None

@@ -20,11 +20,11 @@ from sensorium.registry.flavor import ENSEMBLE
 from sensorium.registry.headline import PREFIX, tell_rows
 from sensorium.registry.manifest import PairPin
 from sensorium.tracking.descriptions import rounded, run_name
-from sensorium.tracking.journal import FINISHED
-from sensorium.tracking.links import RUNS, TRAINED, find_run, run_links
+from sensorium.tracking.event_log import FINISHED
+from sensorium.tracking.provenance import DVC_EXPERIMENT
+from sensorium.tracking.run_links import RUNS, TRAINED, find_run, run_links
 from sensorium.tracking.runs import (
     DIFFERS,
-    DVC_EXPERIMENT,
     EXPERIMENT,
     PARENT,
     ROLE,

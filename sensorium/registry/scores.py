@@ -6,7 +6,7 @@ from sensorium.registry.catalog import Catalog
 from sensorium.registry.manifest import PAIR
 from sensorium.registry.promotion import CHAMPION, champion, find_pair
 from sensorium.tracking.runs import is_alive, validation_scores
-from sensorium.tracking.store import Store, refusals_told
+from sensorium.tracking.store import TrackingStore, mlflow_errors
 
 Scores = dict[str, dict[str, float]]
 
@@ -17,8 +17,8 @@ def scores_of_run(paths: Paths, run_id: str) -> Scores:
     Raises:
         TrackingError: there is no such run.
     """
-    store = Store.of(paths)
-    with refusals_told(paths):
+    store = TrackingStore.of(paths)
+    with mlflow_errors(paths):
         client = store.client()
         if not is_alive(client, run_id):
             raise TrackingError(f"run {run_id}: not at {store.label}.", "Look up its id in the MLflow UI.")
@@ -35,7 +35,7 @@ def scores_of_pair(paths: Paths, version: str) -> Scores:
     Raises:
         TrackingError: there is no such version, or no champion yet.
     """
-    with refusals_told(paths):
+    with mlflow_errors(paths):
         catalog = Catalog(paths)
         found = champion(catalog) if version == CHAMPION else find_pair(catalog, int(version))
         if found is None:

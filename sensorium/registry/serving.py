@@ -31,7 +31,7 @@ from sensorium.paths import Paths
 from sensorium.registry.catalog import MANIFEST, Catalog
 from sensorium.registry.flavor import ENSEMBLE
 from sensorium.registry.manifest import RESTORE, ModelContent
-from sensorium.tracking.store import Store
+from sensorium.tracking.store import TrackingStore
 
 _STATES = 2
 """Numbers that behavior and pupil centre have a frame."""
@@ -188,4 +188,4 @@ def _catalog() -> Catalog:
     database = Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
     cache = Path(os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir()) / f"sensorium-{os.getuid()}"
     root = database.parent if database is not None else cache
-    return Catalog(Paths(root), Store(uri, root, root))
+    return Catalog(Paths(root), TrackingStore(uri, root, root))

@@ -19,8 +19,8 @@ from sensorium.repro.coordinator import Folder, Run
 from sensorium.repro.executors import GRACE
 from sensorium.repro.live import clock, make_view
 from sensorium.repro.scheduler import Scheduler, State
-from sensorium.tracking.adopted import RUN_VARIABLES
-from sensorium.tracking.store import PATIENCE_VARIABLE, patience
+from sensorium.tracking.project_run import RUN_VARIABLES
+from sensorium.tracking.timeouts import UPLOAD_TIMEOUT, upload_timeout
 
 
 @dataclass(frozen=True)
@@ -141,5 +141,5 @@ def _environment(folder: Folder, options: Options) -> Mapping[str, str]:
         variables.EXECUTOR: options.executor,
         variables.GPUS: str(options.gpus_per_stage),
         # A cluster ends what a job leaves behind, the courier as well.
-        **({} if options.executor == "local" else {PATIENCE_VARIABLE: f"{patience():g}"}),
+        **({} if options.executor == "local" else {UPLOAD_TIMEOUT: f"{upload_timeout():g}"}),
     }

@@ -28,9 +28,9 @@ from sensorium.stages import train, trials
 from sensorium.sweep import results
 from sensorium.sweep.space import Space, candidates, load_space, settings_of
 from sensorium.sweep.study import Plan, Sweep
-from sensorium.tracking.adopted import RUN_VARIABLES
-from sensorium.tracking.store import PATIENCE_VARIABLE, patience
+from sensorium.tracking.project_run import RUN_VARIABLES
 from sensorium.tracking.sweeps import SweepPlace
+from sensorium.tracking.timeouts import UPLOAD_TIMEOUT, upload_timeout
 from sensorium.training.devices import launched_outside
 from sensorium.training.fingerprint import provenance
 
@@ -233,7 +233,7 @@ def _environment(options: Options) -> Mapping[str, str]:
         variables.EXECUTOR: options.executor,
         variables.GPUS: str(options.gpus_per_trial),
         # A cluster ends what a job leaves behind, the courier as well.
-        **({} if options.executor == "local" else {PATIENCE_VARIABLE: f"{patience():g}"}),
+        **({} if options.executor == "local" else {UPLOAD_TIMEOUT: f"{upload_timeout():g}"}),
     }
 
 

@@ -19,7 +19,7 @@ from sensorium.evaluation.weights import Fit, fit, gather
 from sensorium.inference.predictions import Predictions
 from sensorium.mice import FOLDS_SPLIT
 from sensorium.paths import Paths
-from sensorium.tracking.adopted import tell_measured
+from sensorium.tracking.project_run import log_results
 
 WEIGHTS_FILE = "weights.json"
 """Weights of the ensemble, among the results of the evaluation."""
@@ -42,9 +42,7 @@ def run(config: Config, paths: Paths, experiments: Sequence[str], output: Path) 
     found = fit_weights(config, paths, Folds.load(paths.folds), members)
     files.write_json(output, found.as_json(experiments))
     tell_gain(experiments, found)
-    tell_measured(
-        paths, {"single_trial_correlation/fitted": found.fitted, "single_trial_correlation/equal": found.equal}
-    )
+    log_results(paths, {"single_trial_correlation/fitted": found.fitted, "single_trial_correlation/equal": found.equal})
     Console().print(f"Wrote {output}.", highlight=False, soft_wrap=True)
 
 

@@ -1,65 +1,6 @@
-"""The run that `mlflow run` makes for a command: named after it, with what it measured, or why it was refused.
+"""Former name of `project_run`."""
 
-A training takes the run over (`recorder`); of any other verb MLflow itself would tell no more than a random name.
-"""
+from sensorium.tracking.project_run import log_results as tell_measured
+from sensorium.tracking.project_run import note_run
 
-import os
-from collections.abc import Mapping, Sequence
-
-from sensorium.paths import Paths
-from sensorium.tracking.descriptions import NOTE
-from sensorium.tracking.journal import now
-from sensorium.tracking.runs import ROLE, log_metrics
-from sensorium.tracking.store import Store, redacted, refusals_told
-
-RUN_VARIABLE = "MLFLOW_RUN_ID"
-"""Set by `mlflow run`; stages that the command runs through DVC do not see it."""
-RUN_VARIABLES = (RUN_VARIABLE, "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
-"""Variables of `mlflow run` that any command it starts in turn would take for its own."""
-_NAME_LETTERS = 250
-
-
-def tell_measured(paths: Paths, values: Mapping[str, float | None]) -> None:
-    """Record what a verb measured, where `mlflow run` started it; None is left out.
-
-    Raises:
-        TrackingError: the store cannot be reached, or refuses.
-    """
-    if run_id := os.environ.get(RUN_VARIABLE):
-        known = [(key, value, now(), 0) for key, value in values.items() if value is not None]
-        with refusals_told(paths):
-            log_metrics(Store.of(paths).client(), run_id, known)
-
-
-def note_run(paths: Paths, arguments: Sequence[str], fault: str | None) -> None:
-    """Name the run of this process after its command, and describe it by what went wrong.
-
-    Args:
-        paths: the project.
-        arguments: the command without its program.
-        fault: message of the error that ended it.
-
-    Raises:
-        TrackingError: the store cannot be reached, or refuses.
-    """
-    run_id = os.environ[RUN_VARIABLE]
-    with refusals_told(paths):
-        client = Store.of(paths).client()
-        if ROLE not in client.get_run(run_id).data.tags:  # a training names its run itself
-            client.update_run(run_id, name=run_name(arguments))
-        if fault is not None:
-            client.set_tag(run_id, NOTE, redacted(fault))
-
-
-def run_name(arguments: Sequence[str]) -> str:
-    """Verb and target, such as `predict distillation_001 live_test_main` or `promote margin=0.0`."""
-    of_project = arguments[:1] == ["project"]
-    words, option = [], ""
-    for word in arguments[1 if of_project else 0 :]:
-        if word.startswith("--"):
-            words += [option] if option else []
-            option = word[2:]
-        else:
-            words.append(f"{option}={word}" if option and not of_project else word)
-            option = ""
-    return " ".join([*words, *([option] if option else [])])[:_NAME_LETTERS]
+__all__ = ["note_run", "tell_measured"]

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from sensorium.config import Config
 from sensorium.tracking.descriptions import NOTE, differing, interval
-from sensorium.tracking.provenance import COMMIT, DIRTY
+from sensorium.tracking.provenance import COMMIT, DIRTY, SEED
 from sensorium.tracking.runs import (
     ARCHITECTURE,
     DIFFERENCE,
@@ -50,9 +49,9 @@ _COLUMNS = 8
 """Settings that get a column of the view; a table with more is read sideways."""
 
 
-def leaderboard_name(config: Config) -> str:
-    """Name of the MLflow experiment that holds the runs of the settings in force, such as `sensorium-demo`."""
-    return f"sensorium-{re.sub(r'[^A-Za-z0-9._-]+', '-', config.preset)}"
+def leaderboard_name(preset: str) -> str:
+    """Name of the MLflow experiment that holds the runs of a preset, such as `sensorium-demo`."""
+    return f"sensorium-{re.sub(r'[^A-Za-z0-9._-]+', '-', preset)}"
 
 
 def note(client: "MlflowClient", run: "Run", text: str) -> None:
@@ -127,7 +126,7 @@ def _origin(run: "Run") -> str:
     parts = [
         tags.get(ARCHITECTURE, ""),
         f"taught by {tags[TEACHER]}" if TEACHER in tags else "",
-        f"seed {tags['sensorium.seed']}" if "sensorium.seed" in tags else "",
+        f"seed {tags[SEED]}" if SEED in tags else "",
         f"commit {commit}{' with uncommitted changes' if dirty else ''}" if commit else "",
     ]
     return f"Trained with {', '.join(filter(None, parts))}." if any(parts) else ""

@@ -11,7 +11,7 @@ from sensorium.mice import short_names
 from sensorium.tracking import start_training_run
 from sensorium.tracking.descriptions import differences, rounded, run_name
 from sensorium.tracking.leaderboard import leaderboard_name, refresh
-from sensorium.tracking.links import find_run
+from sensorium.tracking.run_links import find_run
 from sensorium.tracking.ui import create_app
 from sensorium.tracking.views import unpacked
 

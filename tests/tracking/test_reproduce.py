@@ -21,7 +21,7 @@ from sensorium.repro.drift import Outcome, judge
 from sensorium.repro.rebuild import clone_commit, place_data
 from sensorium.stages import reproduce as stage
 from sensorium.tracking import provenance
-from sensorium.tracking.recipe import read_recipe
+from sensorium.tracking.training_record import read_training_record
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = "true_batch_001"
@@ -107,7 +107,7 @@ def make_run(project, status="FINISHED", artifacts=(), without=(), **tags):
 
 
 def read(project, name):
-    return read_recipe(project.config, project.paths, name)
+    return read_training_record(project.config, project.paths, name)
 
 
 def test_a_run_tells_commit_data_threads_and_changes(project):

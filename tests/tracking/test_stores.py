@@ -90,7 +90,7 @@ def fold_runs(project, fingerprint):
 
 
 def test_many_writers_at_once_lose_nothing_and_write_nothing_twice(anywhere, monkeypatch, record_property):
-    monkeypatch.setenv("SENSORIUM_TRACKING_PATIENCE", "600")
+    monkeypatch.setenv("SENSORIUM_TRACKING_TIMEOUT", "600")
     began = time.monotonic()
     runs = [
         start_training_run(anywhere.config, anywhere.paths, EXPERIMENT, n, f"{n:02d}-{anywhere.name}" * 8)

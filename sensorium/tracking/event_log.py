@@ -1,8 +1,8 @@
-"""What a run has to tell MLflow, on disk before it is on any server.
+"""What a run has for MLflow, on disk before it is on any server.
 
-A journal is a folder of one run: `events.jsonl`, one event a line, flushed to disk; `delivered.json`,
-how much of it the server has; `artifacts/`, copies of the files to upload. The training appends, a
-courier process delivers, and neither waits for the other. A journal outlives both.
+An event log is a folder of one run: `events.jsonl`, one event per line, flushed to disk; `delivered.json`,
+how much of it is uploaded; `artifacts/`, copies of the files to upload. The training appends, the uploader
+process uploads, and neither waits for the other. An event log outlives both.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,11 @@ from sensorium.files import try_lock, write_json, write_text
 
 FINISHED: Final = "FINISHED"
 """Status of a run that ended well; others may be resumed."""
+WRITER, UPLOADER = "writer", "uploader"
+"""Who may hold a log: a training, and whoever uploads."""
 
+_FOLDER = "journals"
+"""Below the state folder; the name of earlier versions, whose logs are still uploaded."""
 _FIELDS = {
     "start": {"experiment", "fold", "fingerprint", "name", "tags", "params", "datasets"},
     "params": {"values"},
@@ -41,8 +45,8 @@ def now() -> int:
 
 
 @dataclass
-class Delivery:
-    """How far a journal is delivered, and to where."""
+class UploadState:
+    """How far a log is uploaded, and to where."""
 
     uri: str | None = None
     """Store that received the events, without password."""
@@ -52,40 +56,26 @@ class Delivery:
     """Bytes of events.jsonl that the store has."""
 
 
-@dataclass
-class Contents:
-    """What a journal's events add up to."""
-
-    steps: set[tuple[str, int]] = field(default_factory=set)
-    """(metric key, step) of every metric."""
-    params: set[str] = field(default_factory=set)
-    header: dict[str, Any] = field(default_factory=dict)
-    """The last event of kind `start`."""
-    status: str | None = None
-    """Closing status, None while the run is open."""
-
-
-class Journal:
+class EventLog:
     """One run's events on disk."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.events_file = folder / "events.jsonl"
+        """The events, one JSON object per line."""
+        self._state_file, self._address_file = folder / "delivered.json", folder / "address"
 
     @property
-    def events_file(self) -> Path:
-        """The events, one JSON object a line."""
-        return self.folder / "events.jsonl"
-
-    @property
-    def _delivered_file(self) -> Path:
-        return self.folder / "delivered.json"
+    def name(self) -> str:
+        """Name of its folder."""
+        return self.folder.name
 
     def append(self, kind: str, **event: Any) -> None:
         """Add an event and flush it to disk.
 
         Args:
             kind: `start`, `params`, `metrics`, `artifact` or `close`.
-            event: what it says; JSON values.
+            event: its content; JSON values.
 
         Raises:
             TrackingError: the disk is full or refuses; the events before this one are whole.
@@ -104,13 +94,13 @@ class Journal:
             yield
         except OSError as fault:
             with contextlib.suppress(OSError):  # what cannot be cut off now is cut off when the training goes on
-                self.mend()
+                self.repair()
             raise TrackingError(
                 f"{self.folder}: what goes to MLflow cannot be written ({fault}).",
                 "Free disk space and run the same command again: a training goes on from its last state.",
             ) from fault
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Cut off a last line that a crash left unfinished."""
         if not self.events_file.exists():
             return
@@ -123,7 +113,7 @@ class Journal:
         """Yield the whole events from a byte position on, each with the position after it.
 
         Raises:
-            TrackingError: the journal is damaged.
+            TrackingError: the log is damaged.
         """
         if not self.events_file.exists():
             return
@@ -144,27 +134,29 @@ class Journal:
         except (ValueError, KeyError, TypeError, AttributeError):
             pass
         raise TrackingError(
-            f"{self.events_file}: no event at byte {position}: the journal is damaged.",
+            f"{self.events_file}: no event at byte {position}: the event log is damaged.",
             "Remove its folder; `sensorium registry restore` records a finished training again.",
         )
 
-    def contents(self) -> Contents:
-        """Sum up the events."""
-        found = Contents()
-        for event, _ in self.read():
-            match event["kind"]:
-                case "start":
-                    found.header, found.status = event, None
-                case "params":
-                    found.params |= set(event["values"])
-                case "metrics":
-                    found.steps |= {(key, event["step"]) for key in event["values"]}
-                case "close":
-                    found.status = event["status"]
-        return found
+    @property
+    def header(self) -> dict[str, Any]:
+        """The last event of kind `start`; empty where there is none."""
+        starts = [event for event, _ in self.read() if event["kind"] == "start"]
+        return starts[-1] if starts else {}
 
-    def keep(self, source: Path) -> str:
-        """Copy a file or folder into the journal, where no stage removes it before it is uploaded.
+    @property
+    def status(self) -> str | None:
+        """Status of the closing event; None while the run is open, or where it was killed."""
+        try:
+            with self.events_file.open("rb") as stream:
+                stream.seek(-min(_TAIL_BYTES, stream.seek(0, os.SEEK_END)), os.SEEK_END)
+                last = json.loads(stream.read().split(b"\n")[-2])
+        except (FileNotFoundError, IndexError, ValueError):  # no event, or one that is longer than the end of a run
+            return None
+        return str(last["status"]) if last.get("kind") == "close" else None
+
+    def add_file(self, source: Path) -> str:
+        """Copy a file or folder into the log, where no stage removes it before it is uploaded.
 
         Returns:
             Its name below `artifacts/`.
@@ -182,87 +174,54 @@ class Journal:
         return source.name
 
     def artifact(self, name: str) -> Path:
-        """Where a kept file lies."""
+        """Where a copied file lies."""
         return self.folder / "artifacts" / name
 
     @property
-    def delivery(self) -> Delivery:
-        """How far the journal is delivered; not at all when the note of it is missing or damaged."""
+    def upload_state(self) -> UploadState:
+        """How far the log is uploaded; not at all when the record of it is missing or damaged."""
         try:
-            return Delivery(**json.loads(self._delivered_file.read_text(encoding="utf-8")))
+            return UploadState(**json.loads(self._state_file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
-            return Delivery()
+            return UploadState()
 
-    def note(self, delivery: Delivery) -> None:
-        """Remember how far the journal is delivered."""
-        write_json(self._delivered_file, delivery.__dict__)
+    @upload_state.setter
+    def upload_state(self, state: UploadState) -> None:
+        write_json(self._state_file, asdict(state))
 
     @property
     def pending(self) -> int:
         """Number of events that the store does not have."""
-        return sum(1 for _ in self.read(self.delivery.position))
+        return sum(1 for _ in self.read(self.upload_state.position))
 
     @property
-    def waits(self) -> bool:
-        """Whether the store does not have all events."""
+    def size(self) -> int:
+        """Bytes of events."""
         try:
-            return self.events_file.stat().st_size > self.delivery.position
+            return self.events_file.stat().st_size
         except FileNotFoundError:
-            return False
+            return 0
 
     @property
-    def is_closed(self) -> bool:
-        """Whether the last event is the run's end."""
-        return self._last().get("kind") == "close"
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the run ended well."""
-        return self.is_closed and self._last()["status"] == FINISHED
-
-    def _last(self) -> dict[str, Any]:
-        """The last event when it is a short one, as the end is."""
-        try:
-            with self.events_file.open("rb") as stream:
-                stream.seek(-min(_TAIL_BYTES, stream.seek(0, os.SEEK_END)), os.SEEK_END)
-                last: dict[str, Any] = json.loads(stream.read().split(b"\n")[-2])
-        except (FileNotFoundError, IndexError, ValueError):
-            return {}
-        return last
+    def is_uploaded(self) -> bool:
+        """Whether the store has all events."""
+        return self.size <= self.upload_state.position
 
     @property
     def address(self) -> str:
-        """Label of the store that the training writes for; empty while nobody told."""
+        """Label of the store that the training writes for; empty where none is recorded yet."""
         try:
             return self._address_file.read_text(encoding="utf-8")
         except FileNotFoundError:
             return ""
 
-    def address_to(self, label: str) -> None:
-        """Tell which store the training writes for.
-
-        Raises:
-            TrackingError: the disk is full or refuses.
-        """
+    @address.setter
+    def address(self, label: str) -> None:
         with self._writing():
             write_text(self._address_file, label)
 
-    @property
-    def _address_file(self) -> Path:
-        return self.folder / "address"
-
-    @property
-    def is_written(self) -> bool:
-        """Whether a training holds the journal."""
-        return self._is_held("writer")
-
-    @property
-    def is_attended(self) -> bool:
-        """Whether a delivery holds the journal."""
-        return self._is_held("courier")
-
-    def _is_held(self, role: str) -> bool:
-        """Whether somebody holds a role; asking keeps nobody else from asking."""
+    def is_held(self, role: str) -> bool:
+        """Whether somebody has locked the log as WRITER or UPLOADER; asking keeps nobody else from asking."""
         try:
             with self._lock_file(role).open() as stream:
                 fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -276,12 +235,12 @@ class Journal:
         return self.folder / f"{role}.lock"
 
     @contextlib.contextmanager
-    def claimed(self, role: str, seconds: float = 0.0) -> Iterator[bool]:
-        """Hold the journal for one role; yields whether nobody else holds it, and it exists.
+    def locked(self, role: str, seconds: float = 0.0) -> Iterator[bool]:
+        """Lock the log for one role; yields whether nobody else has locked it, and it exists.
 
         Args:
-            role: `writer` for a training, `courier` for a delivery.
-            seconds: how long to wait for who holds it, or asks whether it is held.
+            role: WRITER or UPLOADER.
+            seconds: how long to wait for whoever holds the lock, or asks whether it is held.
         """
         with contextlib.ExitStack() as held:
             try:
@@ -297,33 +256,33 @@ class Journal:
                     fcntl.flock(stream, fcntl.LOCK_UN)
 
     def remove(self) -> None:
-        """Delete the journal from disk; its name is free at once."""
-        condemned = self.folder.parent.with_name(f".{self.folder.name}.{uuid.uuid4().hex}")
+        """Delete the log from disk; its name is free at once."""
+        condemned = self.folder.parent.with_name(f".{self.name}.{uuid.uuid4().hex}")
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             self.folder.rename(condemned)
         shutil.rmtree(condemned, ignore_errors=True)
 
 
-def journals(state: Path) -> list[Journal]:
-    """All journals below a state folder, in the order of their names."""
-    return [Journal(path.parent) for path in sorted(state.glob("journals/*/events.jsonl"))]
+def event_logs(state: Path) -> list[EventLog]:
+    """All event logs below a state folder, in the order of their names."""
+    return [EventLog(path.parent) for path in sorted(state.glob(f"{_FOLDER}/*/events.jsonl"))]
 
 
-def journal_name(fields: Mapping[str, Any]) -> str:
-    """Folder name of a run's journal: experiment, fold and the start of its fingerprint."""
+def log_name(fields: Mapping[str, Any]) -> str:
+    """Folder name of a run's event log: experiment, fold and the start of its fingerprint."""
     return f"{fields['experiment']}-fold_{fields['fold']}-{str(fields['fingerprint'])[:16]}"
 
 
-def journal_for(state: Path, fields: Mapping[str, Any]) -> Journal:
-    """The unfinished journal of a fingerprint, or a new one beside those that are finished.
+def log_for(state: Path, fields: Mapping[str, Any]) -> EventLog:
+    """The unfinished event log of a fingerprint, or a new one beside those that are finished.
 
     Args:
-        state: folder of the journals and locks.
+        state: folder of the event logs and locks.
         fields: `experiment`, `fold` and `fingerprint`.
     """
-    name, number = journal_name(fields), 1
+    name, number = log_name(fields), 1
     while True:
-        journal = Journal(state / "journals" / (name if number == 1 else f"{name}.{number}"))
-        if not journal.events_file.exists() or journal.contents().status != FINISHED:
-            return journal
+        log = EventLog(state / _FOLDER / (name if number == 1 else f"{name}.{number}"))
+        if log.status != FINISHED:
+            return log
         number += 1

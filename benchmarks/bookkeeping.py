@@ -39,8 +39,8 @@ class Series:
     """From the first step to the end of the run."""
     trainer: float
     """Processor time of the training, without what it loads before."""
-    courier: float
-    """Processor time of the courier, its start included."""
+    uploader: float
+    """Processor time of the uploader, its start included."""
     inside: float
     """Seconds in calls to what surrounds the training."""
 
@@ -146,23 +146,23 @@ def series(folds: int, turn: int, parts: list[str]) -> Series:
         told = subprocess.run(call, check=True, stdout=subprocess.PIPE).stdout
         commands.append(time.perf_counter() - began)
         times.append(json.loads(told))
-    courier = settle() / folds
+    uploader = settle() / folds
     means = {key: statistics.fmean(one[key] for one in times) for key in times[0]}
-    return Series(statistics.fmean(commands), **means, courier=courier)
+    return Series(statistics.fmean(commands), **means, uploader=uploader)
 
 
 def settle() -> float:
-    """Wait until no courier is left; returns the processor seconds that it took in all."""
+    """Wait until no uploader is left; returns the processor seconds that it took in all."""
     import psutil
 
     spent = 0.0
-    while couriers := [
+    while uploaders := [
         process
         for process in psutil.process_iter(["cmdline"])
         if (process.info["cmdline"] or [])[2:5] == ["-m", "sensorium.tracking", str(Path.cwd())]
     ]:
         with contextlib.suppress(psutil.NoSuchProcess):
-            used = couriers[0].cpu_times()
+            used = uploaders[0].cpu_times()
             spent = used.user + used.system
         time.sleep(0.1)
     return spent
@@ -208,11 +208,11 @@ def main() -> None:
 def report(bare: list[Series], full: list[Series], parts: list[str]) -> None:
     print(f"\n{os.cpu_count()} processors, {len(bare)} turns, seconds a training, medians\n")
     print(
-        "| | whole command | from the first step on | trainer's processor time | in calls | courier's processor time |"
+        "| | whole command | from the first step on | trainer's processor time | in calls | uploader's processor time |"
     )
     print("|---|---|---|---|---|---|")
     for name, times in (("bare", bare), (f"with {', '.join(parts)}", full)):
-        keys = ("command", "training", "trainer", "inside", "courier")
+        keys = ("command", "training", "trainer", "inside", "uploader")
         row = [statistics.median(getattr(one, key) for one in times) for key in keys]
         print(f"| {name} | {' | '.join(f'{value:.2f}' for value in row)} |")
     for key in ("command", "training", "trainer"):

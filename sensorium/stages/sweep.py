@@ -232,7 +232,7 @@ def _environment(options: Options) -> Mapping[str, str]:
         variables.USER_SHELL: os.environ.get("SHELL") or "/bin/sh",
         variables.EXECUTOR: options.executor,
         variables.GPUS: str(options.gpus_per_trial),
-        # A cluster ends what a job leaves behind, the courier as well.
+        # A cluster ends what a job leaves behind, the uploader as well.
         **({} if options.executor == "local" else {UPLOAD_TIMEOUT: f"{upload_timeout():g}"}),
     }
 

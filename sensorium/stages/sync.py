@@ -1,4 +1,4 @@
-"""`sensorium sync`: deliver the tracking events that wait on disk."""
+"""`sensorium sync`: upload the tracking events that wait on disk."""
 
 from rich.console import Console
 
@@ -9,7 +9,7 @@ from sensorium.tracking.uploader import upload_remaining
 
 
 def run(paths: Paths) -> None:
-    """Deliver every journal that no training holds, each event once.
+    """Upload every event log that no training holds, each event once.
 
     Raises:
         TrackingError: the store refused some of them, or cannot be reached; they stay on disk.

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sensorium import __version__
+from sensorium.config import DistillationConfig
 from sensorium.paths import Paths
 from sensorium.recovery import locked_digests
 
@@ -145,19 +146,21 @@ def hardware() -> str:
     return f"{processor}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else processor
 
 
-def training_inputs(root: Path, mice: Collection[str], fold: int, teacher: str | None) -> dict[str, str]:
+def training_inputs(
+    root: Path, mice: Collection[str], fold: int, distillation: DistillationConfig | None
+) -> dict[str, str]:
     """DVC's digest of everything the fold's training reads, by path, as dvc.lock has it.
 
     Args:
         root: the project's root.
         mice: those of the dataset.
         fold: fold that is held out.
-        teacher: experiment whose fold teaches, where there is one.
+        distillation: names the experiment whose fold teaches, where there is one.
     """
     paths = Paths(Path())
     wanted = {str(paths.store(mouse)) for mouse in mice} | {str(paths.folds)}
-    if teacher is not None:
-        wanted.add(str(paths.fold(teacher, fold)))
+    if distillation is not None:
+        wanted.add(str(paths.fold(distillation.teacher, fold)))
     return {path: digest for path, digest in locked_digests(root).items() if path in wanted}
 
 

@@ -250,9 +250,7 @@ def _provenance_of(store: TrackingStore, run_id: str | None) -> Provenance:
 
 
 def _inputs(config: Config, store: TrackingStore, experiment: str, fold: int) -> dict[str, str]:
-    distillation = config.experiment(experiment).distillation
-    teacher = None if distillation is None else distillation.teacher
-    return training_inputs(store.root, config.dataset.mice, fold, teacher)
+    return training_inputs(store.root, config.dataset.mice, fold, config.experiment(experiment).distillation)
 
 
 def _header(config: Config, fields: Mapping[str, Any], made: Provenance) -> dict[str, Any]:

@@ -93,9 +93,8 @@ def find_run(client: "MlflowClient", paths: Paths, experiment: str, fold: int) -
 def _fingerprint(folder: Path) -> str:
     """`training.fingerprint` of a trained fold, without PyTorch."""
     path = folder / "config.json"
-    return digest_json(
-        read_json(path, TrackingError, later_remedy(path, "Train the fold again."))["info"]["provenance"]
-    )
+    document = read_json(path, TrackingError, later_remedy(path, "Train the fold again."))
+    return digest_json(document["info"]["provenance"])
 
 
 def origin(client: "MlflowClient", paths: Paths, experiment: str) -> dict[str, str]:

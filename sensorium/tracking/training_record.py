@@ -139,15 +139,13 @@ def _pulled(config: Config, paths: Paths, experiment: str, fold: int) -> Trainin
             raise TrackingError(
                 f"{file}: the file does not exist.", remedy(folder, "Type `dvc pull`, or name a run's id.")
             )
-    distillation = config.experiment(experiment).distillation
-    inputs = training_inputs(paths.root, config.dataset.mice, fold, distillation and distillation.teacher)
+    inputs = training_inputs(paths.root, config.dataset.mice, fold, config.experiment(experiment).distillation)
     if commit is None or patch is None or not inputs:
         raise TrackingError(
             f"{folder}: neither its run nor a commit with dvc.lock shows how it was trained.", "Name a run's id."
         )
-    return TrainingRecord(
-        None, experiment, fold, commit, patch, inputs, None, "", {f.name: f.read_bytes() for f in files}
-    )
+    artifacts = {file.name: file.read_bytes() for file in files}
+    return TrainingRecord(None, experiment, fold, commit, patch, inputs, None, "", artifacts)
 
 
 def _training(client: "MlflowClient", store: TrackingStore, run_id: str) -> "Run":

@@ -190,11 +190,6 @@ class EventLog:
         write_json(self._state_file, asdict(state))
 
     @property
-    def pending(self) -> int:
-        """Number of events that the store does not have."""
-        return sum(1 for _ in self.read(self.upload_state.position))
-
-    @property
     def size(self) -> int:
         """Bytes of events."""
         try:
@@ -268,11 +263,6 @@ def event_logs(state: Path) -> list[EventLog]:
     return [EventLog(path.parent) for path in sorted(state.glob(f"{_FOLDER}/*/events.jsonl"))]
 
 
-def log_name(fields: Mapping[str, Any]) -> str:
-    """Folder name of a run's event log: experiment, fold and the start of its fingerprint."""
-    return f"{fields['experiment']}-fold_{fields['fold']}-{str(fields['fingerprint'])[:16]}"
-
-
 def log_for(state: Path, fields: Mapping[str, Any]) -> EventLog:
     """The unfinished event log of a fingerprint, or a new one beside those that are finished.
 
@@ -280,7 +270,7 @@ def log_for(state: Path, fields: Mapping[str, Any]) -> EventLog:
         state: folder of the event logs and locks.
         fields: `experiment`, `fold` and `fingerprint`.
     """
-    name, number = log_name(fields), 1
+    name, number = f"{fields['experiment']}-fold_{fields['fold']}-{fields['fingerprint'][:16]}", 1
     while True:
         log = EventLog(state / _FOLDER / (name if number == 1 else f"{name}.{number}"))
         if log.status != FINISHED:

@@ -15,24 +15,11 @@ from sensorium.errors import TrackingError
 from sensorium.files import digest_json
 from sensorium.mice import short_names
 from sensorium.paths import PARAMS_FILE, Paths
-from sensorium.tracking.event_log import FINISHED, UPLOADER, WRITER, EventLog, event_logs, log_for, log_name
+from sensorium.tracking import runs
+from sensorium.tracking.event_log import FINISHED, UPLOADER, WRITER, EventLog, event_logs, log_for
 from sensorium.tracking.leaderboard import leaderboard_name
 from sensorium.tracking.provenance import Provenance, flatten, source_tags, training_inputs
 from sensorium.tracking.run_links import RunLink
-from sensorium.tracking.runs import (
-    ARCHITECTURE,
-    EXPERIMENT,
-    FINGERPRINT,
-    FOLD,
-    FOLDS,
-    GROUP,
-    REBUILT,
-    RECORD,
-    RECORDED,
-    ROLE,
-    TEACHER,
-    is_alive,
-)
 from sensorium.tracking.store import TrackingStore, mlflow_errors
 from sensorium.tracking.sweeps import SweepPlace
 from sensorium.tracking.system import SystemLoad
@@ -122,7 +109,11 @@ class TrainingRun:
         uploaded, state = self._events.is_uploaded, self._events.upload_state
         no_run = state.run_id is None and duration > _SUSPICIOUS_SECONDS
         if not uploaded and (no_run or 0 < seconds == upload_timeout()):
-            self._warn()
+            _log.warning(
+                "MLflow at %s cannot be reached or is slow: events wait in %s; `sensorium sync` uploads them.",
+                self._store.label,
+                self._events.folder,
+            )
         if status == FINISHED:
             if self._link is not None:
                 waiting = self._events.name if state.run_id is None else None
@@ -130,14 +121,6 @@ class TrainingRun:
             if uploaded:
                 self._events.remove()
         self._lock.close()
-
-    def _warn(self) -> None:
-        _log.warning(
-            "MLflow at %s cannot be reached or is slow: %d events wait in %s; `sensorium sync` uploads them.",
-            self._store.label,
-            self._events.pending,
-            self._events.folder,
-        )
 
 
 def _await_upload(log: EventLog, store: TrackingStore, seconds: float) -> None:
@@ -182,7 +165,7 @@ def start_training_run(
     check_timeouts()
     fields = {"experiment": experiment, "fold": fold, "fingerprint": fingerprint}
     log = log_for(store.state, fields)
-    _remove_others(store, log, log_name({**fields, "fingerprint": ""}))
+    _remove_others(store, log)
     stage = f"train {experiment}/fold_{fold}"
     made = Provenance.current(store.root, stage, _inputs(config, store, experiment, fold))
     header = {**fields, "name": f"fold_{fold}", **_header(config, fields, made)}
@@ -228,10 +211,10 @@ def record_past(
     header = {**fields, "name": f"fold_{fold}", **_header(config, fields, replace(original, inputs=inputs))}
     header["adopt"] = past.run_id
     if past.original is not None:
-        header["tags"][REBUILT if past.run_id is None else RECORDED] = past.original
+        header["tags"][runs.REBUILT if past.run_id is None else runs.RECORDED] = past.original
     if past.run_id is not None:
         header["name"] = f"{experiment}/fold_{fold} recorded"  # a row of the leaderboard, below no parent
-        header["tags"][ROLE] = RECORD
+        header["tags"][runs.ROLE] = runs.RECORD
     run = TrainingRun(log, store, None, header, None)
     for values, step in past.epochs:
         run.metrics(values, step)
@@ -246,7 +229,7 @@ def _provenance_of(store: TrackingStore, run_id: str | None) -> Provenance:
         return Provenance()
     with mlflow_errors(Paths(store.root)):
         client = store.client()
-        return Provenance.from_tags(client.get_run(run_id).data.tags if is_alive(client, run_id) else {})
+        return Provenance.from_tags(client.get_run(run_id).data.tags if runs.is_alive(client, run_id) else {})
 
 
 def _inputs(config: Config, store: TrackingStore, experiment: str, fold: int) -> dict[str, str]:
@@ -265,14 +248,14 @@ def _header(config: Config, fields: Mapping[str, Any], made: Provenance) -> dict
         "tags": {
             **source_tags(config.seed),
             **made.to_tags(),
-            ARCHITECTURE: settings.model.architecture,
-            **({TEACHER: settings.distillation.teacher} if settings.distillation else {}),
-            FINGERPRINT: fields["fingerprint"],
-            GROUP: group,
-            ROLE: "fold",
-            EXPERIMENT: experiment,
-            FOLD: str(fields["fold"]),
-            FOLDS: str(len(config.folds.train)),
+            runs.ARCHITECTURE: settings.model.architecture,
+            **({runs.TEACHER: settings.distillation.teacher} if settings.distillation else {}),
+            runs.FINGERPRINT: fields["fingerprint"],
+            runs.GROUP: group,
+            runs.ROLE: "fold",
+            runs.EXPERIMENT: experiment,
+            runs.FOLD: str(fields["fold"]),
+            runs.FOLDS: str(len(config.folds.train)),
         },
         "params": params,
         "datasets": dict(made.inputs),
@@ -294,10 +277,11 @@ def _params(config: Config, experiment: str) -> dict[str, str]:
     )
 
 
-def _remove_others(store: TrackingStore, log: EventLog, prefix: str) -> None:
+def _remove_others(store: TrackingStore, log: EventLog) -> None:
     """Delete uploaded logs of earlier settings of the same fold; they can never be resumed here."""
+    fold, *_ = log.name.rpartition("-")
     for other in event_logs(store.state):
-        if other.name.startswith(prefix) and other.name != log.name:
+        if other.name.startswith(f"{fold}-") and other.name != log.name:
             with other.locked(UPLOADER) as free, other.locked(WRITER) as idle:
                 if free and idle and other.is_uploaded and other.status is not None:
                     other.remove()

@@ -20,12 +20,11 @@ from sensorium.tracking.views import TAGS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _SQLITE = "sqlite:///"
 _DEFAULT_ID, _DEFAULT = "0", "Default"
-_PARENT_VARIABLE, _EXPERIMENT_VARIABLE = "DVC_ROOT", "DVC_EXP_NAME"
-"""Variables that DVC sets for the commands of an experiment."""
 
 _TIMEOUT, _RETRIES = "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _CLIENT_SETTINGS = {_TIMEOUT: "600", _RETRIES: "2", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
@@ -82,18 +81,12 @@ def mlflow_errors(paths: Paths) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError) as fault:
         reason = str(fault).splitlines()[0]
         if is_damage(str(fault)):
-            name = TrackingStore.of(paths).name
+            name = TrackingStore.of(paths).label.removeprefix(_SQLITE)
             raise TrackingError(f"{name}: the database is damaged ({reason}).", RESTORE_DATABASE) from fault
         raise TrackingError(
             f"MLflow: {reason}",
             f"Check {URI_VARIABLE} and that the server answers, then try again.",
         ) from fault
-
-
-def _parent_project() -> Path | None:
-    """Root of the project that a queued experiment belongs to; DVC removes the copy in which it runs it."""
-    name = os.environ.get(_PARENT_VARIABLE)
-    return Path(name).resolve() if name and os.environ.get(_EXPERIMENT_VARIABLE) else None
 
 
 @dataclass(frozen=True)
@@ -115,7 +108,8 @@ class TrackingStore:
             TrackingError: the variable names a store that MLflow no longer writes.
         """
         root = paths.root.resolve()
-        home = _parent_project() or root
+        queued = os.environ.get("DVC_EXP_NAME") and os.environ.get("DVC_ROOT")  # DVC sets them for an experiment
+        home = Path(queued).resolve() if queued else root
         uri = _absolute(os.environ.get(URI_VARIABLE) or f"{_SQLITE}{home}/mlflow.db")
         if urlsplit(uri).scheme in {"", "file"}:
             raise TrackingError(
@@ -127,7 +121,7 @@ class TrackingStore:
     @property
     def embedded(self) -> bool:
         """Whether the store is the project's own SQLite file."""
-        return self.uri == f"{_SQLITE}{self.home}/mlflow.db"
+        return self.database is not None
 
     @property
     def _served(self) -> bool:
@@ -139,14 +133,10 @@ class TrackingStore:
         return redact(self.uri)
 
     @property
-    def name(self) -> str:
-        """What messages call it: the path of a database file, the URI of anything else."""
-        return self.label.removeprefix(_SQLITE)
-
-    @property
     def database(self) -> Path | None:
-        """File of the embedded database."""
-        return self.home / "mlflow.db" if self.embedded else None
+        """File of the embedded database; None where the store is another one."""
+        file = self.home / "mlflow.db"
+        return file if self.uri == f"{_SQLITE}{file}" else None
 
     @property
     def portable(self) -> str:
@@ -208,8 +198,8 @@ class TrackingStore:
 
         if self.database is not None:
             check_readable(self.database)
-        if self.embedded and not (self.home / "mlflow.db").exists():
-            SqlAlchemyStore(self.uri, (self.home / ARTIFACTS).as_uri())  # where artifacts of experiment 0 will lie
+            if not self.database.exists():
+                SqlAlchemyStore(self.uri, (self.home / ARTIFACTS).as_uri())  # where artifacts of experiment 0 will lie
         client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         try:
             client.search_experiments(max_results=1)  # the first call creates the tables
@@ -228,40 +218,38 @@ class TrackingStore:
         A database keeps rows alone, so the artifacts lie beside its file, or in the project where it has none; a
         server decides by itself.
         """
-        from mlflow.exceptions import MlflowException
-
         found = client.get_experiment_by_name(name)
         if found is None:
-            try:
-                with waiting_lock(self.state / "experiments.lock"):
-                    return self._create_experiment(client, name)
-            except MlflowException:
-                found = client.get_experiment_by_name(name)  # another process was faster
-                if found is None:
-                    raise
+            with waiting_lock(self.state / "experiments.lock"):
+                found = self._create_experiment(client, name)
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         for key in TAGS.keys() - found.tags.keys():  # `mlflow run --experiment-name` may have made it
             client.set_experiment_tag(found.experiment_id, key, TAGS[key])
         return str(found.experiment_id)
 
-    def _create_experiment(self, client: "MlflowClient", name: str) -> str:
+    def _create_experiment(self, client: "MlflowClient", name: str) -> "Experiment":
         """Create an MLflow experiment; the first one of an embedded store is MLflow's own, renamed.
 
         MLflow makes the experiment 0, `Default`, in every store, makes it anew where it is missing, and puts runs of
         `mlflow run` there. Renamed, it stays, and these runs lie beside the others.
         """
-        default = client.get_experiment(_DEFAULT_ID) if self.embedded else None
-        if default is not None and default.name == _DEFAULT and self._is_ours(default.artifact_location):
-            client.rename_experiment(_DEFAULT_ID, name)
-            for key, value in TAGS.items():
-                client.set_experiment_tag(_DEFAULT_ID, key, value)
-            return _DEFAULT_ID
+        from mlflow.exceptions import MlflowException
+
         # a project that MLflow cloned for one run is not where artifacts should be: they lie beside a database file
         is_file = self.uri.startswith(_SQLITE) and "?" not in self.uri
         folder = Path(self.uri.removeprefix(_SQLITE)).parent if is_file else self.home
-        location = None if self._served else (folder / ARTIFACTS / name).as_uri()
-        return str(client.create_experiment(name, artifact_location=location, tags=TAGS))
+        default = client.get_experiment(_DEFAULT_ID) if self.embedded else None
+        try:
+            if default is not None and default.name == _DEFAULT and self._is_ours(default.artifact_location):
+                client.rename_experiment(_DEFAULT_ID, name)
+            else:
+                client.create_experiment(name, None if self._served else (folder / ARTIFACTS / name).as_uri())
+        except MlflowException:
+            if (found := client.get_experiment_by_name(name)) is not None:
+                return found  # another process was faster
+            raise
+        return client.get_experiment_by_name(name)
 
     def _is_ours(self, location: str) -> bool:
         """Whether artifacts lie in the project; where `mlflow ui` made the store, only its server reaches them."""

@@ -22,20 +22,12 @@ _log = logging.getLogger(__name__)
 
 
 def upload_timeout() -> float:
-    """Seconds that MLflow gets for what is left at the end of a training.
-
-    Raises:
-        TrackingError: the variable is not a number of seconds.
-    """
+    """UPLOAD_TIMEOUT; raises a TrackingError where it is not a number of seconds."""
     return _seconds(UPLOAD_TIMEOUT)
 
 
 def idle_timeout() -> float:
-    """Seconds after which an uploader without work ends.
-
-    Raises:
-        TrackingError: the variable is not a number of seconds.
-    """
+    """IDLE_TIMEOUT; raises a TrackingError where it is not a number of seconds."""
     return _seconds(IDLE_TIMEOUT)
 
 

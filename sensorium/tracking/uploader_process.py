@@ -16,7 +16,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import sensorium
@@ -116,28 +115,20 @@ def _start(store: TrackingStore, lock: int) -> None:
 
 
 class UploadTask:
-    """One event log that this process uploads, under its lock."""
+    """One event log, which this process uploads while it holds its lock."""
 
     def __init__(self, log: EventLog, store: TrackingStore) -> None:
         self.log, self._store = log, store
-        self._lock = contextlib.ExitStack()
+        self.lock, self.is_locked = contextlib.ExitStack(), False
         self._uploader: Uploader | None = None
         self._next, self._backoff, self._deadline = 0.0, 0.0, math.inf
         self._succeeded = time.monotonic()
 
-    def acquire(self) -> bool:
-        """Lock the log; returns whether no other process holds it."""
-        return self._lock.enter_context(self.log.locked(UPLOADER))
-
-    def release(self) -> None:
-        """Leave the log to others."""
-        self._lock.close()
-
     def step(self) -> bool:
-        """Upload when it is time; returns whether nothing is left to do, or nothing more to try."""
+        """Upload when it is time; returns whether something is left to do or to try again."""
         over = not self.log.is_held(WRITER)
-        if not over and self.log.address != self._store.label:
-            return True  # it goes on in another store, which has an uploader of its own
+        if not self._acquire(over):
+            return False
         self._deadline = min(self._deadline, time.monotonic() + upload_timeout()) if over else math.inf
         if over:
             close_if_killed(self.log)
@@ -147,29 +138,34 @@ class UploadTask:
         if over and self.log.is_uploaded:
             if self.log.status == FINISHED:
                 self.log.remove()
-            return True
-        return time.monotonic() > self._deadline
+            return False
+        return time.monotonic() <= self._deadline
+
+    def _acquire(self, over: bool) -> bool:
+        """Lock the log where it is written for this store now, or was left by a training that is over."""
+        if self.log.address != self._store.label and not (over and self.log.address == ""):
+            return False
+        if not self.is_locked and not (over and self.log.is_uploaded):
+            self.is_locked = self.lock.enter_context(self.log.locked(UPLOADER))
+        return self.is_locked
 
     def _upload(self) -> None:
         try:
             self._uploader = self._uploader or Uploader(self.log, self._store)
             self._uploader.upload(self._deadline)
-        except expected_faults() as fault:
-            _log.warning("%s: %s", self.log.name, fault)
-            self._back_off()
-        except Exception:  # the other trainings' events must arrive all the same
-            _log.exception("%s: a fault of Sensorium itself", self.log.name)
-            self._back_off()
+        except Exception as fault:  # the training goes on, and so do the others
+            if isinstance(fault, expected_faults()):
+                _log.warning("%s: %s", self.log.name, fault)
+            else:
+                _log.exception("%s: a fault of Sensorium itself", self.log.name)
+            self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LONGEST_BACKOFF)
         else:
             self._backoff, self._deadline = 0.0, math.inf  # the store answers: its time begins anew
             self._succeeded = time.monotonic()
         self._next = time.monotonic() + (self._backoff or _POLL_SECONDS)
 
-    def _back_off(self) -> None:
-        self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LONGEST_BACKOFF)
-
     @property
-    def stuck(self) -> bool:
+    def is_stuck(self) -> bool:
         """Whether nothing could be uploaded for long."""
         return self._backoff > 0 and time.monotonic() - self._succeeded > _STUCK_SECONDS
 
@@ -184,51 +180,33 @@ class UploadLoop:
         """Size of each log that was given up; one that has grown since belongs to a training that goes on."""
 
     @property
-    def stuck(self) -> bool:
+    def is_stuck(self) -> bool:
         """Whether no log could be uploaded for long."""
-        return bool(self._tasks) and all(task.stuck for task in self._tasks.values())
+        return bool(self._tasks) and all(task.is_stuck for task in self._tasks.values())
 
-    def find_work(self) -> bool:
-        """Take on new logs; returns whether any is open."""
-        for log in event_logs(self._store.state):
-            if log.name in self._tasks or self._given_up.get(log.name) == log.size:
-                continue
-            with self._giving_up(log):
-                task = UploadTask(log, self._store)
-                if not self._is_ours(log):
-                    continue
-                if task.acquire():
-                    self._tasks[log.name] = task
-                else:
-                    task.release()
+    def step(self) -> bool:
+        """Do what is due for each log; returns whether any is open."""
+        new = {log.name: UploadTask(log, self._store) for log in event_logs(self._store.state)}
+        for name, task in (new | self._tasks).items():
+            if self._given_up.get(name) != task.log.size and self._step(task):
+                self._tasks[name] = task
+            else:
+                task.lock.close()
+                self._tasks.pop(name, None)
         return bool(self._tasks)
 
-    def step(self) -> None:
-        """Let each task do what is due."""
-        for name, task in list(self._tasks.items()):
-            done = True
-            with self._giving_up(task.log):
-                done = task.step()
-                if done and not task.log.is_uploaded:
-                    self._given_up[name] = task.log.size
-            if done:
-                task.release()
-                del self._tasks[name]
-
-    @contextlib.contextmanager
-    def _giving_up(self, log: EventLog) -> Iterator[None]:
-        """Leave a log that is damaged, or that another user wrote, for the sake of the others."""
+    def _step(self, task: UploadTask) -> bool:
+        """Do what is due for a log; one that is damaged, or that another user wrote, is left for the others' sake."""
         try:
-            yield
+            if task.step():
+                return True
+            give_up = task.is_locked and not task.log.is_uploaded
         except (SensoriumError, OSError) as fault:
-            _log.warning("%s: %s", log.name, fault)
-            self._given_up[log.name] = log.size
-
-    def _is_ours(self, log: EventLog) -> bool:
-        """Whether it is written for this store now, or was left by a training that is over."""
-        if log.is_held(WRITER):
-            return log.address == self._store.label
-        return log.address in {"", self._store.label} and not log.is_uploaded
+            _log.warning("%s: %s", task.log.name, fault)
+            give_up = True
+        if give_up:
+            self._given_up[task.log.name] = task.log.size
+        return False
 
 
 def serve(store: TrackingStore, starter: int, lock: int) -> None:
@@ -240,15 +218,14 @@ def serve(store: TrackingStore, starter: int, lock: int) -> None:
         lock: descriptor of the lock that keeps a second uploader from being started.
     """
     loop, idle_since = UploadLoop(store), time.monotonic()
-    while store.state.is_dir() and not loop.stuck:  # it is gone when the project is
-        if loop.find_work() or os.getppid() == starter:
+    while store.state.is_dir() and not loop.is_stuck:  # it is gone when the project is
+        if loop.step() or os.getppid() == starter:
             idle_since = time.monotonic()
         elif time.monotonic() - idle_since >= idle_timeout():
             fcntl.flock(lock, fcntl.LOCK_UN)
-            # whoever wrote before the lock was free relies on this process, and whoever came later has another one
-            if not loop.find_work() or not try_lock(lock):
+            # whoever wrote before the lock was free relies on this process, and whoever comes later has another one
+            if not loop.step() or not try_lock(lock):
                 return
-        loop.step()
         time.sleep(_LOOP_SECONDS)
 
 

@@ -149,13 +149,24 @@ def test_sync_waits_for_an_uploader_at_work(project):
 
 
 @pytest.mark.parametrize(
-    ("told", "duration", "seconds"), [(None, 10.0, 0.05), (None, 43_200.0, 15.0), ("30", 10.0, 30.0), ("0", 1e6, 0.0)]
+    ("name", "value", "duration", "seconds"),
+    [
+        ("TIMEOUT", "", 10.0, 0.05),
+        ("TIMEOUT", "", 43_200.0, 15.0),
+        ("TIMEOUT", "30", 10.0, 30.0),
+        ("TIMEOUT", "0", 1e6, 0.0),
+        ("PATIENCE", "30", 10.0, 30.0),
+    ],
 )
-def test_a_training_waits_for_a_small_share_of_its_duration(monkeypatch, told, duration, seconds):
+def test_a_training_waits_for_a_small_share_of_its_duration(monkeypatch, caplog, name, value, duration, seconds):
     monkeypatch.delenv("SENSORIUM_TRACKING_TIMEOUT")
-    if told is not None:
-        monkeypatch.setenv("SENSORIUM_TRACKING_TIMEOUT", told)
-    assert closing_seconds(duration) == pytest.approx(seconds)
+    if value:
+        monkeypatch.setenv(f"SENSORIUM_TRACKING_{name}", value)
+    assert closing_seconds(duration) == closing_seconds(duration) == pytest.approx(seconds)
+    warned = [
+        "SENSORIUM_TRACKING_PATIENCE is now called SENSORIUM_TRACKING_TIMEOUT" in text for text in caplog.messages
+    ]
+    assert warned == [True] * (name == "PATIENCE")
 
 
 def test_the_log_shows_where_a_fault_of_the_code_is_and_spares_that_of_a_server(project, monkeypatch, caplog):
@@ -163,7 +174,9 @@ def test_the_log_shows_where_a_fault_of_the_code_is_and_spares_that_of_a_server(
     log.append("close", status="FINISHED")
     for fault in (KeyError("bug"), TrackingError("no server"), ConnectionResetError()):
         monkeypatch.setattr(Uploader, "upload", Mock(side_effect=fault))
-        UploadTask(log, project.store).step()
+        task = UploadTask(log, project.store)
+        task.step()
+        task.lock.close()
     of_code, *of_server = caplog.records
     assert of_code.exc_info[0] is KeyError
     assert [record.exc_info for record in of_server] == [None, None]

@@ -122,21 +122,18 @@ class EventLog:
             for line in stream:
                 if not line.endswith(b"\n"):
                     return  # still being written
-                event = self._event(line, position)
+                try:
+                    event = json.loads(line)
+                    intact = event["time"] >= 0 and event.keys() >= _FIELDS[event["kind"]]
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    intact = False
+                if not intact:
+                    raise TrackingError(
+                        f"{self.events_file}: no event at byte {position}: the event log is damaged.",
+                        "Remove its folder; `sensorium registry restore` records a finished training again.",
+                    )
                 position += len(line)
                 yield event, position
-
-    def _event(self, line: bytes, position: int) -> dict[str, Any]:
-        try:
-            event = json.loads(line)
-            if event["time"] >= 0 and event.keys() >= _FIELDS[event["kind"]]:
-                return dict(event)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            pass
-        raise TrackingError(
-            f"{self.events_file}: no event at byte {position}: the event log is damaged.",
-            "Remove its folder; `sensorium registry restore` records a finished training again.",
-        )
 
     @property
     def header(self) -> dict[str, Any]:
@@ -237,12 +234,12 @@ class EventLog:
             role: WRITER or UPLOADER.
             seconds: how long to wait for whoever holds the lock, or asks whether it is held.
         """
-        with contextlib.ExitStack() as held:
-            try:
-                stream = held.enter_context(self._lock_file(role).open("a"))
-            except FileNotFoundError:
-                yield False
-                return
+        try:
+            stream = self._lock_file(role).open("a")
+        except FileNotFoundError:
+            yield False
+            return
+        with stream:
             free = try_lock(stream.fileno(), seconds)
             try:
                 yield free

@@ -251,7 +251,9 @@ def main(root: Path, starter: int, lock: int) -> None:
     set_short_timeouts()
     store = TrackingStore.of(Paths(root))
     os.chdir(store.home)  # the root may be a copy that DVC removes when its experiment is over
-    _write_id(lock)
+    with contextlib.suppress(OSError):  # a full disk: whoever looks into the lock file sees no process id
+        os.truncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
     try:
         with contextlib.suppress(*expected_faults()):  # reported, and tried again, with the first upload
             store.client()  # imports MLflow while the training still loads
@@ -260,10 +262,3 @@ def main(root: Path, starter: int, lock: int) -> None:
     except Exception:
         _log.exception("The uploader ends")
         raise SystemExit(1) from None
-
-
-def _write_id(lock: int) -> None:
-    """Write this process's id for whoever looks into the lock file."""
-    with contextlib.suppress(OSError):  # a full disk
-        os.truncate(lock, 0)
-        os.write(lock, f"{os.getpid()}\n".encode())

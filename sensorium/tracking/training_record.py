@@ -96,7 +96,7 @@ def _complete(run_id: str, tags: Mapping[str, str], artifacts: dict[str, bytes])
     inputs = {path: digest for path, digest in made.inputs.items() if path.startswith("data/")}
     patch = artifacts.pop(PATCH, b"")
     if not inputs:
-        raise TrackingError(f"run {run_id}: does not tell which data it read; there was no dvc.lock.", _TRAIN)
+        raise TrackingError(f"run {run_id}: does not record which data it read; there was no dvc.lock.", _TRAIN)
     if made.commit is None:
         raise TrackingError(f"run {run_id}: its code is unknown, it ran outside a git repository.", _TRAIN)
     if made.dirty == "true" and not patch:

@@ -82,12 +82,15 @@ class Uploader:
 
     def _send(self, client: "MlflowClient", batch: Events) -> None:
         event = batch[0][0]
-        if event["kind"] == "start":
-            self._start(client, event)
-            return
+        if self._state.run_id is None:
+            self._attach(client)
         run_id = self._state.run_id
-        assert run_id is not None, "an event log begins with a start event"
+        assert run_id is not None, "attached above"
         match event["kind"]:
+            case "start":
+                client.update_run(run_id, status="RUNNING")
+                runs.log_params(client, run_id, event["params"])
+                runs.log_datasets(client, run_id, event["datasets"])
             case "metrics":
                 self._send_metrics(client, run_id, [item for item, _ in batch])
             case "params":
@@ -100,18 +103,12 @@ class Uploader:
                     runs.summarise(client, run_id)
                     leaderboard.describe(client, run_id)
 
-    def _start(self, client: "MlflowClient", event: dict[str, Any]) -> None:
-        if self._state.run_id is None:
-            header = self._log.header  # a later start may name another run to adopt
-            attach = sweeps.attach if sweeps.concerns(header) else runs.attach
-            experiment_id, run_id = attach(client, self._store, header)
-            self._state = UploadState(self._store.label, experiment_id, run_id, self._state.position)
-            self._log.upload_state = self._state
-        attached = self._state.run_id
-        assert attached is not None, "attached above"
-        client.update_run(attached, status="RUNNING")
-        runs.log_params(client, attached, event["params"])
-        runs.log_datasets(client, attached, event["datasets"])
+    def _attach(self, client: "MlflowClient") -> None:
+        header = self._log.header  # a later start may name another run to adopt
+        attach = sweeps.attach if sweeps.concerns(header) else runs.attach
+        experiment_id, run_id = attach(client, self._store, header)
+        self._state = UploadState(self._store.label, experiment_id, run_id, self._state.position)
+        self._log.upload_state = self._state
 
     def _send_metrics(self, client: "MlflowClient", run_id: str, events: list[dict[str, Any]]) -> None:
         unknown = {key for event in events for key in event["values"]} - self._known.keys()

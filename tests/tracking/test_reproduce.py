@@ -140,7 +140,7 @@ def test_an_older_run_is_compared_by_what_it_recorded(project):
         ({"status": "KILLED"}, "not finished, its status is KILLED"),
         ({"without": ["mlflow.source.git.commit"]}, "ran outside a git repository"),
         ({"sensorium.git.dirty": "true"}, "uncommitted changes that were not recorded"),
-        ({"without": ["dvc.data/folds"]}, "does not tell which data it read"),
+        ({"without": ["dvc.data/folds"]}, "does not record which data it read"),
     ],
 )
 def test_a_run_that_does_not_tell_enough_is_refused(project, run, problem):

@@ -102,7 +102,7 @@ def test_mlflows_own_experiment_becomes_the_leaderboard_and_stays(project, inlin
     assert {e.experiment_id: e.name for e in client.search_experiments()} == {"0": "sensorium-demo"}
     assert client.get_experiment("0").tags["mlflow.experimentKind"] == "custom_model_development"
     other = project.config.model_copy(update={"preset": "my preset"})
-    assert leaderboard_name(other) == "sensorium-my-preset"
+    assert leaderboard_name(other.preset) == "sensorium-my-preset"
     train(project, "b", other)
     assert {e.name for e in project.store.client().search_experiments()} == {"sensorium-demo", "sensorium-my-preset"}
 

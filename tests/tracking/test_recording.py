@@ -4,13 +4,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
 import pytest
 from flaky_server import Proxy, mlflow_server, wait_until
+from training_process import training
 
 from sensorium.errors import TrackingError
 from sensorium.stages import sync
@@ -176,28 +175,6 @@ def test_two_trainings_of_one_fold_are_refused(project, inline, monkeypatch):
     run.close("KILLED")
 
 
-_TRAINING = """
-import os, signal, sys, time
-from pathlib import Path
-from sensorium.config import load
-from sensorium.paths import Paths
-from sensorium.tracking import start_training_run
-root, fold, end = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-run = start_training_run(load(root / "params.yaml"), Paths(root), "true_batch_001", fold, sys.argv[4] * 64)
-for step in range(3):
-    run.metrics({"train/loss": 1.0, "val/correlation": step / 10}, step)
-if end == "kill":
-    time.sleep(float(sys.argv[5]))
-    os.kill(os.getpid(), signal.SIGKILL)
-run.close("FINISHED")
-"""
-
-
-def training_process(project, fold=0, end="finish", fingerprint="f", pause=0.0):
-    arguments = [str(project.paths.root), str(fold), end, fingerprint, str(pause)]
-    return subprocess.Popen([sys.executable, "-c", _TRAINING, *arguments])
-
-
 def released(project, name=f"{EXPERIMENT}-fold_0-" + "f" * 16):
     with EventLog(project.store.state / "journals" / name).locked("uploader") as free:
         return free
@@ -205,7 +182,7 @@ def released(project, name=f"{EXPERIMENT}-fold_0-" + "f" * 16):
 
 @pytest.mark.parametrize("pause", [0.0, 6.0])
 def test_a_killed_training_is_marked_and_goes_on_in_the_same_run(project, pause):
-    process = training_process(project, end="kill", pause=pause)
+    process = training(project, end=pause, fingerprint="f" * 64)
     assert process.wait() == -signal.SIGKILL
     wait_until(lambda: [child.info.status for child in fold_runs(project)] == ["KILLED"])
     (child,) = fold_runs(project)
@@ -221,7 +198,7 @@ def test_a_killed_training_is_marked_and_goes_on_in_the_same_run(project, pause)
 
 @pytest.mark.slow
 def test_folds_in_parallel_on_a_fresh_store(bare_project):
-    processes = [training_process(bare_project, fold, fingerprint=str(fold)) for fold in range(3)]
+    processes = [training(bare_project, fold) for fold in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
     sync.run(bare_project.paths)
     children = fold_runs(bare_project)

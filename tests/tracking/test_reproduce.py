@@ -246,7 +246,7 @@ def test_the_patch_leaves_dvc_lock_out(repository):
     git(root, "commit", "--quiet", "-m", "lock")
     (root / "dvc.lock").write_text("stages: {a: b}\n")
     assert provenance.uncommitted(root) == b""
-    assert provenance.run_tags(root, repository.config, "train", b"")["sensorium.git.dirty"] == "false"
+    assert provenance.Provenance.current(root, "train").to_tags()["sensorium.git.dirty"] == "false"
 
 
 def test_an_unknown_commit_is_told_and_leaves_nothing(repository):

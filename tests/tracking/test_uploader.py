@@ -4,13 +4,12 @@ import fcntl
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from unittest.mock import Mock
 
 import psutil
 import pytest
 from flaky_server import wait_until
+from training_process import training
 
 from sensorium.errors import TrackingError
 from sensorium.stages import sync
@@ -20,27 +19,6 @@ from sensorium.tracking.uploader import Uploader, upload_remaining
 from sensorium.tracking.uploader_process import UploadTask, ensure_running
 
 EXPERIMENT = "true_batch_001"
-
-_TRAINING = """
-import sys
-from pathlib import Path
-from sensorium.config import load
-from sensorium.paths import Paths
-from sensorium.tracking import start_training_run
-root, fold = Path(sys.argv[1]), int(sys.argv[2])
-run = start_training_run(load(root / "params.yaml"), Paths(root), "true_batch_001", fold, sys.argv[2] * 64)
-for step in range(3):
-    run.metrics({"train/loss": 1.0, "val/correlation": step / 10}, step)
-if sys.argv[3] == "wait":
-    print("at work", flush=True)
-    sys.stdin.read()
-run.close("FINISHED")
-"""
-
-
-def training(project, fold, end="finish"):
-    arguments = [sys.executable, "-c", _TRAINING, str(project.paths.root), str(fold), end]
-    return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def uploader(project):

@@ -1,6 +1,5 @@
 """Former name of `project_run`."""
 
-from sensorium.tracking.project_run import log_results as tell_measured
 from sensorium.tracking.project_run import note_run
 
-__all__ = ["note_run", "tell_measured"]
+__all__ = ["note_run"]

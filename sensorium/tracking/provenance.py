@@ -4,7 +4,7 @@ Where something comes from is recorded in four places, each for another reader:
 
 | record | holds | for |
 |---|---|---|
-| `training.fingerprint` | settings, code and data that decide the weights | resuming a state, finding a run again |
+| `lineage.fingerprint` | settings, code and data that decide the weights | resuming a state, finding a run again |
 | `Provenance`, tags of a run | commit, changes, machine, DVC's digests of the data | training a fold again |
 | `RunLink`, beside the weights | store and run | from a fold on disk to its run |
 | dvc.lock (`recovery.locked_digests`) | DVC's digests of all outputs | the data of a commit |

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sensorium.callbacks.recorder import Status
 from sensorium.config import Config
 from sensorium.errors import TrackingError
 from sensorium.files import digest_json
@@ -25,7 +26,6 @@ from sensorium.tracking.sweeps import SweepPlace
 from sensorium.tracking.system import SystemLoad
 from sensorium.tracking.timeouts import GRACE_SECONDS, check_timeouts, closing_seconds, upload_timeout
 from sensorium.tracking.uploader_process import ensure_running
-from sensorium.training.recorder import Status
 
 _log = logging.getLogger(__name__)
 

@@ -91,7 +91,7 @@ def find_run(client: "MlflowClient", paths: Paths, experiment: str, fold: int) -
 
 
 def _fingerprint(folder: Path) -> str:
-    """`training.fingerprint` of a trained fold, without PyTorch."""
+    """`lineage.fingerprint` of a trained fold, without PyTorch."""
     path = folder / "config.json"
     document = read_json(path, TrackingError, later_remedy(path, "Train the fold again."))
     return digest_json(document["info"]["provenance"])

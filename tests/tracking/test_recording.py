@@ -11,8 +11,8 @@ import pytest
 from flaky_server import Proxy, mlflow_server, wait_until
 from training_process import training
 
+from sensorium.commands import sync
 from sensorium.errors import TrackingError
-from sensorium.stages import sync
 from sensorium.tracking import recorder, start_training_run, uploader
 from sensorium.tracking.event_log import EventLog, event_logs
 

@@ -11,8 +11,8 @@ import pytest
 from flaky_server import wait_until
 from training_process import training
 
+from sensorium.commands import sync
 from sensorium.errors import TrackingError
-from sensorium.stages import sync
 from sensorium.tracking.event_log import EventLog, event_logs
 from sensorium.tracking.timeouts import closing_seconds
 from sensorium.tracking.uploader import Uploader, upload_remaining

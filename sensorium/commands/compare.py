@@ -23,7 +23,7 @@ from sensorium.inference.weights import combine
 from sensorium.metrics import response_precision
 from sensorium.mice import FOLDS_SPLIT, short_name
 from sensorium.paths import Paths
-from sensorium.tracking.adopted import tell_measured
+from sensorium.tracking.project_run import log_results
 
 _RUN = re.compile(r"[0-9a-f]{32}")
 _INCHES_A_ROW = 0.25
@@ -64,7 +64,7 @@ def run(
     else:
         cells, whole = _by_scores(paths, kinds == {"run"}, candidate, reference)
     _print(cells, whole, candidate, reference)
-    tell_measured(paths, {f"difference/{key}": getattr(whole, key) for key in ("mean", "low", "high")})
+    log_results(paths, {f"difference/{key}": getattr(whole, key) for key in ("mean", "low", "high")})
     _write(paths.root / "reports" / "comparison" / f"{candidate}-{reference}", cells, whole, (candidate, reference))
 
 

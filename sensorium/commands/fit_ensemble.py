@@ -22,7 +22,7 @@ from sensorium.evaluation.weights import EnsembleWeights, Gain, fit, gather
 from sensorium.inference.predictions import Predictions
 from sensorium.mice import FOLDS_SPLIT
 from sensorium.paths import Paths
-from sensorium.tracking.adopted import tell_measured
+from sensorium.tracking.project_run import log_results
 
 WEIGHTS_FILE = "weights.json"
 """Weights of the ensemble, among the results of the evaluation."""
@@ -49,7 +49,7 @@ def run(
     found = fit_weights(config, paths, Folds.load(paths.folds), members)
     found.save(output)
     nested = print_gain(found)
-    tell_measured(paths, {f"{SINGLE_TRIAL}/fitted": nested.fitted, f"{SINGLE_TRIAL}/equal": nested.equal})
+    log_results(paths, {f"{SINGLE_TRIAL}/fitted": nested.fitted, f"{SINGLE_TRIAL}/equal": nested.equal})
     Console().print(f"Wrote {output}.", highlight=False, soft_wrap=True)
 
 

@@ -8,9 +8,9 @@ from sensorium.errors import TrackingError
 from sensorium.paths import Paths
 from sensorium.registry import restore_pair
 from sensorium.tracking.database import set_aside
-from sensorium.tracking.delivery import deliver_leftovers
-from sensorium.tracking.links import find_run, run_links
-from sensorium.tracking.store import Store, refusals_told
+from sensorium.tracking.run_links import find_run, run_links
+from sensorium.tracking.store import TrackingStore, mlflow_errors
+from sensorium.tracking.uploader import upload_remaining
 
 
 def run(config: Config, paths: Paths) -> None:
@@ -22,9 +22,9 @@ def run(config: Config, paths: Paths) -> None:
     Raises:
         TrackingError: folds or scores are missing, or are not those of the pin.
     """
-    store = Store.of(paths)
+    store = TrackingStore.of(paths)
     _make_room(store)
-    deliver_leftovers(store)
+    upload_remaining(store)
     count = sum(_rebuild(config, paths, name) for name in config.experiments)
     if count:
         Console().print(f"{count} runs are recorded again, from the histories of the folds.")
@@ -37,7 +37,7 @@ def run(config: Config, paths: Paths) -> None:
     Console().print(f"{restored.pair.name} {restored.pair.version} is registered, with all of its files.")
 
 
-def _make_room(store: Store) -> None:
+def _make_room(store: TrackingStore) -> None:
     """Move a damaged database aside, so that a new one is made."""
     if store.database is not None:
         with store.database_lock():
@@ -48,8 +48,8 @@ def _make_room(store: Store) -> None:
 
 def _rebuild(config: Config, paths: Paths, experiment: str) -> int:
     """Record the trainings that the store does not have; returns how many."""
-    with refusals_told(paths):
-        client = Store.of(paths).client()
+    with mlflow_errors(paths):
+        client = TrackingStore.of(paths).client()
         lost = {
             fold: link
             for fold, link in run_links(paths, experiment).items()

@@ -21,7 +21,7 @@ from sensorium.recovery import cache_folder
 from sensorium.registry.flavor import Interface, write_model
 from sensorium.registry.manifest import RESTORE, ModelContent, ModelManifest, PairManifest, Pin, PinnedModel
 from sensorium.tracking.database import ARTIFACTS
-from sensorium.tracking.store import URI_VARIABLE, Store
+from sensorium.tracking.store import URI_VARIABLE, TrackingStore
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,7 +57,7 @@ class NewVersion:
 class ModelRegistry:
     """The registry of one store."""
 
-    def __init__(self, paths: Paths, store: Store | None = None) -> None:
+    def __init__(self, paths: Paths, store: TrackingStore | None = None) -> None:
         """Open the registry.
 
         Args:
@@ -65,7 +65,7 @@ class ModelRegistry:
             store: the store to use; the one in force by default.
         """
         self._paths = paths
-        self.store = store or Store.of(paths)
+        self.store = store or TrackingStore.of(paths)
         self.client: MlflowClient = self.store.client()
 
     def register(self, new: NewVersion) -> int:

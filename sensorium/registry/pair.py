@@ -30,9 +30,9 @@ from sensorium.registry.manifest import (
 from sensorium.registry.model_registry import ModelRegistry, NewVersion
 from sensorium.registry.results import EVALUATE, Evaluation, log_results, read_scores, without_pool
 from sensorium.tracking.leaderboard import leaderboard_name
-from sensorium.tracking.links import origin
-from sensorium.tracking.provenance import run_tags, uncommitted
-from sensorium.tracking.store import refusals_told
+from sensorium.tracking.provenance import Provenance, source_tags
+from sensorium.tracking.run_links import origin
+from sensorium.tracking.store import mlflow_errors
 
 
 def register_pair(config: Config, paths: Paths) -> PairPin:
@@ -47,9 +47,9 @@ def register_pair(config: Config, paths: Paths) -> PairPin:
     }
     found = _read_evaluation(config, paths, contents)
     weights = _fitted_weights(config, paths)
-    tags = run_tags(paths.root, config, "register", uncommitted(paths.root))
-    leaderboard = leaderboard_name(config)
-    with refusals_told(paths):
+    tags = source_tags(config.seed) | Provenance.current(paths.root, "register").to_tags()
+    leaderboard = leaderboard_name(config.preset)
+    with mlflow_errors(paths):
         registry = ModelRegistry(paths)
         models = _register_models(config, paths, registry, contents, tags)
         manifest = PairManifest(
@@ -117,7 +117,7 @@ def _register_models(
         new = NewVersion(
             content.name,
             content.digest,
-            leaderboard_name(config),
+            leaderboard_name(config.preset),
             manifest,
             _interface(config, [role]),
             {**tags, **origins[role]},
@@ -156,7 +156,7 @@ def load_pair(pin: Path, paths: Paths) -> dict[str, list[Path]]:
         TrackingError: the pin is missing, or a version is missing, deleted or damaged.
     """
     pinned = PairPin.read(pin)
-    with refusals_told(paths):
+    with mlflow_errors(paths):
         registry = ModelRegistry(paths)
         registry.resolve(pinned.pair)
         return {model.experiment: registry.folds(model) for model in pinned.models.values()}
@@ -202,7 +202,7 @@ def find_weights(paths: Paths, experiment: str, fold: int, digest: str) -> Path 
         digest: SHA-256 of the file.
     """
     name = f"fold_{fold}/{WEIGHTS}"
-    with refusals_told(paths):
+    with mlflow_errors(paths):
         registry = ModelRegistry(paths)
         for model in (TEACHER, STUDENT):
             for version in registry.client.search_model_versions(f"name = '{model}'"):

@@ -19,7 +19,7 @@ from sensorium.files import sha256
 from sensorium.paths import Paths
 from sensorium.registry.manifest import PAIR, PairManifest, PairPin
 from sensorium.registry.model_registry import EXISTS, MISSING, ModelRegistry, none_on
-from sensorium.tracking.store import refusals_told
+from sensorium.tracking.store import mlflow_errors
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -56,7 +56,7 @@ def promote(paths: Paths, version: int | None = None, margin: float = 0.0, new_d
     Raises:
         TrackingError: the candidate is missing, damaged, stale or not better, or another promotion was faster.
     """
-    with refusals_told(paths):
+    with mlflow_errors(paths):
         registry = ModelRegistry(paths)
         seen = champion(registry)
         candidate = _pinned(registry, paths) if version is None else find_pair(registry, version)
@@ -82,7 +82,7 @@ def rollback(paths: Paths) -> Promotion:
     Raises:
         TrackingError: there is no champion, it replaced none, or the earlier one is missing or damaged.
     """
-    with refusals_told(paths):
+    with mlflow_errors(paths):
         registry = ModelRegistry(paths)
         seen = champion(registry)
         previous = seen.tags.get(PREVIOUS) if seen is not None else None
@@ -131,7 +131,7 @@ def scores_of_pair(paths: Paths, version: str) -> dict[str, dict[str, float]]:
     Raises:
         TrackingError: there is no such version, or no champion yet.
     """
-    with refusals_told(paths):
+    with mlflow_errors(paths):
         registry = ModelRegistry(paths)
         found = champion(registry) if version == CHAMPION else find_pair(registry, int(version))
         if found is None:

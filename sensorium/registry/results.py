@@ -26,13 +26,13 @@ from sensorium.registry.card import Attachments, make_attachments
 from sensorium.registry.manifest import PairPin
 from sensorium.registry.model_registry import DIGEST, ModelRegistry, model_id
 from sensorium.tracking.descriptions import rounded, run_name
-from sensorium.tracking.journal import FINISHED
+from sensorium.tracking.event_log import FINISHED
 from sensorium.tracking.leaderboard import HEADLINE, describe_row
-from sensorium.tracking.links import RUNS, TRAINED, find_run, run_links
+from sensorium.tracking.provenance import DVC_EXPERIMENT
+from sensorium.tracking.run_links import RUNS, TRAINED, find_run, run_links
 from sensorium.tracking.runs import (
     DIFFERENCE,
     DIFFERS,
-    DVC_EXPERIMENT,
     EXPERIMENT,
     PARENT,
     ROLE,
@@ -42,7 +42,7 @@ from sensorium.tracking.runs import (
     update_metrics,
     validation_scores,
 )
-from sensorium.tracking.store import Store, refusals_told
+from sensorium.tracking.store import TrackingStore, mlflow_errors
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -251,8 +251,8 @@ def scores_of_run(paths: Paths, run_id: str) -> dict[str, dict[str, float]]:
     Raises:
         TrackingError: there is no such run.
     """
-    store = Store.of(paths)
-    with refusals_told(paths):
+    store = TrackingStore.of(paths)
+    with mlflow_errors(paths):
         client = store.client()
         if not is_alive(client, run_id):
             raise TrackingError(f"run {run_id}: not at {store.label}.", "Look up its id in the MLflow UI.")

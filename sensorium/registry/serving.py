@@ -31,7 +31,7 @@ from sensorium.paths import Paths
 from sensorium.registry.flavor import ENSEMBLE
 from sensorium.registry.manifest import RESTORE, ModelManifest, PairManifest
 from sensorium.registry.model_registry import MANIFEST, ModelRegistry
-from sensorium.tracking.store import Store
+from sensorium.tracking.store import TrackingStore
 
 _STATES = 2
 """Numbers that behavior and pupil centre have a frame."""
@@ -176,4 +176,4 @@ def _registry() -> ModelRegistry:
     database = Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
     cache = Path(os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir()) / f"sensorium-{os.getuid()}"
     root = database.parent if database is not None else cache
-    return ModelRegistry(Paths(root), Store(uri, root, root))
+    return ModelRegistry(Paths(root), TrackingStore(uri, root, root))

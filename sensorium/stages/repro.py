@@ -10,7 +10,7 @@ from pathlib import Path
 from sensorium.errors import ConfigError, PipelineError
 from sensorium.files import exclusive_lock, read_json, write_json
 from sensorium.paths import Paths
-from sensorium.remote.settings import folder_of
+from sensorium.remote.config import folder_of
 from sensorium.repro import backends, graph, record, variables
 from sensorium.repro import gpus as devices
 from sensorium.repro.children import install_shell

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from sensorium.config import Config
 from sensorium.errors import ConfigError, DataError
-from sensorium.files import sole_writer
+from sensorium.files import exclusive_lock
 from sensorium.paths import Paths
 from sensorium.recordings.download.released import fill_in, from_folder, from_hub
 from sensorium.recordings.raw import RawMouse
@@ -37,7 +37,7 @@ def run(config: Config, paths: Paths, mice: list[str], folder: Path | None) -> N
     for name in old:
         place = config.raw_folder(paths.root) / name
         busy = DataError(f"{place}: another process is writing this mouse.", "Wait until it has finished.")
-        with sole_writer(paths.lock(f"raw-{name}"), busy, place):
+        with exclusive_lock(paths.lock(f"raw-{name}"), busy, place):
             mouse = RawMouse(place)
             released = from_folder(folder, mouse) if folder else from_hub(mouse)
             console.print(f"{mouse.folder}: {fill_in(mouse, released)} trials filled in.")

@@ -17,7 +17,7 @@ from sensorium.data.dataset import TrainingData, ValidationData
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import CheckpointError, ConfigError, TrainingError
-from sensorium.files import sole_writer
+from sensorium.files import exclusive_lock
 from sensorium.model import checkpoint
 from sensorium.model.architecture import AnyModel, build
 from sensorium.paths import PARAMS_FILE, Paths
@@ -113,7 +113,9 @@ def run(config: Config, paths: Paths, experiment: str, fold: int) -> None:
     )
     with ExitStack() as held:
         if devices.is_first():
-            held.enter_context(sole_writer(paths.training_lock(experiment, fold), busy, paths.fold(experiment, fold)))
+            held.enter_context(
+                exclusive_lock(paths.training_lock(experiment, fold), busy, paths.fold(experiment, fold))
+            )
         known = provenance(config, paths, experiment, fold, teacher_digest(settings, paths, fold))
         recorder = partial(tracking.start_training_run, config, paths, experiment, fold, fingerprint(known))
         fabric = devices.make_fabric(

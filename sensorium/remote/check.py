@@ -28,20 +28,23 @@ Report = Callable[..., None]
 """Called with what was tried and how it went; `good=False` for a setting that is worth changing."""
 
 
-def check(remote: "Remote", tracked: Sequence[TrackedObject], read_only: bool, report: Report) -> None:
+def check(
+    remote: "Remote", tracked: Sequence[TrackedObject], report: Report, *, read_only: bool, compare: bool = True
+) -> None:
     """Try a remote out.
 
     Args:
         remote: the remote.
         tracked: this project's objects; the first that is there is read.
-        read_only: leave the remote as it is.
         report: called with each result.
+        read_only: leave the remote as it is.
+        compare: refuse a damaged object; False where all of them are compared afterwards.
 
     Raises:
         TransferError: the first thing that does not work.
     """
     report("reach", _reach(remote))
-    report("read", _read_sample(remote, tracked))
+    report("read", _read_sample(remote, tracked, compare))
     if read_only:
         report("write", "not tried (--read-only)")
     elif remote.fs.protocol in ("http", "https"):
@@ -83,7 +86,7 @@ def _speed(count: int, start: float) -> str:
     return f"{count / 1e6:.1f} MB at {count / 1e6 / seconds:.0f} MB/s"
 
 
-def _read_sample(remote: "Remote", tracked: Sequence[TrackedObject]) -> str:
+def _read_sample(remote: "Remote", tracked: Sequence[TrackedObject], compare: bool) -> str:
     """Fetch an object that is there and, where it is small, compare it with its digest."""
     for item in tracked:
         start = time.perf_counter()
@@ -92,7 +95,8 @@ def _read_sample(remote: "Remote", tracked: Sequence[TrackedObject]) -> str:
                 content = stream.read(SAMPLE_BYTES)
         except FileNotFoundError:
             continue
-        if len(content) < SAMPLE_BYTES and is_damaged(item, hashlib.md5(content, usedforsecurity=False).hexdigest()):
+        digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if compare and len(content) < SAMPLE_BYTES and is_damaged(item, digest):
             raise TransferError(
                 f"remote {remote.name!r}: object {item.key} is damaged: its content has another MD5.",
                 f"Find all that are, and what they hold: sensorium remote check {remote.name} --objects",

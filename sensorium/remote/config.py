@@ -48,7 +48,7 @@ def open_remote(config: Any, name: str | None, timeout: float) -> "Remote":
         fs.SESSION_RETRIES = 1
         if fs.protocol == "s3":
             fs.fs_args.setdefault("config_kwargs", {})["retries"] = {"total_max_attempts": 1}
-    return Remote(name, path, fs, **options)
+    return Remote(name, path.removeprefix("file://"), fs, **options)
 
 
 def folder_of(root: Path, name: str | None) -> Path | None:

@@ -56,8 +56,9 @@ def run(
             )
         items = tracked_objects(repo, remote.name)
         console.print(f"remote {escape(remote.name)}")
-        check(remote, items, read_only, partial(_print, console))
-        if every_object or repair:
+        audited = every_object or repair
+        check(remote, items, partial(_print, console), read_only=read_only, compare=not audited)
+        if audited:
             _audit(console, remote, items, repo.cache.local if repair else None)
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from tiny import preset_tree
 
+from sensorium import published
 from sensorium.config import WindowConfig, parse
 from sensorium.errors import ConfigError, PredictionError
 from sensorium.inference.member import Member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput, coverage, prediction_device, trial_groups
-from sensorium.model import published
 from sensorium.model.architecture import build
 from sensorium.model.dwiseneuro import DwiseNeuro
 

@@ -63,15 +63,15 @@ def within(module, packages):
 def imported(graph, roots):
     """All modules of this package that some modules use, but the neutral ones."""
     neutral = [f"sensorium.{name}" for name in NEUTRAL]
-    found, left = set(), [f"sensorium.{root}" for root in roots]
+    left = [f"sensorium.{root}" for root in roots]
+    left += [module for root in left for module in graph.find_descendants(root)]
+    found = set()
     while left:
         module = left.pop()
-        if module in found or within(module, neutral):
-            continue
-        found.add(module)
-        left += graph.find_modules_directly_imported_by(module)
-        left += graph.find_descendants(module) if graph.find_children(module) else []
-    return found - {"sensorium"}  # the version number
+        if module not in found and not within(module, neutral) and module != "sensorium":
+            found.add(module)
+            left += graph.find_modules_directly_imported_by(module)
+    return found
 
 
 @pytest.mark.parametrize("stage", ROOTS)

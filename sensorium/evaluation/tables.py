@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from sensorium.config import Config
 from sensorium.evaluation.scores import ALL, Cell, MouseScores
-from sensorium.inference.plan import trained_folds
 from sensorium.mice import short_name
 from sensorium.paths import Paths
+from sensorium.recovery import trained_folds
 
 HISTORY_FILE = "history.csv"
 

@@ -1,6 +1,6 @@
 """What a folder of predictions consists of: which trained folds predict which trials, and what decides its bytes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,16 +13,13 @@ from sensorium import __version__, files
 from sensorium.config import PredictionConfig, WindowConfig
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
-from sensorium.errors import CheckpointError, PredictionError
+from sensorium.errors import PredictionError
 from sensorium.inference.sliding import trial_groups
 from sensorium.inference.weights import Weights
+from sensorium.lineage import PREDICTION_CODE, code_digests
 from sensorium.mice import FOLDS_SPLIT, MouseSet
 from sensorium.model import checkpoint
 from sensorium.paths import Paths
-from sensorium.recovery import remedy
-
-_CODE = ("data/inputs.py", "data/windows.py", "inference/*.py", "model/*.py")
-_SOURCES = Path(__file__).parents[1]
 
 Choice = MouseSet | Literal["all"]
 """Which mice to predict."""
@@ -84,12 +81,7 @@ class PredictionJob:
     @cached_property
     def fingerprint(self) -> str:
         """Name of the working folder: the provenance, the libraries and the code that predicts."""
-        code = {
-            path.relative_to(_SOURCES).as_posix(): files.sha256(path)
-            for part in _CODE
-            for path in sorted(_SOURCES.glob(part))
-        }
-        return files.digest_json([self.provenance, torch.__version__, code])
+        return files.digest_json([self.provenance, torch.__version__, code_digests(PREDICTION_CODE)])
 
     def groups(self) -> list[Group]:
         """Trials that are predicted together."""
@@ -104,22 +96,6 @@ class PredictionJob:
         """Number of frames of a group."""
         position, trials = group
         return int(self.assignments[position].store.lengths[trials].sum())
-
-
-def trained_folds(folds: Iterable[int], paths: Paths, experiment: str) -> dict[int, Path]:
-    """Folder of every fold that the pipeline trains.
-
-    Raises:
-        CheckpointError: one of them is not there.
-    """
-    found = {fold: paths.fold(experiment, fold) for fold in sorted(folds)}
-    for fold, folder in found.items():
-        if not folder.is_dir():
-            raise CheckpointError(
-                f"{folder}: fold {fold} of {experiment} is not trained.",
-                remedy(folder, f"Type `dvc repro train@{experiment}-{fold}`."),
-            )
-    return found
 
 
 def chosen_mice(mice: Mapping[str, MouseSet], split: str, choice: Choice | None = None) -> list[str]:

@@ -10,12 +10,13 @@ from sensorium.commands.options import Experiment, Split, require_choice
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.files import folder_digest, sha256, write_json
-from sensorium.inference.plan import PredictionJob, chosen_mice, plan, trained_folds
+from sensorium.inference.plan import PredictionJob, chosen_mice, plan
 from sensorium.inference.predictions import PROVENANCE_FILE, Predictions
 from sensorium.inference.runner import run_job
 from sensorium.inference.sliding import prediction_device
 from sensorium.mice import FOLDS_SPLIT, SPLITS
 from sensorium.paths import Paths
+from sensorium.recovery import trained_folds
 
 
 def run(

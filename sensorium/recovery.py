@@ -39,8 +39,8 @@ def remedy(path: Path, otherwise: str) -> str:
         return otherwise
     if url is not None and all(_holds(url, digest) for digest in outputs.values()):
         return f"Type `{_fetch(root, 'pull', outputs)}`: it is in the remote {name!r}."
-    told = f"Type `dvc pull {' '.join(_names(root, outputs).values())}` where it was pushed. {otherwise}"
-    return told if url is None else otherwise
+    advice = f"Type `dvc pull {' '.join(_names(root, outputs).values())}` where it was pushed. {otherwise}"
+    return advice if url is None else otherwise
 
 
 def later_remedy(path: Path, otherwise: str) -> Callable[[], str]:

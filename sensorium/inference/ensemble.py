@@ -26,7 +26,7 @@ def average(
         members: predictions of one split, one folder per experiment.
         stores: the mice.
         split: for the provenance.
-        folder: the final folder; what stands there is replaced.
+        folder: the final folder; what is there is replaced.
         weights: one weight per member, of sum one; None gives all of them the same weight.
 
     Raises:

@@ -115,7 +115,7 @@ def publish_predictions(work: Path, folder: Path, provenance: dict[str, Any]) ->
 
     Args:
         work: the folder in which they were written.
-        folder: the final name; what stands there is replaced.
+        folder: the final name; what is there is replaced.
         provenance: content of `PROVENANCE_FILE`; plain JSON.
     """
     for unfinished in work.rglob(f"*{files.PARTIAL_SUFFIX}"):  # of writers that were killed

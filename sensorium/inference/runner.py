@@ -37,7 +37,7 @@ def run_job(job: PredictionJob, folder: Path, work_root: Path, processes: int) -
 
     Args:
         job: what to predict.
-        folder: the final folder; what stands there is replaced.
+        folder: the final folder; what is there is replaced.
         work_root: place for this folder's unfinished work, outside every stage's outputs.
         processes: number of processes that this one starts, on a GPU each where there are GPUs.
 

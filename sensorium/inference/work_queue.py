@@ -132,7 +132,7 @@ class WorkQueue:
         """Publish, unless another process has.
 
         Args:
-            folder: the final folder; what stands there is replaced.
+            folder: the final folder; what is there is replaced.
             extra: what to add to the provenance.
 
         Returns:

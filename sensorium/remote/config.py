@@ -87,7 +87,7 @@ def _existing(config: Mapping[str, Any], name: str | None) -> str:
 def _refuse_tracked_secrets(tracked: Mapping[str, Any], name: str) -> None:
     for option in sorted(SECRET_OPTIONS & set(tracked.get("remote", {}).get(name, {}))):
         raise TransferError(
-            f"remote {name!r}: {option} stands in .dvc/config, which git tracks and publishes.",
+            f"remote {name!r}: {option} is in .dvc/config, which git tracks and publishes.",
             f"Remove it (dvc remote modify --unset {name} {option}), set it in .dvc/config.local "
             f"(dvc remote modify --local {name} {option} VALUE), and replace the secret if it was ever pushed.",
         )

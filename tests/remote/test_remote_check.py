@@ -189,7 +189,7 @@ def test_secret_in_the_tracked_file(project, s3):
         "weights", "s3://weights", endpointurl=s3.endpoint, access_key_id=s3.key, secret_access_key=s3.secret
     )
     fault = refused(project)
-    assert "access_key_id stands in .dvc/config" in fault.problem
+    assert "access_key_id is in .dvc/config" in fault.problem
     assert "dvc remote modify --unset weights access_key_id" in fault.remedy
     assert s3.secret not in str(fault)
 

@@ -113,7 +113,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             _sync(path.parent)
     finally:
         _settle(retired, path)
-        _discard(partial)
+        discard(partial)
 
 
 def _settle(retired: Path, path: Path) -> None:
@@ -125,10 +125,10 @@ def _settle(retired: Path, path: Path) -> None:
         return
     condemned = _sibling(path)
     retired.rename(condemned)  # a folder that is removed in part must never come back
-    _discard(condemned)
+    discard(condemned)
 
 
-def _discard(path: Path) -> None:
+def discard(path: Path) -> None:
     """Remove a file or a folder as far as it can be."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -147,7 +147,7 @@ def tidy(path: Path) -> None:
     for retired in sorted(_siblings(path, RETIRED_SUFFIX), key=lambda found: found.lstat().st_ctime_ns, reverse=True):
         _settle(retired, path)
     for partial in _siblings(path, PARTIAL_SUFFIX):
-        _discard(partial)
+        discard(partial)
 
 
 def _siblings(path: Path, suffix: str) -> list[Path]:
@@ -253,12 +253,14 @@ def try_lock(descriptor: int, seconds: float = 0.0) -> bool:
 
 
 @contextlib.contextmanager
-def exclusive_lock(path: Path, busy: SensoriumError) -> Iterator[None]:
+def exclusive_lock(path: Path, busy: SensoriumError, *outputs: Path) -> Iterator[None]:
     """Hold an advisory lock on `path`; the kernel releases it however the process ends.
 
     Args:
         path: the lock file; it is made when missing and stays.
         busy: what to raise when another process holds the lock.
+        outputs: files or folders that are written under this lock alone; what killed writers left beside them
+            is put right.
 
     Raises:
         SensoriumError: `busy`.
@@ -267,22 +269,6 @@ def exclusive_lock(path: Path, busy: SensoriumError) -> Iterator[None]:
     with path.open("a") as stream:
         if not try_lock(stream.fileno()):
             raise busy
-        yield
-
-
-@contextlib.contextmanager
-def sole_writer(lock: Path, busy: SensoriumError, *outputs: Path) -> Iterator[None]:
-    """Hold the lock of some outputs, and put right what killed writers left beside them.
-
-    Args:
-        lock: held by whoever writes the outputs.
-        busy: what to raise when another process holds it.
-        outputs: files or folders that are written under this lock alone.
-
-    Raises:
-        SensoriumError: `busy`.
-    """
-    with exclusive_lock(lock, busy):
         for output in outputs:
             tidy(output)
         yield

@@ -7,12 +7,15 @@ there usually lies in DVC's cache. Only names of objects are looked up, nothing 
 import json
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from sensorium.errors import CheckpointError
+from sensorium.paths import Paths
 
 LOCK_FILE = "dvc.lock"
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
@@ -36,13 +39,29 @@ def remedy(path: Path, otherwise: str) -> str:
         return otherwise
     if url is not None and all(_holds(url, digest) for digest in outputs.values()):
         return f"Type `{_fetch(root, 'pull', outputs)}`: it is in the remote {name!r}."
-    told = f"Type `dvc pull {' '.join(_names(root, outputs).values())}` where it was pushed. {otherwise}"
-    return told if url is None else otherwise
+    advice = f"Type `dvc pull {' '.join(_names(root, outputs).values())}` where it was pushed. {otherwise}"
+    return advice if url is None else otherwise
 
 
 def later_remedy(path: Path, otherwise: str) -> Callable[[], str]:
     """`remedy` for a fault that may not occur: nothing is looked up before it does."""
     return partial(remedy, path, otherwise)
+
+
+def trained_folds(folds: Iterable[int], paths: Paths, experiment: str) -> dict[int, Path]:
+    """Folder of every fold of an experiment that the pipeline trains.
+
+    Raises:
+        CheckpointError: one of them is not there.
+    """
+    found = {fold: paths.fold(experiment, fold) for fold in sorted(folds)}
+    for fold, folder in found.items():
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"{folder}: fold {fold} of {experiment} is not trained.",
+                remedy(folder, f"Type `dvc repro train@{experiment}-{fold}`."),
+            )
+    return found
 
 
 def locked_digests(root: Path) -> dict[str, str]:

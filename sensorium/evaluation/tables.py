@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from sensorium.config import Config
 from sensorium.evaluation.scores import ALL, Cell, MouseScores
-from sensorium.inference.trained import trained_folds
 from sensorium.mice import short_name
 from sensorium.paths import Paths
+from sensorium.recovery import trained_folds
 
 HISTORY_FILE = "history.csv"
 
@@ -135,7 +135,8 @@ def training_histories(config: Config, paths: Paths, experiment: str) -> dict[in
     Raises:
         CheckpointError: a fold is not trained.
     """
-    files = {fold: folder / HISTORY_FILE for fold, folder in trained_folds(config, paths, experiment).items()}
+    folders = trained_folds(config.folds.train.values(), paths, experiment)
+    files = {fold: folder / HISTORY_FILE for fold, folder in folders.items()}
     return {fold: pd.read_csv(file) for fold, file in files.items() if file.exists()}
 
 

@@ -23,7 +23,7 @@ from sensorium.config import PredictionConfig
 from sensorium.errors import SensoriumError, TrackingError
 from sensorium.files import read_json
 from sensorium.inference.member import Member
-from sensorium.inference.sliding import SlidingPredictor, TrialInput, shortest_trial
+from sensorium.inference.sliding import SlidingPredictor, TrialInput
 from sensorium.inference.weights import Weights, combine, in_order
 from sensorium.model import checkpoint
 from sensorium.model.checkpoint import ModelInfo
@@ -105,8 +105,8 @@ class TrialPredictor:
         length, (height, width) = video.shape[2], self._info.model.canvas
         if video.shape[0] > height or video.shape[1] > width:
             raise _refusal(f"video: frames of {video.shape[:2]} pixels are larger than the canvas, {height, width}.")
-        if length < shortest_trial(self._info.window):
-            raise _refusal(f"video: {length} frames, at least {shortest_trial(self._info.window)} are needed.")
+        if length < self._info.window.shortest_trial:
+            raise _refusal(f"video: {length} frames, at least {self._info.window.shortest_trial} are needed.")
         states = [_array(data, name, 2) for name in ("behavior", "pupil_center")]
         for name, values in zip(("behavior", "pupil_center"), states, strict=True):
             if values.shape != (_STATES, length):

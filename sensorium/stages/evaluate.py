@@ -56,7 +56,7 @@ def run(config: Config, paths: Paths) -> None:
     curves = learning_curves({name: training_histories(config, paths, name) for name in experiments})
     busy = PredictionError(f"{paths.evaluation}: another process is writing the scores.", "Wait until it has finished.")
     outputs = [paths.evaluation / name for name in _OUTPUTS]
-    with files.sole_writer(paths.lock("evaluation"), busy, *outputs):
+    with files.exclusive_lock(paths.lock("evaluation"), busy, *outputs):
         _write(mice, curves, weights, paths.evaluation)
         _forget_removed(config, paths)
 

@@ -36,7 +36,7 @@ def run(config: Config, paths: Paths) -> None:
     """
     material = _gather(config, paths)
     busy = PredictionError(f"{paths.report}: another process is writing the report.", "Wait until it has finished.")
-    with files.sole_writer(paths.lock("report"), busy, paths.report), files.atomic_folder(paths.report) as partial:
+    with files.exclusive_lock(paths.lock("report"), busy, paths.report), files.atomic_folder(paths.report) as partial:
         figures: dict[str, Path] = {}
         for name, figure in draw_all(material, config.seed):
             figures[name] = partial / f"{name}.png"

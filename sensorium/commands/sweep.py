@@ -100,9 +100,6 @@ def search(config: Config, paths: Paths, options: Options) -> None:
         _conclude(config, paths, options, sweep, console)
 
 
-# -- before ------------------------------------------------------------------------------------------
-
-
 def _check(paths: Paths, options: Options) -> None:
     if options.trials < 1:
         raise ConfigError(f"--trials {options.trials}: must be 1 or more.", "For example: --trials 20")
@@ -153,28 +150,19 @@ def make_plan(config: Config, paths: Paths, options: Options) -> SweepPlan:
 
 
 def _teachers(config: Config, paths: Paths, options: Options, space: Space) -> dict[str, str | None]:
-    """Digests of the folds that trials learn from.
-
-    Raises:
-        CheckpointError: one is missing.
-    """
+    """Digests of the folds that trials learn from; all must be there."""
     settings = config.experiment(options.experiment)
     if settings.distillation is None:
         return {}
     names = [settings.distillation.teacher]
     if _TEACHER in space.parameters:
         names = list(space.parameters[_TEACHER].listed() or ())
-    found = {}
+    found: dict[str, str | None] = {}
     for name in names:
-        learner = settings.model_copy(
-            update={"distillation": settings.distillation.model_copy(update={"teacher": name})}
-        )
-        for fold in options.folds:
-            found[f"{name}/fold_{fold}"] = train.teacher_digest(learner, paths, fold)
+        distillation = settings.distillation.model_copy(update={"teacher": name})
+        learner = settings.model_copy(update={"distillation": distillation})
+        found |= {f"{name}/fold_{fold}": train.teacher_digest(learner, paths, fold) for fold in options.folds}
     return found
-
-
-# -- processes ---------------------------------------------------------------------------------------
 
 
 def _jobs(options: Options) -> int | None:
@@ -187,18 +175,12 @@ def _jobs(options: Options) -> int | None:
 
 
 def _start_workers(paths: Paths, options: Options, sweep: Sweep, console: Console) -> None:
-    """Let processes work on the sweep, and wait for them.
-
-    Raises:
-        ConfigError: there are no such GPUs, or fewer than processes.
-        PipelineError: some failed, and trials are left.
-    """
+    """Let processes work on the sweep, and wait for them; a failure is an error where trials are left."""
     logs = sweep.plan.folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
+    environment = command_environment(options.executor)
     started = [
-        workers.Worker(
-            _command(options, name), {**command_environment(options.executor), **lease}, logs / f"{name}.log"
-        )
+        workers.Worker(_command(options, name), environment | lease, logs / f"{name}.log")
         for name, lease in _leases(options).items()
     ]
     console.print(f"{sweep.plan.name}: {len(started)} processes; their logs are in {logs}.")
@@ -230,9 +212,6 @@ def _command(options: Options, worker: str) -> str:
     words = ["exec", "sensorium", "sweep", "--experiment", options.experiment, "--space", str(options.space.resolve())]
     words += ["--trials", str(options.trials), "--folds", ",".join(map(str, options.folds))]
     return shlex.join([*words, "--name", options.title, "--worker", worker])
-
-
-# -- after -------------------------------------------------------------------------------------------
 
 
 def _conclude(config: Config, paths: Paths, options: Options, sweep: Sweep, console: Console) -> None:

@@ -136,9 +136,6 @@ class TrialPruner:
         return self._sweep.report(self.number, reached, over=over)
 
 
-# -- what the user sees ------------------------------------------------------------------------------
-
-
 def _text(value: Any) -> str:
     """A parameter's value for people."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

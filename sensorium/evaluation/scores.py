@@ -144,13 +144,11 @@ class _Repeats:
         """Add one repeat, (N, T) by name."""
         self.count += 1
         for name, values in series.items():
-            total = self._sums.get(name)
-            if total is None:
+            if name not in self._sums:
                 self._sums[name] = values.copy()
             else:
-                frames = min(total.shape[1], values.shape[1])
-                self._sums[name] = total[:, :frames]
-                self._sums[name] += values[:, :frames]
+                self._sums[name] = self._sums[name][:, : values.shape[1]]
+                self._sums[name] += values[:, : self._sums[name].shape[1]]
 
     def append_to(self, streams: Mapping[str, StreamingCorrelation], precision: NDArray[np.float32]) -> None:
         """Append the normalised means to the stream of each source, where there is something to average."""
@@ -188,17 +186,14 @@ class _Scorer:
 
     def _add_trial(self, fold: int, tier: str, trial: int) -> Sources:
         """Add one trial to the cells of every source; returns the series (N, T) by name, responses among them."""
-        series = {_TARGET: np.ascontiguousarray(self._store.responses(trial)[self._frames].T)}
-        series |= {name: values[:, self._frames] for name, values in self._load(self._store, trial).items()}
-        target, predictions = series[_TARGET], [values for name, values in series.items() if name != _TARGET]
-        names = [name for name in series if name != _TARGET]
-        cells = [self.scores.cells.setdefault((name, fold, tier), Cell(self._store.neurons)) for name in names]
-        variant = self._threads.submit(
-            update_together, [cell.published_variant for cell in cells], target, predictions, None
-        )
-        precision = self._precision[:, : target.shape[1]]
+        target = np.ascontiguousarray(self._store.responses(trial)[self._frames].T)
+        series = {name: values[:, self._frames] for name, values in self._load(self._store, trial).items()}
+        predictions, precision = list(series.values()), self._precision[:, : target.shape[1]]
+        cells = [self.scores.cells.setdefault((name, fold, tier), Cell(self._store.neurons)) for name in series]
+        streams = [cell.published_variant for cell in cells]
+        variant = self._threads.submit(update_together, streams, target, predictions, None)
         update_together([cell.single_trial for cell in cells], target, predictions, precision)
         variant.result()
         for cell in cells:
             cell.trials += 1
-        return series
+        return {_TARGET: target, **series}

@@ -61,17 +61,15 @@ def promote(paths: Paths, version: int | None = None, margin: float = 0.0, new_d
         seen = champion(registry)
         candidate = _pinned(registry, paths) if version is None else find_pair(registry, version)
         manifest = verified_manifest(registry, candidate)
-        comparison = None
-        if seen is not None:
-            if seen.version == candidate.version:
-                return Promotion(int(seen.version), int(seen.version), None)
-            comparison = _gate(registry, candidate, manifest, seen, margin, new_data)
-        replaced = None if seen is None else int(seen.version)
+        replaced, comparison = None, None
         tags = {"sensorium.promoted_at": str(int(time.time() * 1000))}
-        if replaced is not None:
-            tags[PREVIOUS] = str(replaced)
-        if comparison is not None:
-            tags["sensorium.gate"] = f"{comparison} than version {replaced}"
+        if seen is not None:
+            replaced = int(seen.version)
+            if seen.version == candidate.version:
+                return Promotion(replaced, replaced, None)
+            comparison = _gate(registry, candidate, manifest, seen, margin, new_data)
+            tags |= {PREVIOUS: str(replaced)}
+            tags |= {} if comparison is None else {"sensorium.gate": f"{comparison} than version {replaced}"}
         _set_champion(registry, seen, candidate, tags)
     return Promotion(int(candidate.version), replaced, comparison)
 
@@ -85,10 +83,9 @@ def rollback(paths: Paths) -> Promotion:
     with mlflow_errors(paths):
         registry = ModelRegistry(paths)
         seen = champion(registry)
-        previous = seen.tags.get(PREVIOUS) if seen is not None else None
         if seen is None:
             raise TrackingError(*_NO_CHAMPION)
-        if previous is None:
+        if (previous := seen.tags.get(PREVIOUS)) is None:
             raise TrackingError(
                 f"{PAIR}: version {seen.version} is the first champion, there is none to go back to.",
                 "It stays. Another one becomes champion by `sensorium promote --version <number>`.",
@@ -209,17 +206,7 @@ def _changed_data(candidate: PairManifest, reference: PairManifest) -> list[str]
 def _set_champion(
     registry: ModelRegistry, seen: "ModelVersion | None", version: "ModelVersion", tags: Mapping[str, str]
 ) -> None:
-    """Tag a version and then move the alias to it: the champion then always knows whom it replaced.
-
-    Args:
-        registry: the registry.
-        seen: the champion that the decision was made by.
-        version: the next champion.
-        tags: its tags.
-
-    Raises:
-        TrackingError: another promotion is at work, or was faster.
-    """
+    """Tag a version and then move the alias to it: the champion then always knows whom it replaced."""
     with _promotion_lock(registry):
         before, after = (None if v is None else v.version for v in (seen, champion(registry)))
         if before != after:

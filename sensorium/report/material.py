@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from sensorium import seeding
 from sensorium.data.store import MouseStore
+from sensorium.inference.ensemble import combine
 from sensorium.inference.predictions import Predictions
-from sensorium.inference.weights import combine
 from sensorium.mice import FRAMES_PER_SECOND
 
 SINGLE_TRIAL = "single_trial_correlation"

@@ -150,7 +150,9 @@ def load_space(path: Path, settings: ExperimentConfig) -> Space:
     Raises:
         ConfigError: the file is missing or not valid.
     """
-    space = _suited(_read(path), settings.model_dump(mode="json"))
+    space, present = _read(path), settings.model_dump(mode="json")
+    suited = {key: p.suited_to(_look_up(present, key.split("."))) for key, p in space.parameters.items()}
+    space = space.model_copy(update={"parameters": suited})
     if space.sampler == "grid":
         for key, parameter in space.parameters.items():
             if parameter.listed() is None:
@@ -184,11 +186,6 @@ def _explain(fault: dict[str, Any]) -> str:
     message = str(fault["msg"]).removeprefix("Value error, ")
     found = f", found {fault['input']!r}" if isinstance(fault["input"], (str, int, float)) else ""
     return f"{key}: {message}{found}." if key else f"{message}."
-
-
-def _suited(space: Space, present: Mapping[str, Any]) -> Space:
-    suited = {key: p.suited_to(_look_up(present, key.split("."))) for key, p in space.parameters.items()}
-    return space.model_copy(update={"parameters": suited})
 
 
 def _look_up(tree: Any, parts: Sequence[str]) -> Any:

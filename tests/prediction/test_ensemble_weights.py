@@ -13,7 +13,7 @@ from sensorium.commands import fit_ensemble as weigh
 from sensorium.commands import results
 from sensorium.errors import PredictionError
 from sensorium.evaluation.weights import Moments, _Objective, fit, maximise
-from sensorium.inference.weights import combine, read_weights
+from sensorium.inference.ensemble import combine, read_weights
 from sensorium.metrics import correlation
 from sensorium.stages import ensemble, evaluate, report
 

@@ -205,8 +205,8 @@ def test_only_what_both_have_is_compared():
     first = {"a": {"0": 0.5, "1": 0.6}, "b": {"0": 0.1}}
     second = {"a": {"1": 0.5, "2": 0.9}, "c": {"0": 0.2}}
     found = compare(first, second)
-    assert found.mice == ("a",)
-    assert found.folds == ("1",)
+    assert found.differences.index.tolist() == ["a"]
+    assert found.differences.columns.tolist() == ["1"]
     assert found.mean == pytest.approx(0.1)
     assert compare({"a": {"0": 1.0}}, {"b": {"0": 1.0}}) is None
 

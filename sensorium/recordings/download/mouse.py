@@ -7,8 +7,10 @@ when the mouse is published.
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -101,7 +103,12 @@ def ensure_mouse(request: DownloadRequest, on_progress: Progress, stop: threadin
     """
     require_linked(request.folder)
     if not request.missing:
-        return _check_present(request, on_progress, stop)
+        manifest = read_manifest(request.folder)
+        if manifest is None:
+            return "taken as it is"
+        total = sum(entry["size"] for entry in manifest["files"].values())
+        check_manifest(request.folder, manifest, request.quick, _meter(request, "checking", total, on_progress, stop))
+        return "unchanged since its download"
     simulated = request.simulated
     if simulated:
         require_untouched(request.folder)
@@ -132,20 +139,9 @@ def _meter(
     return add
 
 
-def _check_present(request: DownloadRequest, on_progress: Progress, stop: threading.Event) -> Outcome:
-    manifest = read_manifest(request.folder)
-    if manifest is None:
-        return "taken as it is"
-    total = sum(entry["size"] for entry in manifest["files"].values())
-    check_manifest(request.folder, manifest, request.quick, _meter(request, "checking", total, on_progress, stop))
-    return "unchanged since its download"
-
-
 def _fetch(request: DownloadRequest, on_progress: Progress, stop: threading.Event) -> Archive:
     """Bring the zip here and judge it; a damaged one is fetched once more."""
-    transfer = Transfer(
-        request.url, request.zip, request.policy, lambda done, total: on_progress("downloading", done, total), stop
-    )
+    transfer = Transfer(request.url, request.zip, request.policy, partial(on_progress, "downloading"), stop)
     for _ in range(_DOWNLOADS_OF_A_DAMAGED_ZIP):
         if not request.zip.exists():
             transfer.run()
@@ -171,11 +167,11 @@ def _publish(request: DownloadRequest, archive: Archive, on_progress: Progress, 
     require_space({request.folder.parent: archive.unpacked_bytes}, f"unpacking {request.mouse}")
     meter = _meter(request, "unpacking", archive.unpacked_bytes, on_progress, stop)
     try:
-        with atomic_folder(request.folder) as partial:
-            files = unpack(archive, partial, meter)
+        with atomic_folder(request.folder) as folder:
+            files = unpack(archive, folder, meter)
             files.pop(MANIFEST.as_posix(), None)  # of who made the zip from a download; ours takes its place
             zip_entry = FileEntry(size=archive.path.stat().st_size, sha256=sha256(archive.path))
-            write_json(partial / MANIFEST, DownloadManifest(url=request.url, zip=zip_entry, files=files))
+            write_json(folder / MANIFEST, DownloadManifest(url=request.url, zip=zip_entry, files=files))
             _clear(request)
     except DamagedArchiveError as fault:
         request.zip.unlink()
@@ -209,16 +205,16 @@ def require_space(needs: dict[Path, int], purpose: str) -> None:
     Raises:
         TransferError: there is too little.
     """
-    disks: dict[int, tuple[Path, int]] = {}
+    disks: dict[int, Path] = {}
+    wanted: Counter[int] = Counter()
     for folder, count in needs.items():
         present = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
-        disk = present.stat().st_dev
-        disks[disk] = (present, disks.get(disk, (present, 0))[1] + count)
-    for present, count in disks.values():
-        free = shutil.disk_usage(present).free
-        if free < count * _SPACE_MARGIN:
+        disks[present.stat().st_dev] = present
+        wanted[present.stat().st_dev] += count
+    for disk, present in disks.items():
+        free, needed = shutil.disk_usage(present).free, wanted[disk] * _SPACE_MARGIN
+        if free < needed:
             raise TransferError(
-                f"{present}: {purpose} needs {count * _SPACE_MARGIN / 2**30:.1f} GiB here, "
-                f"{free / 2**30:.1f} GiB are free.",
+                f"{present}: {purpose} needs {needed / 2**30:.1f} GiB here, {free / 2**30:.1f} GiB are free.",
                 "Free space there, or set dataset.raw in params.yaml to a larger disk.",
             )

@@ -1,7 +1,7 @@
 """The old mice's test responses, which the organisers released after their zips.
 
 The zips of old mice hold zeros in the four test tiers. The released responses lie in the Deep Lake hub,
-one data set a mouse and tier; who has them as files can give them as <folder>/<mouse>/<trial>.npy.
+one data set per mouse and tier; who has them as files can give them as <folder>/<mouse>/<trial>.npy.
 Only files of zeros are filled in: responses that are already there are compared, never replaced.
 N neurons, L frames with the padding.
 """
@@ -41,7 +41,9 @@ def from_folder(folder: Path, mouse: RawMouse) -> Released:
     """
     source = folder / mouse.name
     if not source.is_dir():
-        raise DataError(f"{source}: the folder does not exist.", "Put the responses there as <trial>.npy, one a trial.")
+        raise DataError(
+            f"{source}: the folder does not exist.", "Put the responses there as <trial>.npy, one per trial."
+        )
     for trial in _test_trials(mouse):
         yield trial, read_array(source / f"{trial}.npy")
 
@@ -150,11 +152,7 @@ def _padded(mouse: RawMouse, trial: int, responses: npt.NDArray[Any]) -> Float64
 
 
 def _is_empty(mouse: RawMouse, trial: int, released: Float64Array) -> bool:
-    """Whether the trial's responses are zeros still.
-
-    Raises:
-        DataError: they are not, and differ from the released ones.
-    """
+    """Whether the trial's responses are zeros still; others than the released ones are an error."""
     present = mouse.load("responses", trial)
     if not np.nan_to_num(present).any():
         return True

@@ -61,11 +61,6 @@ class Material:
         return list(self.scores["source"].unique())
 
     @property
-    def experiments(self) -> list[str]:
-        """Scored experiments in their order."""
-        return list(self.histories)
-
-    @property
     def mice(self) -> list[str]:
         """Names of the mice, in their order."""
         return [mouse for mouse in self.scores["mouse"].unique() if mouse != ALL]

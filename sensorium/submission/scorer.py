@@ -191,11 +191,9 @@ class _MouseCheck:
 
     def result(self) -> MouseResult:
         """The score of the rows of the right form."""
-        scores = [
-            float(stream.correlation().mean()) if stream.frames else None
-            for stream in (self._measured, self._noiseless)
-        ]
-        return MouseResult(self.mouse.name, sum(self.seen.values()), scores[0], scores[1], self.mouse.neurons)
+        streams = (self._measured, self._noiseless)
+        score, noiseless = (float(stream.correlation().mean()) if stream.frames else None for stream in streams)
+        return MouseResult(self.mouse.name, sum(self.seen.values()), score, noiseless, self.mouse.neurons)
 
 
 def _name_trials(trials: Sequence[int]) -> str:

@@ -1,7 +1,8 @@
 """Makes sure that one mouse is there: takes what is there, or fetches, checks, unpacks and publishes it.
 
 The raw folder sees the mouse whole or not at all; the zip waits in the state folder and is removed
-when the mouse is published.
+when the mouse is published. The competition publishes no checksums: the zip's own CRC-32 guards the transfer, and a
+manifest in the mouse's folder, with the SHA-256 of every file, guards against later damage.
 """
 
 import os
@@ -12,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
-from sensorium.errors import ConfigError, TransferError
-from sensorium.files import atomic_folder, exclusive_lock, sha256, write_json
+from sensorium.errors import ConfigError, DataError, TransferError
+from sensorium.files import atomic_folder, exclusive_lock, read_json, sha256, write_json
 from sensorium.mice import MouseSet
+from sensorium.recordings import inventory
 from sensorium.recordings.download.archive import Archive, DamagedArchiveError, inspect, unpack
-from sensorium.recordings.download.download_manifest import MANIFEST, DownloadManifest, check_manifest, read_manifest
 from sensorium.recordings.download.transfer import RetryPolicy, Transfer
 from sensorium.recordings.inventory import FileEntry
 from sensorium.recordings.raw import require_linked
@@ -30,6 +31,9 @@ Progress = Callable[[str, int, int | None], None]
 Outcome = Literal[
     "taken as it is", "unchanged since its download", "downloaded", "downloaded in place of the simulated mouse"
 ]
+
+MANIFEST = Path("meta", "manifest.json")
+"""Place of the manifest inside a mouse's folder."""
 
 BASE_URLS: dict[MouseSet, str] = {
     "new": "https://gin.g-node.org/pollytur/sensorium_2023_dataset/raw/master",
@@ -218,3 +222,48 @@ def require_space(needs: dict[Path, int], purpose: str) -> None:
                 f"{present}: {purpose} needs {needed / 2**30:.1f} GiB here, {free / 2**30:.1f} GiB are free.",
                 "Free space there, or set dataset.raw in params.yaml to a larger disk.",
             )
+
+
+class DownloadManifest(TypedDict):
+    """Content of the manifest."""
+
+    url: str
+    zip: FileEntry
+    files: dict[str, FileEntry]
+
+
+def read_manifest(folder: Path) -> DownloadManifest | None:
+    """Read a mouse's manifest; None where there is none.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    remedy = f"Remove {path} to take the mouse as it is, or the mouse's folder to download it again."
+    tree = read_json(path, DataError, remedy)
+    files = inventory.parse(tree.get("files")) if isinstance(tree, dict) else None
+    if files is None or "zip" not in tree:
+        raise DataError(f"{path}: not a manifest.", remedy)
+    return DownloadManifest(url=str(tree.get("url", "")), zip=tree["zip"], files=files)
+
+
+def check_manifest(folder: Path, manifest: DownloadManifest, quick: bool, on_bytes: Callable[[int], None]) -> None:
+    """Compare a mouse's files with its manifest.
+
+    Args:
+        folder: the mouse's folder.
+        manifest: what was published.
+        quick: compare sizes alone.
+        on_bytes: called with the size of each file.
+
+    Raises:
+        DataError: files are missing or changed; all of them are counted, the first is named.
+    """
+    changed = inventory.differences(folder, manifest["files"], quick, on_bytes)
+    if changed:
+        raise DataError(
+            f"{folder}: {len(changed)} of {len(manifest['files'])} files differ from the download: {changed[0]}.",
+            f"Remove the folder to download the mouse again; or, if the change is yours, remove {MANIFEST} inside it.",
+        )

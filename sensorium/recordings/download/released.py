@@ -17,7 +17,7 @@ import numpy.typing as npt
 from sensorium.errors import ConfigError, DataError, TransferError
 from sensorium.files import PARTIAL_SUFFIX, sha256, sync_tree, write_json
 from sensorium.mice import TEST_TIERS
-from sensorium.recordings.download.download_manifest import MANIFEST, read_manifest
+from sensorium.recordings.download.mouse import MANIFEST, read_manifest
 from sensorium.recordings.inventory import FileEntry
 from sensorium.recordings.raw import RawMouse, first_nan, read_array
 

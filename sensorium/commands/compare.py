@@ -50,12 +50,12 @@ def run(
     Examples: `sensorium compare distillation_001 true_batch_001`, `sensorium compare 3 champion`.
 
     Raises:
-        ConfigError: one of the two is unknown, or they are of different kinds.
-        PredictionError: predictions are missing or damaged.
+        ConfigError: one of the two is unknown, they are of different kinds, or there is nothing to compare with.
+        PredictionError: predictions are missing or damaged, or nothing is evaluated yet.
         TrackingError: a run or version is missing, or they share no mouse and fold.
     """
     if candidate is None or reference is None:
-        compare_all(config, paths, candidate)
+        _compare_all(config, paths, candidate)
         return
     kinds = {_kind(config, name) for name in (candidate, reference)}
     if len(kinds) > 1:
@@ -72,36 +72,22 @@ def run(
     _write(paths.root / "reports" / "comparison" / f"{candidate}-{reference}", cells, whole, (candidate, reference))
 
 
-def compare_all(config: Config, paths: Paths, reference: str | None) -> None:
-    """Compare every experiment with one of them by their out-of-fold predictions, and print one row for each.
-
-    Args:
-        config: all settings.
-        paths: the project.
-        reference: experiment, or several joined by commas for their mean; the best by default.
-
-    Raises:
-        ConfigError: the reference is no experiment, or there is nothing to compare it with.
-        PredictionError: predictions are missing or damaged, or nothing is evaluated yet.
-    """
-    best = _best(config, paths) if reference is None else reference
-    if _kind(config, best) != "experiment":
-        raise ConfigError(f"{best}: no experiment.", "Name what to compare it with: a second run or pair.")
-    others = [name for name in config.experiments if name != best]
+def _compare_all(config: Config, paths: Paths, reference: str | None) -> None:
+    """Compare every experiment with one of them, or with several joined by commas; with the best by default."""
+    if reference is None:
+        remedy = "Type `dvc repro` first, or name two experiments."
+        scores = read_json(paths.evaluation / "overall.json", PredictionError, remedy)
+        reference = max(config.experiments, key=lambda name: float(scores.get(name, -1.0)))
+    if _kind(config, reference) != "experiment":
+        raise ConfigError(f"{reference}: no experiment.", "Name what to compare it with: a second run or pair.")
+    others = [name for name in config.experiments if name != reference]
     if not others:
-        raise ConfigError(f"{best}: params.yaml has no other experiment.", "`sensorium experiment new` adds one.")
-    found = {name: _by_videos(config, paths, name, best)[1] for name in others}
-    table = Table("experiment", "difference", "95% interval", "verdict", title=f"Correlation, minus {best}")
+        raise ConfigError(f"{reference}: params.yaml has no other experiment.", "`sensorium experiment new` adds one.")
+    found = {name: _by_videos(config, paths, name, reference)[1] for name in others}
+    table = Table("experiment", "difference", "95% interval", "verdict", title=f"Correlation, minus {reference}")
     for name, whole in sorted(found.items(), key=lambda item: -item[1].mean):
         table.add_row(name, f"{whole.mean:+.4f}", f"{whole.low:+.4f} to {whole.high:+.4f}", whole.verdict)
     Console().print(table)
-
-
-def _best(config: Config, paths: Paths) -> str:
-    """The experiment with the best single-trial correlation."""
-    remedy = "Type `dvc repro` first, or name two experiments."
-    scores = read_json(paths.evaluation / "overall.json", PredictionError, remedy)
-    return max(config.experiments, key=lambda name: float(scores.get(name, -1.0)))
 
 
 def _kind(config: Config, name: str) -> str:

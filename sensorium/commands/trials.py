@@ -1,4 +1,4 @@
-"""The trials of a sweep, one after another, by this process; and how a sweep looks from outside."""
+"""The trials of a sweep, one after another, by this process; and what the user sees of a sweep."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,7 +44,7 @@ class Options:
     best: str | None = None
     """Name of the experiment that is to have the best settings."""
     jobs: int | None = None
-    """Processes; by default one a GPU, or this one."""
+    """Processes; by default one per GPU, or this one."""
     gpus: str | None = None
     """GPUs to lease, joined by commas."""
     gpus_per_trial: int = 0
@@ -174,7 +174,7 @@ def show_progress(sweep: Sweep, console: Console) -> Iterator[Callable[[], None]
 
 
 def print_results(sweep: Sweep, importance: Mapping[str, float], folder: Path, console: Console) -> None:
-    """Print a row per trial, the importance of the parameters, and the best trial."""
+    """Print one row per trial, the importance of the parameters, and the best trial."""
     best = sweep.study.best_trial
     table = Table(title=f"Sweep {sweep.plan.name}", title_justify="left")
     names = [key.rpartition(".")[2] for key in sweep.plan.space.parameters]

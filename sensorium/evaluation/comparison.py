@@ -22,7 +22,6 @@ from sensorium.seeding import generator
 
 Scores = Mapping[str, Mapping[str, float]]
 """A score by mouse and fold."""
-
 _CONFIDENCE = 0.95
 _EDGES = ((1 - _CONFIDENCE) / 2, 1 - (1 - _CONFIDENCE) / 2)
 _DRAWS = 10_000

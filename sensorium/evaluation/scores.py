@@ -25,11 +25,10 @@ from sensorium.data.store import MouseStore
 from sensorium.metrics import StreamingCorrelation, response_precision, update_together
 
 ALL = "all"
-"""Stands for every fold, tier or mouse in a table."""
+"""Every fold, tier or mouse, in a table."""
 
 Sources = Mapping[str, NDArray[np.floating]]
 """(N, L) predictions of one trial by source."""
-
 _TARGET = ""
 """Name of the measured responses among the sources."""
 

@@ -15,7 +15,6 @@ from sensorium.inference.predictions import PROVENANCE_FILE, Predictions, write_
 
 Weights = Mapping[str, float]
 """Weight by experiment: none is negative, their sum is one."""
-
 _REMEDY = "Fit them: `sensorium fit-ensemble -e {}`."
 _SUM_ERROR = 1e-6
 
@@ -101,7 +100,12 @@ def average(
         count = 0
         for store in stores:
             for trial in sorted({trial for member in members for trial in member.trials(store.name)}):
-                _check_trial(store, trial, members)
+                if trial >= store.trials:
+                    places = ", ".join(str(member.folder) for member in members)
+                    raise PredictionError(
+                        f"{places}: trial {trial} of {store.name} is predicted, but it has {store.trials} trials.",
+                        "The prediction is of another version of the data: predict again.",
+                    )
                 shape = (store.neurons, int(store.lengths[trial]))
                 parts = [member.load(store.name, trial, shape) for member in members]
                 write_prediction(partial, store.name, trial, combine(parts, weights))
@@ -114,12 +118,3 @@ def average(
         means: dict[str, Any] = {"mean_of": [part.provenance for part in members]}
         means |= {} if weights is None else {"weights": list(weights)}
         files.write_json(partial / PROVENANCE_FILE, {"code_version": __version__, "split": split, **means})
-
-
-def _check_trial(store: MouseStore, trial: int, members: Sequence[Predictions]) -> None:
-    if trial >= store.trials:
-        places = ", ".join(str(member.folder) for member in members)
-        raise PredictionError(
-            f"{places}: trial {trial} of {store.name} is predicted, but the mouse has {store.trials} trials.",
-            "The prediction is of another version of the data: predict again.",
-        )

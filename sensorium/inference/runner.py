@@ -27,9 +27,8 @@ from sensorium.mice import FRAMES_PER_SECOND
 
 _MEMBER_SHARE = 0.4
 """Share of a GPU's memory that models may fill; beyond it they visit the GPU one after the other."""
-
-_LOOK_SECONDS = 0.5
-"""Time between two looks at how far other processes are."""
+_POLL_SECONDS = 0.5
+"""Time between two checks of how far other processes are."""
 
 
 def run_job(job: PredictionJob, folder: Path, work_root: Path, processes: int) -> None:
@@ -104,7 +103,7 @@ def _join_processes(
     try:
         ended = False
         while not ended:
-            ended = context.join(_LOOK_SECONDS)
+            ended = context.join(_POLL_SECONDS)
             advance(queue.refresh())
             if not faults.empty():
                 raise faults.get()

@@ -1,6 +1,6 @@
 """Sliding-window prediction: every position of the window, averaged where windows overlap.
 
-As published: the window stands at every frame at which it fits into the trial; each prediction is added
+As published: the window is placed at every frame at which it fits into the trial; each prediction is added
 at the window's frames, and a frame's sum is divided by the number of windows that cover it. Frames near
 the ends are covered by fewer windows, none is extrapolated.
 
@@ -28,10 +28,8 @@ _AUTOCAST: dict[Precision, torch.dtype] = {"16-mixed": torch.float16, "bf16-mixe
 
 _CPU_ROOM = 1 << 27
 """Bytes of the widest tensor at which a processor is fastest: larger ones are neither cached nor reused."""
-
 _GPU_SHARE = 8
 """A GPU's memory over that of the widest tensor: a block holds three of its size, models lie there as well."""
-
 _SLOW = (
     "prediction.precision: 16-mixed is right but slow without a GPU: most processors have no fp16 arithmetic, "
     "and take ten times as long as for 32-true. bf16-mixed is the fast choice."

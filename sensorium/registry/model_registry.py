@@ -190,7 +190,12 @@ class ModelRegistry:
 
         local = _local(location)
         if local is not None:
-            self._check_place(local)
+            base = next((parent for parent in local.parents if parent.name == ARTIFACTS), local.parent)
+            if not local.is_relative_to(self.store.home) and not base.exists():  # of a project that was moved
+                raise TrackingError(
+                    f"{base}: the folder in which {self.store.label} keeps its files does not exist.",
+                    f"Put it back, mount it, or unset {URI_VARIABLE} to use the project's own database.",
+                )
             tidy(local)
             with atomic_folder(local) as partial:
                 self._write(partial, new, location)
@@ -200,15 +205,6 @@ class ModelRegistry:
         with tempfile.TemporaryDirectory(dir=staging) as folder:
             self._write(Path(folder), new, location)
             get_artifact_repository(location, tracking_uri=self.store.uri).log_artifacts(folder)
-
-    def _check_place(self, folder: Path) -> None:
-        """Refuse to make a folder anew that was outside the project, and is gone: addresses of another machine."""
-        base = next((parent for parent in folder.parents if parent.name == ARTIFACTS), folder.parent)
-        if not folder.is_relative_to(self.store.home) and not base.exists():
-            raise TrackingError(
-                f"{base}: the folder in which {self.store.label} keeps its files does not exist.",
-                f"Put it back, mount it, or unset {URI_VARIABLE} to use the project's own database.",
-            )
 
     def _write(self, folder: Path, new: NewVersion, location: str) -> None:
         write_model(folder, new.name, new.manifest.as_json(), new.interface, location, model_id(location))

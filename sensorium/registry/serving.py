@@ -92,13 +92,13 @@ class TrialPredictor:
         return sorted(self._folds, key=self._experiments.__getitem__)
 
     def _trial(self, mouse: str, data: Mapping[str, NDArray[Any]]) -> TrialInput:
-        video = _array(data, "video", 3)
+        video = _array(data, "video")
         length, (height, width) = video.shape[2], self._info.model.canvas
         if video.shape[0] > height or video.shape[1] > width:
             raise _refusal(f"video: frames of {video.shape[:2]} pixels are larger than the canvas, {height, width}.")
         if length < self._info.window.shortest_trial:
             raise _refusal(f"video: {length} frames, at least {self._info.window.shortest_trial} are needed.")
-        states = {name: _array(data, name, 2) for name in ("behavior", "pupil_center")}
+        states = {name: _array(data, name) for name in ("behavior", "pupil_center")}
         for name, values in states.items():
             if values.shape != (2, length):
                 raise _refusal(f"{name}: shape {values.shape}, expected {(2, length)} for {length} frames.")
@@ -113,16 +113,10 @@ class TrialPredictor:
         return SlidingPredictor(members, self._settings.batch_size, self._settings.precision, self._device)
 
 
-def _array(data: Mapping[str, NDArray[Any]], name: str, dimensions: int) -> NDArray[np.float32]:
-    if name not in data:
-        raise _refusal(f"{name}: missing. A trial has video (h, w, L), behavior (2, L) and pupil_center (2, L).")
-    try:
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused below
-            values = np.asarray(data[name]).astype(np.float32)
-    except (TypeError, ValueError) as fault:
-        raise _refusal(f"{name}: not an array of numbers ({fault}).") from fault
-    if values.ndim != dimensions:
-        raise _refusal(f"{name}: {values.ndim} dimensions, expected {dimensions}.")
+def _array(data: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
+    """An input of the request, whose names, types and dimensions MLflow has compared with the signature."""
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused below
+        values = np.asarray(data[name]).astype(np.float32)
     if not values.size:
         raise _refusal(f"{name}: shape {values.shape} holds no value.")
     if not np.isfinite(values).all():

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 SECRET_OPTIONS = frozenset({"access_key_id", "secret_access_key", "session_token", "password", "sse_customer_key"})
 """Options that give access; they never belong into a file that git tracks."""
-
 SCHEMES = ("", "file", "s3", "http", "https")
 """Beginnings of the URLs of what can be checked."""
 

@@ -64,7 +64,7 @@ def tracked_objects(repo: Any, remote: str) -> list[TrackedObject]:
 
 def open_object(remote: "Remote", item: TrackedObject) -> BinaryIO:
     """Open an object for reading from its beginning to its end."""
-    streamed = remote.fs.protocol in ("http", "https")  # without a look at its size, and without ranges
+    streamed = remote.fs.protocol in ("http", "https")  # without its size, and without ranges
     options = {"block_size": 0, "size": 1} if streamed else {"block_size": _BLOCK_BYTES}
     stream: BinaryIO = remote.fs.open(remote.odb.oid_to_path(item.digest), "rb", **options)
     return stream

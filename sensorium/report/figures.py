@@ -30,7 +30,6 @@ _DERIVED: Mapping[str, dict[str, str]] = {
     "ceiling": {"color": "#7F7F7F", "marker": "|"},
 }
 """Colour and marker of what is no experiment."""
-
 STYLE: dict[Any, Any] = {
     "figure.dpi": 144,
     "figure.constrained_layout.use": True,
@@ -51,16 +50,12 @@ STYLE: dict[Any, Any] = {
 
 _WIDTH = 7.6
 """Inches; the page shows figures at this width on paper."""
-
 _ROW = 0.15
 """Inches; the height of a line of small print."""
-
 _PANELS = 4
 """Mice side by side."""
-
 _BINS = (15, 50)
 """Fewest and most bins of the histogram over neurons."""
-
 _STRIP = 10
 """Pictures in the film strip."""
 
@@ -82,7 +77,7 @@ def _styles(material: Material) -> dict[str, dict[str, Any]]:
 
 
 def scores_by_mouse(material: Material, seed: int) -> Figure:
-    """A panel per mouse, in it a row per source: its score, and the bootstrap interval over neurons."""
+    """A panel per mouse, in it one row per source: its score, and the bootstrap interval over neurons."""
     panels, styles = [ALL, *material.mice], _styles(material)
     columns = min(_PANELS, len(panels))
     rows = -(-len(panels) // columns)

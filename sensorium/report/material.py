@@ -16,11 +16,10 @@ from sensorium.mice import FRAMES_PER_SECOND
 
 SINGLE_TRIAL = "single_trial_correlation"
 ALL = "all"
-"""Stands for every mouse, fold or tier in the tables; the report depends on their content, not on their code."""
-
+"""Every mouse, fold or tier in the tables; the report depends on their content, not on their code."""
 _RESAMPLES = 1000
 _QUANTILES = {"good": 0.95, "median": 0.5, "bad": 0.05}
-"""Which neurons stand for the others, by the quantile of their correlation."""
+"""Which neurons represent the others, by the quantile of their correlation."""
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def _lead(material: Material) -> str:
 
 
 def _score_table(material: Material) -> Iterator[str]:
-    """A row per source: all neurons, each mouse, and the other metrics over all mice."""
+    """One row per source: all neurons, each mouse, and the other metrics over all mice."""
     table = material.pooled()
     columns = {"all neurons": table.get(ALL)} | {short_name(mouse): table[mouse] for mouse in material.mice}
     columns |= {name: material.pooled(metric).get(ALL) for metric, name in _OTHER_METRICS.items()}

@@ -1,7 +1,7 @@
 """Check a submission file against the recordings, and score it where the responses are known."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,13 +17,10 @@ from sensorium.submission.writer import SUFFIX
 
 TRUTH_FOLDER = ".truth"
 """Folder beside simulated mice with the noiseless rate of every trial."""
-
 _SHOWN = 5
 """Trials that one finding names."""
-
 _TELLING = 0.3
 """Distance, in natural logarithms, at which raw and normalised responses can be distinguished."""
-
 _CLEARLY = 0.25
 """How much nearer predictions must be to the raw responses, as a share of their distance to the normalised ones."""
 
@@ -86,17 +83,12 @@ def score_file(path: Path, raw: Path, config: EvaluationConfig) -> FileResult:
         else:
             unknown[row.mouse] += 1
     result.faults += [f"mouse {name} ({count} rows) is not in {raw}" for name, count in unknown.items()]
-    tier = result.tier or _commonest_tier(checks.values())
+    tiers = Counter(check.mouse.tiers[trial] for check in checks.values() for trial in check.seen)
+    tier = result.tier or (tiers.most_common(1)[0][0] if tiers else None)
     for check in checks.values():
         result.faults += check.faults(tier)
         result.mice.append(check.result())
     return result
-
-
-def _commonest_tier(checks: Iterable["_MouseCheck"]) -> str | None:
-    """The tier of most rows, for a file whose name does not give it."""
-    tiers = Counter(check.mouse.tiers[trial] for check in checks for trial in check.seen)
-    return tiers.most_common(1)[0][0] if tiers else None
 
 
 class _MouseCheck:

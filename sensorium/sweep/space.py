@@ -16,7 +16,6 @@ from sensorium.section import Section
 
 FOLDER = Path("conf") / "sweep"
 """Where the files lie, relative to the project's root."""
-
 _SCALARS = (bool, int, float, str, type(None))
 """What Optuna takes as a choice."""
 _ALL_VALUES = 16

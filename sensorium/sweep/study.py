@@ -140,9 +140,16 @@ class Sweep:
             for trial in self.trials():
                 if trial.state == TrialState.RUNNING and self._lock(trial.number, held):
                     return trial
-            if len(self.trials()) >= self.plan.size:
+            number = len(self.trials())
+            if number >= self.plan.size:
                 return None
-            return self._ask(held)
+            idle, self.study.sampler = self.study.sampler, self.plan.sampler(number)
+            try:
+                self.study.ask(self.plan.space.distributions())
+            finally:
+                self.study.sampler = idle
+            assert self._lock(number, held), "nobody else knows of it yet"
+            return self.trials()[number]
 
     def _lock(self, number: int, held: ExitStack) -> bool:
         """Whether nobody else works on a trial; a child of ours that outlives us does not count, unlike in `flock`."""
@@ -154,16 +161,6 @@ class Sweep:
         except OSError:
             return False
         return True
-
-    def _ask(self, held: ExitStack) -> FrozenTrial:
-        number = len(self.trials())
-        idle, self.study.sampler = self.study.sampler, self.plan.sampler(number)
-        try:
-            self.study.ask(self.plan.space.distributions())
-        finally:
-            self.study.sampler = idle
-        assert self._lock(number, held), "nobody else knows of it yet"
-        return self.trials()[number]
 
     def folder_of(self, number: int) -> Path:
         """Where the states of a trial lie."""

@@ -19,13 +19,10 @@ from sensorium.recordings.inventory import FileEntry
 
 LARGEST_MOUSE = 64 << 30
 """Bytes that a mouse may hold unpacked; the competition's hold 15 GB."""
-
 MOST_FILES = 20_000
 """Files that a mouse may hold; the competition's hold 3,000."""
-
 _LONGEST_NAME = 200
 """Bytes of a member's name; file systems take 255 a part."""
-
 _LANDMARK = PurePosixPath("meta/trials/tiers.npy")
 _CHUNK_BYTES = 1 << 20
 _ENCRYPTED = 0x1
@@ -66,7 +63,7 @@ def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
 
 
 def _check_names(path: Path, names: list[PurePosixPath]) -> None:
-    """Refuse names that no disk could hold side by side: found while unpacking, they would look like its fault."""
+    """Refuse names that no disk could hold side by side: found while unpacking, they would seem a fault of the disk."""
     files = set(names)
     for name, count in collections.Counter(names).items():
         if count > 1 or any(parent in files for parent in name.parents):

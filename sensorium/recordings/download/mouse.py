@@ -34,16 +34,13 @@ Outcome = Literal[
 
 MANIFEST = Path("meta", "manifest.json")
 """Place of the manifest inside a mouse's folder."""
-
 BASE_URLS: dict[MouseSet, str] = {
     "new": "https://gin.g-node.org/pollytur/sensorium_2023_dataset/raw/master",
     "old": "https://gin.g-node.org/pollytur/Sensorium2023Data/raw/master",
 }
 """Folder of the competition's zips, by the mouse's set."""
-
 MIRROR_VARIABLE = "SENSORIUM_DOWNLOAD_URL"
 """Environment variable with the address of a mirror that holds all zips in one folder."""
-
 _DOWNLOADS_OF_A_DAMAGED_ZIP = 2
 _SPACE_MARGIN = 1.02
 _UNPACKING = threading.Lock()

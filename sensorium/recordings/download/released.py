@@ -24,7 +24,6 @@ from sensorium.recordings.raw import RawMouse, first_nan, read_array
 Float64Array = npt.NDArray[np.float64]
 Released = Iterator[tuple[int, npt.NDArray[Any]]]
 """Trial and its responses (N, frames), frames up to L."""
-
 HUB = "hub://sinzlab/Sensorium_2023_{mouse}_{tier}"
 """Address of the released responses, by mouse and tier; tensors `id` (the trial) and `responses`."""
 

@@ -59,8 +59,8 @@ def promote(paths: Paths, version: int | None = None, margin: float = 0.0, new_d
     with mlflow_errors(paths):
         registry = ModelRegistry(paths)
         seen = champion(registry)
-        candidate = _pinned(registry, paths) if version is None else find_pair(registry, version)
-        manifest = verified_manifest(registry, candidate)
+        candidate = _pinned(registry, paths) if version is None else _find_pair(registry, version)
+        manifest = _verified_manifest(registry, candidate)
         replaced, comparison = None, None
         tags = {"sensorium.promoted_at": str(int(time.time() * 1000))}
         if seen is not None:
@@ -90,8 +90,8 @@ def rollback(paths: Paths) -> Promotion:
                 f"{PAIR}: version {seen.version} is the first champion, there is none to go back to.",
                 "It stays. Another one becomes champion by `sensorium promote --version <number>`.",
             )
-        earlier = find_pair(registry, int(previous))
-        verified_manifest(registry, earlier)
+        earlier = _find_pair(registry, int(previous))
+        _verified_manifest(registry, earlier)
         _set_champion(registry, seen, earlier, {})
     return Promotion(int(earlier.version), int(seen.version), None)
 
@@ -102,12 +102,8 @@ def champion(registry: ModelRegistry) -> "ModelVersion | None":
     return none_on(codes, registry.client.get_model_version_by_alias, PAIR, CHAMPION)
 
 
-def find_pair(registry: ModelRegistry, version: int) -> "ModelVersion":
-    """A version of the pair.
-
-    Raises:
-        TrackingError: it is not in the registry.
-    """
+def _find_pair(registry: ModelRegistry, version: int) -> "ModelVersion":
+    """A version of the pair, which must be in the registry."""
     found = registry.version(PAIR, version)
     if found is None:
         known = sorted(int(found.version) for found in registry.client.search_model_versions(f"name = '{PAIR}'"))
@@ -130,7 +126,7 @@ def scores_of_pair(paths: Paths, version: str) -> dict[str, dict[str, float]]:
     """
     with mlflow_errors(paths):
         registry = ModelRegistry(paths)
-        found = champion(registry) if version == CHAMPION else find_pair(registry, int(version))
+        found = champion(registry) if version == CHAMPION else _find_pair(registry, int(version))
         if found is None:
             raise TrackingError(*_NO_CHAMPION)
         return registry.manifest(found, PairManifest).paired
@@ -150,12 +146,8 @@ def _pinned(registry: ModelRegistry, paths: Paths) -> "ModelVersion":
     return registry.resolve(pin.pair)
 
 
-def verified_manifest(registry: ModelRegistry, pair: "ModelVersion") -> PairManifest:
-    """Manifest of a pair, after every file of its models was verified.
-
-    Raises:
-        TrackingError: something is missing or damaged.
-    """
+def _verified_manifest(registry: ModelRegistry, pair: "ModelVersion") -> PairManifest:
+    """Manifest of a pair, after every file of its models was verified."""
     manifest = registry.manifest(pair, PairManifest)
     for model in manifest.models.values():
         registry.folds(model)

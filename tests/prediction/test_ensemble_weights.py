@@ -205,7 +205,7 @@ def test_files_of_weights_that_cannot_be_used(tmp_path, content, message):
     with pytest.raises(PredictionError, match=message) as caught:
         read_weights(path, ["a", "b"])
     assert str(path) in str(caught.value)
-    assert "sensorium weigh -e a,b" in str(caught.value)
+    assert "sensorium fit-ensemble -e a,b" in str(caught.value)
 
 
 @pytest.fixture

@@ -143,14 +143,14 @@ def test_a_promotion_that_was_overtaken_is_told(first, monkeypatch):
     promote(first.paths)
     candidate(first, 0.35, seed=1)
     candidate(first, 0.4, seed=2)
-    verify = promotion.verified_manifest
+    verify = promotion._verified_manifest
 
     def overtaken(catalog, pair):
-        monkeypatch.setattr(promotion, "verified_manifest", verify)
+        monkeypatch.setattr(promotion, "_verified_manifest", verify)
         promote(first.paths, version=3)
         return verify(catalog, pair)
 
-    monkeypatch.setattr(promotion, "verified_manifest", overtaken)
+    monkeypatch.setattr(promotion, "_verified_manifest", overtaken)
     with pytest.raises(TrackingError, match=r"another promotion was faster, the champion is now version 3"):
         promote(first.paths, version=2)
     assert champion(first) == 3

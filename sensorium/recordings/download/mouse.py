@@ -173,7 +173,14 @@ def _publish(request: DownloadRequest, archive: Archive, on_progress: Progress, 
             files.pop(MANIFEST.as_posix(), None)  # of who made the zip from a download; ours takes its place
             zip_entry = FileEntry(size=archive.path.stat().st_size, sha256=sha256(archive.path))
             write_json(folder / MANIFEST, DownloadManifest(url=request.url, zip=zip_entry, files=files))
-            _clear(request)
+            if request.simulated:  # only an untouched one gives way; its noiseless rates go with it
+                require_untouched(request.folder)
+                shutil.rmtree(request.folder.parent / TRUTH_FOLDER / request.mouse, ignore_errors=True)
+            elif request.folder.exists():
+                raise TransferError(
+                    f"{request.folder}: appeared while the mouse was downloaded, taken as it is.",
+                    "Run the command again to go on with the other mice.",
+                )
     except DamagedArchiveError as fault:
         request.zip.unlink()
         raise _damaged(request, str(fault)) from fault
@@ -182,18 +189,6 @@ def _publish(request: DownloadRequest, archive: Archive, on_progress: Progress, 
             f"{request.folder}: cannot be written ({fault.strerror or fault}).",
             "Mend what is wrong with the disk and run the command again; the zip need not be fetched again.",
         ) from fault
-
-
-def _clear(request: DownloadRequest) -> None:
-    """Make way for the mouse: only an untouched simulated one gives way, and its noiseless rates go with it."""
-    if request.simulated:
-        require_untouched(request.folder)
-        shutil.rmtree(request.folder.parent / TRUTH_FOLDER / request.mouse, ignore_errors=True)
-    elif request.folder.exists():
-        raise TransferError(
-            f"{request.folder}: appeared while the mouse was downloaded, taken as it is.",
-            "Run the command again to go on with the other mice.",
-        )
 
 
 def require_space(needs: dict[Path, int], purpose: str) -> None:

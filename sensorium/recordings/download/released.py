@@ -110,7 +110,12 @@ def fill_in(mouse: RawMouse, released: Released) -> int:
         sync_tree(Path(partial))
         for trial in empty:
             Path(partial, f"{trial}.npy").replace(mouse.file("responses", trial))
-    _renew_manifest(mouse, wanted)
+    if (manifest := read_manifest(mouse.folder)) is not None:  # the mouse was downloaded
+        for trial in wanted:
+            path = mouse.file("responses", trial)
+            entry = FileEntry(size=path.stat().st_size, sha256=sha256(path))
+            manifest["files"][str(path.relative_to(mouse.folder))] = entry
+        write_json(mouse.folder / MANIFEST, manifest)
     return len(empty)
 
 
@@ -161,15 +166,3 @@ def _is_empty(mouse: RawMouse, trial: int, released: Float64Array) -> bool:
         f"{mouse.file('responses', trial)}: holds other responses than the released ones.",
         "They are never replaced: move the file away if the released ones are wanted.",
     )
-
-
-def _renew_manifest(mouse: RawMouse, trials: list[int]) -> None:
-    """Let a downloaded mouse's manifest know the filled-in files."""
-    manifest = read_manifest(mouse.folder)
-    if manifest is None:
-        return
-    for trial in trials:
-        path = mouse.file("responses", trial)
-        entry = FileEntry(size=path.stat().st_size, sha256=sha256(path))
-        manifest["files"][str(path.relative_to(mouse.folder))] = entry
-    write_json(mouse.folder / MANIFEST, manifest)

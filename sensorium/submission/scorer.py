@@ -12,11 +12,10 @@ from sensorium.config import EvaluationConfig
 from sensorium.metrics import StreamingCorrelation, response_precision
 from sensorium.mice import SUBMISSION_NAMES
 from sensorium.recordings.raw import RawMouse, read_array
+from sensorium.recordings.synthetic.marker import TRUTH_FOLDER
 from sensorium.submission.reader import FoundRow, open_table, read_rows, tier_of
 from sensorium.submission.writer import SUFFIX
 
-TRUTH_FOLDER = ".truth"
-"""Folder beside simulated mice with the noiseless rate of every trial."""
 _SHOWN = 5
 """Trials that one finding names."""
 _TELLING = 0.3

@@ -105,11 +105,7 @@ def _fitted_weights(config: Config, paths: Paths) -> dict[str, float] | None:
 
 
 def _register_models(
-    config: Config,
-    paths: Paths,
-    registry: ModelRegistry,
-    contents: Mapping[str, ModelContent],
-    tags: Mapping[str, str],
+    config: Config, paths: Paths, registry: ModelRegistry, contents: Mapping[str, ModelContent], tags: Mapping[str, str]
 ) -> dict[str, PinnedModel]:
     """Register teacher and student, with tags that say where their folds were trained."""
     origins = {role: origin(registry.client, paths, content.experiment) for role, content in contents.items()}

@@ -100,12 +100,7 @@ def read_scores(path: Path) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def log_results(
-    registry: ModelRegistry,
-    paths: Paths,
-    pin: PairPin,
-    found: Evaluation,
-    tags: Mapping[str, str],
-    leaderboard: str,
+    registry: ModelRegistry, paths: Paths, pin: PairPin, found: Evaluation, tags: Mapping[str, str], leaderboard: str
 ) -> None:
     """Record the scores of all experiments and of a registered pair; what is recorded already stays as it is.
 

@@ -84,12 +84,12 @@ def _ensure_all(requests: list[DownloadRequest], console: Console) -> list[Senso
     stop, size = threading.Event(), DownloadColumn(binary_units=True)
     columns = (TextColumn("{task.description}"), BarColumn(), size, TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress, ThreadPoolExecutor(_PARALLEL) as pool:
-        futures = {request.mouse: pool.submit(_ensure, request, progress, stop) for request in requests}
+        futures = [pool.submit(_ensure, request, progress, stop) for request in requests]
         faults = []
         try:
-            for request in requests:
+            for request, future in zip(requests, futures, strict=True):
                 try:
-                    console.print(f"{request.folder}: {futures[request.mouse].result()}.")
+                    console.print(f"{request.folder}: {future.result()}.")
                 except SensoriumError as fault:
                     faults.append(fault)
         except BaseException:

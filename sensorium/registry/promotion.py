@@ -172,7 +172,9 @@ def _gate(
     reference = registry.manifest(seen, PairManifest)
     if new_data:
         return None
-    changed = _changed_data(manifest, reference)
+    changed = ["evaluation"] if manifest.evaluation != reference.evaluation else []
+    inputs = {path for path in {*manifest.data, *reference.data} if path.startswith(("data/store", "data/folds"))}
+    changed += sorted(path for path in inputs if manifest.data.get(path) != reference.data.get(path))
     comparison = compare(manifest.paired, reference.paired)
     if changed or comparison is None:
         raise TrackingError(
@@ -186,13 +188,6 @@ def _gate(
             f"{max(0.0, -comparison.low):.4f}.",
         )
     return comparison
-
-
-def _changed_data(candidate: PairManifest, reference: PairManifest) -> list[str]:
-    """Names of the stores, folds and scoring settings that differ."""
-    changed = ["evaluation"] if candidate.evaluation != reference.evaluation else []
-    paths = {path for path in {*candidate.data, *reference.data} if path.startswith(("data/store", "data/folds"))}
-    return changed + sorted(path for path in paths if candidate.data.get(path) != reference.data.get(path))
 
 
 def _set_champion(

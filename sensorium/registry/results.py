@@ -151,21 +151,17 @@ def _update_row(registry: ModelRegistry, run_id: str, source: str, table: Mappin
     """Bring the row of a source up to date: its score, and how far it is from the reference's."""
     value = registry.client.get_run(run_id).data.metrics.get(f"{_PREFIX}/{SINGLE_TRIAL}")
     scores = table.get(source, {})
-    metrics = {} if value is None else _score(value, list(scores.get(ALL, {}).values()))
+    folds = list(scores.get(ALL, {}).values())
+    metrics = {} if value is None else {HEADLINE: value}
+    if value is not None and len(folds) > 1:  # the 95% interval over folds, by Student's t
+        half = student_t(len(folds) - 1) * statistics.stdev(folds) / math.sqrt(len(folds))
+        metrics |= {f"{HEADLINE}/ci_low": value - half, f"{HEADLINE}/ci_high": value + half}
     found = compare(without_pool(scores), without_pool(table.get(reference, {})))
     if source != reference and found is not None:  # as `sensorium compare` has it
         key = f"{DIFFERENCE}{reference}"
         metrics |= {key: found.mean, f"{key}/ci_low": found.low, f"{key}/ci_high": found.high}
     update_metrics(registry.client, run_id, {key: rounded(number) for key, number in metrics.items()})
     describe_row(registry.client, run_id)
-
-
-def _score(value: float, folds: list[float]) -> dict[str, float]:
-    """The score over all folds, and its 95% interval over folds (Student's t)."""
-    if len(folds) < 2:
-        return {HEADLINE: value}
-    half = student_t(len(folds) - 1) * statistics.stdev(folds) / math.sqrt(len(folds))
-    return {HEADLINE: value, f"{HEADLINE}/ci_low": value - half, f"{HEADLINE}/ci_high": value + half}
 
 
 def without_pool(scores: Scores) -> dict[str, dict[str, float]]:

@@ -1,6 +1,6 @@
 """A mouse's recordings as every later stage reads them: one Zarr v3 group, time-major.
 
-The format is described in `sensorium.data.layout` and docs/data.md. Opening reads metadata and the
+The format is described in `sensorium.data.layout` and docs/reference/store.md. Opening reads metadata and the
 small arrays; frames are mapped where the layout allows and read through Zarr where it was changed.
 L frames of a trial, H W pixels, N neurons.
 """

@@ -106,32 +106,31 @@ def train(fold: int, turn: int, parts: list[str]) -> None:
     from rich.console import Console
 
     from sensorium import tracking
-    from sensorium.data.store import MouseStore
+    from sensorium.callbacks.checkpoints import CheckpointFolder
+    from sensorium.callbacks.progress import NullProgress, TerminalProgress
+    from sensorium.callbacks.recorder import NullRecorder, closing
+    from sensorium.callbacks.stopping import StopRequest
+    from sensorium.lineage import provenance
     from sensorium.stages import train as stage
     from sensorium.training import devices
-    from sensorium.training.fingerprint import provenance
-    from sensorium.training.loop import Surroundings, Trainer
-    from sensorium.training.progress import NullView, TerminalView
-    from sensorium.training.recorder import NullRecorder, closing
-    from sensorium.training.resume import ResumeFolder
-    from sensorium.training.stopping import StopRequest
+    from sensorium.training.assembly import assemble
+    from sensorium.training.loop import Callbacks, Trainer
 
     known = provenance(config, paths, EXPERIMENT, fold, None)
     recorder = partial(tracking.start_training_run, config, paths, EXPERIMENT, fold, f"{turn}-{fold}")
     fabric = devices.make_fabric(config.runtime, "32-true", unused_readouts=True)
     devices.make_deterministic(fabric, config.runtime.threads)
     job = stage.Job(config, paths, EXPERIMENT, fold, known, recorder)
-    stores = [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice]
-    learner, source, validation = stage.assemble(fabric, job, stores)
+    learner, source, validation = assemble(fabric, job.setup())
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    folder = ResumeFolder(paths.state / "train", f"{turn}-{fold}") if "states" in parts else Nowhere()
-    view = TerminalView(job.name, learner.steps, job.epochs, console) if "progress" in parts else NullView()
+    folder = CheckpointFolder(paths.state / "train", f"{turn}-{fold}") if "states" in parts else Nowhere()
+    view = TerminalProgress(job.name, learner.steps, job.epochs, console) if "progress" in parts else NullProgress()
     folder, view, job_ = Timed(folder), Timed(view), Timed(job)
     wall, own = time.perf_counter(), time.process_time()
     with StopRequest(None) as stop:
         written = Timed(job_.open_recorder()) if "tracking" in parts else NullRecorder()
         with closing(written), view:
-            around = Surroundings(written, view, stop)
+            around = Callbacks(written, view, stop)
             Trainer(learner, source, validation, folder, config.runtime.checkpoint_steps, around).run()
     spent = {"training": time.perf_counter() - wall, "trainer": time.process_time() - own, "inside": Timed.seconds}
     print(json.dumps(spent))

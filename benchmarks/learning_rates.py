@@ -22,16 +22,16 @@ from sensorium.cli.process import prepare
 
 prepare()
 
+from sensorium.callbacks.checkpoints import CheckpointFolder
+from sensorium.callbacks.progress import NullProgress
+from sensorium.callbacks.recorder import NullRecorder
+from sensorium.callbacks.stopping import StopRequest
 from sensorium.config import Config, load, parse
-from sensorium.data.store import MouseStore
 from sensorium.paths import PARAMS_FILE, Paths, find_root
 from sensorium.stages import train as stage
 from sensorium.training import devices
-from sensorium.training.loop import Surroundings, Trainer
-from sensorium.training.progress import NullView
-from sensorium.training.recorder import NullRecorder
-from sensorium.training.resume import ResumeFolder
-from sensorium.training.stopping import StopRequest
+from sensorium.training.assembly import assemble
+from sensorium.training.loop import Callbacks, Trainer
 
 
 def changed(config: Config, experiment: str, changes: Mapping[str, Any]) -> Config:
@@ -54,13 +54,12 @@ def train(config: Config, paths: Paths, experiment: str, fold: int) -> tuple[flo
     )
     devices.make_deterministic(fabric, config.runtime.threads)
     job = stage.Job(config, paths, experiment, fold, {}, NullRecorder, paths.state)
-    stores = [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice]
     began = time.process_time()
-    learner, source, validation = stage.assemble(fabric, job, stores)
+    learner, source, validation = assemble(fabric, job.setup())
     with tempfile.TemporaryDirectory() as scratch, StopRequest(None) as stop:
-        around = Surroundings(NullRecorder(), NullView(), stop)
-        folder = ResumeFolder(Path(scratch), "learning-rates")
-        best, rows = Trainer(learner, source, validation, folder, sys.maxsize, around).run()
+        callbacks = Callbacks(NullRecorder(), NullProgress(), stop)
+        folder = CheckpointFolder(Path(scratch), "learning-rates")
+        best, rows = Trainer(learner, source, validation, folder, sys.maxsize, callbacks).run()
     return best.correlation, len(rows), time.process_time() - began
 
 

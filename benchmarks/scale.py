@@ -14,10 +14,10 @@ from pathlib import Path
 import yaml
 from dvc.repo import Repo
 
+from sensorium.commands.config import compose
 from sensorium.paths import Paths
 from sensorium.repro.graph import read
 from sensorium.repro.scheduler import Scheduler
-from sensorium.stages.config import compose
 
 PROJECT = Path(__file__).parents[1]
 

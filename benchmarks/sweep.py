@@ -15,11 +15,12 @@ from pathlib import Path
 from unittest.mock import patch
 
 from sensorium import tracking
+from sensorium.callbacks.recorder import NullRecorder
+from sensorium.commands import sweep
 from sensorium.config import load
 from sensorium.paths import Paths, find_root
-from sensorium.stages import sweep, train
+from sensorium.stages import train
 from sensorium.sweep.study import Sweep
-from sensorium.training.recorder import NullRecorder
 
 TRIALS = 3
 
@@ -41,7 +42,7 @@ def main():
             patch.object(Sweep, "report", timed(Sweep.report, judging)),
         ):
             began = time.perf_counter()
-            sweep.run(load(paths.root / "params.yaml"), copy, sweep.Options("true_batch_001", space, TRIALS, (0,)))
+            sweep.search(load(paths.root / "params.yaml"), copy, sweep.Options("true_batch_001", space, TRIALS, (0,)))
             whole = time.perf_counter() - began
     spent = whole - sum(training) + sum(judging)
     figures = {"trials": TRIALS, "seconds": whole, "bookkeeping": spent, "share": spent / whole}

@@ -18,17 +18,17 @@ from sensorium.cli.process import prepare
 
 prepare()
 
+from sensorium.callbacks.checkpoints import CheckpointFolder
+from sensorium.callbacks.progress import NullProgress
+from sensorium.callbacks.recorder import NullRecorder
+from sensorium.callbacks.stopping import StopRequest
 from sensorium.config import Config, load
-from sensorium.data.store import MouseStore
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.paths import PARAMS_FILE, Paths, find_root
 from sensorium.stages import train as stage
 from sensorium.training import devices
-from sensorium.training.loop import Surroundings, Trainer
-from sensorium.training.progress import NullView
-from sensorium.training.recorder import NullRecorder
-from sensorium.training.resume import ResumeFolder
-from sensorium.training.stopping import StopRequest
+from sensorium.training.assembly import assemble
+from sensorium.training.loop import Callbacks, Trainer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from plain_form import PlainDwiseNeuro, match
@@ -52,12 +52,11 @@ def train(config: Config, paths: Paths, fold: int, form: str) -> float:
     fabric = devices.make_fabric(config.runtime, "32-true", unused_readouts=True)
     devices.make_deterministic(fabric, config.runtime.threads)
     job = stage.Job(config, paths, EXPERIMENT, fold, {}, NullRecorder)
-    stores = [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice]
-    learner, source, validation = stage.assemble(fabric, job, stores)
+    learner, source, validation = assemble(fabric, job.setup())
     with tempfile.TemporaryDirectory() as scratch, StopRequest(None) as stop:
-        around = Surroundings(NullRecorder(), NullView(), stop)
-        folder = ResumeFolder(Path(scratch), form)
-        best, _ = Trainer(learner, source, validation, folder, sys.maxsize, around).run()
+        callbacks = Callbacks(NullRecorder(), NullProgress(), stop)
+        folder = CheckpointFolder(Path(scratch), form)
+        best, _ = Trainer(learner, source, validation, folder, sys.maxsize, callbacks).run()
     return best.correlation
 
 

@@ -1,4 +1,4 @@
-"""The command line: parses, calls one verb of `sensorium.stages`, returns an exit code."""
+"""The command line: parses the arguments, calls the function of a verb, turns errors into exit codes."""
 
 from sensorium.cli.app import main
 

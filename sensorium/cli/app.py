@@ -1,4 +1,4 @@
-"""The `sensorium` command: its groups of verbs and the one place where errors become exit codes."""
+"""The `sensorium` command, and the one place where errors become exit codes."""
 
 import sys
 
@@ -7,16 +7,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from sensorium import __version__
-from sensorium.cli import data, prediction, project, registry, sweep, tools, training
 from sensorium.cli.callers import Refusal, told_to_callers
-from sensorium.cli.faults import explain, wants_traceback
+from sensorium.cli.errors import explain, wants_traceback
 from sensorium.cli.process import prepare
+from sensorium.cli.verbs import CONTEXT, LazyGroup
 from sensorium.errors import SensoriumError
 
 _DESCRIPTION = """Predict the activity of mouse visual cortex from video.
 
-The verbs are the stages of dvc.yaml: `dvc repro` runs them all in order, and each can be typed alone,
-anywhere inside the project. Settings come from params.yaml.
+`dvc repro` runs the stages of dvc.yaml in order; each stage is also a verb that can be typed alone, anywhere
+inside the project. Settings come from params.yaml.
 """
 
 INTERRUPTED = 130
@@ -24,15 +24,14 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="sensorium",
+    cls=LazyGroup,
     help=_DESCRIPTION,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=CONTEXT,
 )
-for _group in (data, training, sweep, prediction, registry, tools, project):
-    _group.add_commands(app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sensorium.data.layout import STATISTICS_MODALITIES, THUMBNAIL_STEP
-from sensorium.data.writer import StoreWriter
 from sensorium.errors import DataError
 from sensorium.files import sha256
 from sensorium.mice import FRAMES_PER_SECOND, TIERS, MouseSet, labelled_tiers
 from sensorium.recordings import phash
 from sensorium.recordings.raw import BEHAVIOR_CHANNELS, MODALITIES, RESTORE, STATISTICS, RawMouse, read_array
+from sensorium.recordings.writer import StoreWriter
 
 _UNUSABLE = "none"
 """Tier of the trials of which as much is kept as is sound, be it nothing."""

@@ -1,1 +1,1 @@
-"""The verbs: one file a stage of dvc.yaml, the only place where the parts meet."""
+"""The stages of dvc.yaml, one module each: where data, model, training and tracking meet."""

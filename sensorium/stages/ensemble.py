@@ -2,10 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from sensorium.commands.fit_ensemble import WEIGHTS_FILE
+from sensorium.commands.options import Experiments, Split, require_choice, select_experiments
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
-from sensorium.errors import PredictionError
+from sensorium.errors import ConfigError, PredictionError
 from sensorium.files import sole_writer
 from sensorium.inference.device import prediction_device
 from sensorium.inference.ensemble import average
@@ -15,42 +20,48 @@ from sensorium.inference.predictions import Predictions
 from sensorium.inference.runner import run_job
 from sensorium.inference.trained import Trained, trained_folds
 from sensorium.inference.weights import Weights, read_weights
+from sensorium.mice import SPLITS
 from sensorium.paths import Paths
 from sensorium.stages.predict import tell_error
-from sensorium.stages.weigh import WEIGHTS_FILE
 
 
 def run(
     config: Config,
     paths: Paths,
-    experiments: Sequence[str],
-    split: str,
-    pin: Path | None = None,
-    weights: Path | None = None,
+    experiments: Experiments,
+    split: Split,
+    pin: Annotated[
+        Path | None,
+        typer.Option(help="Pin of a registered pair: predict with its models, loaded from the model registry."),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="File of ensemble weights, from `sensorium fit-ensemble`. Default: as params.yaml says."),
+    ] = None,
 ) -> None:
-    """Write data/predictions/<a,b>/<split>: the mean of the experiments, each the mean of its folds.
+    """Average the predictions of several experiments, each of which is the mean of its folds.
 
-    Args:
-        config: all settings.
-        paths: the project.
-        experiments: sorted names.
-        split: `folds` or a test tier.
-        pin: file that names a registered pair; its models are loaded from the registry and predict anew,
-            beside the trained folds of other experiments. The weights of the pair stand in it, those of
-            other members of the ensemble in the results of the evaluation. None averages the predictions
-            on disk.
-        weights: file of weights for the predictions on disk; equal weights by default.
+    Without `--pin` the predictions on disk are averaged. With it, the models of the registered pair are loaded
+    from MLflow's model registry, verified, and predict anew, beside the trained folds of other experiments; the
+    weights are those of the pin, or for other ensembles those of the evaluation.
 
     Raises:
+        ConfigError: an experiment or the split does not exist, or the options exclude each other.
         PredictionError: predictions are missing or do not belong together, the weights are of other
             experiments, or another process writes the mean.
         CheckpointError: a fold of an experiment that is not registered is not trained.
         TrackingError: the registry lacks what the pin names, or what it has is damaged.
     """
-    folder = paths.predictions(",".join(experiments), split)
+    if pin is not None and weights is not None:
+        raise ConfigError("--weights: a registered pair has its own.", "Omit --pin or --weights.")
+    require_choice("split", split, SPLITS)
+    names = select_experiments(config, experiments)
+    folder = paths.predictions(",".join(names), split)
     if pin is None:
-        chosen = None if weights is None else list(read_weights(weights, experiments).values())
-        members = [Predictions.open(paths.predictions(name, split)) for name in experiments]
+        if weights is None and config.ensemble.weights == "fitted":
+            weights = paths.weights(names)
+        chosen = None if weights is None else list(read_weights(weights, names).values())
+        members = [Predictions.open(paths.predictions(name, split)) for name in names]
         stores = [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice]
         busy = PredictionError(
             f"{folder}: another process is writing these predictions.", "Wait until it has finished."
@@ -58,11 +69,11 @@ def run(
         with sole_writer(paths.lock(f"ensemble-{folder.parent.name}-{split}"), busy, folder):
             average(members, stores, split, folder, chosen)
         return
-    trained, pinned = _registered(config, paths, pin, experiments)
+    trained, pinned = _registered(config, paths, pin, names)
     stores = [MouseStore.open(paths.store(mouse)) for mouse in chosen_mice(config, split)]
     assignments = plan(paths, stores, split, trained)
     job = Job(split, assignments, config.window, config.prediction, prediction_device(config), pinned)
-    work = paths.state / "predict" / ",".join(experiments) / split
+    work = paths.state / "predict" / ",".join(names) / split
     run_job(job, folder, work, config.runtime.devices)
     tell_error(folder)
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import track
 
 from sensorium import files
+from sensorium.commands.fit_ensemble import WEIGHTS_FILE, fit_weights, predicted_folds, tell_gain
 from sensorium.config import Config
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
@@ -28,7 +29,6 @@ from sensorium.evaluation.tables import (
 from sensorium.inference.predictions import Predictions
 from sensorium.mice import FOLDS_SPLIT
 from sensorium.paths import Paths
-from sensorium.stages.weigh import WEIGHTS_FILE, fit_weights, predicted_folds, tell_gain
 
 _DIGITS = "%.6f"
 _TABLES = ("scores.csv", "plots/mice.csv", "plots/neurons.csv", "plots/training.csv")
@@ -36,11 +36,9 @@ _OUTPUTS = (*_TABLES, "neurons.parquet", WEIGHTS_FILE, "metrics.json", "overall.
 
 
 def run(config: Config, paths: Paths) -> None:
-    """Write scores, weights of the ensemble and the data of the plots to reports/evaluation.
+    """Score the out-of-fold predictions of all experiments and of their ensemble.
 
-    Args:
-        config: all settings.
-        paths: the project.
+    Writes scores, ensemble weights and the data of the plots to reports/evaluation.
 
     Raises:
         PredictionError: a prediction is missing, of another mouse or shape, or not finite, or another process

@@ -7,15 +7,15 @@ from rich.console import Console
 from rich.table import Table
 
 from sensorium.config import Config, WindowConfig
-from sensorium.data.folds import write_folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError
 from sensorium.files import sole_writer
 from sensorium.paths import Paths
+from sensorium.recordings.folds import write_folds
 
 
 def run(config: Config, paths: Paths) -> None:
-    """Write the folds of all mice, and print how many trials each has.
+    """Assign every labelled trial to a fold, by what its video shows.
 
     Raises:
         DataError: a store is missing, a mouse has no trial in some fold, or a trial is too short for the window.

@@ -3,6 +3,8 @@
 from rich.console import Console
 from rich.progress import Progress
 
+from sensorium.commands import download, synthesize, verify
+from sensorium.commands.options import Mouse, select_mice
 from sensorium.config import Config
 from sensorium.errors import DataError
 from sensorium.files import atomic_folder, sole_writer
@@ -10,15 +12,20 @@ from sensorium.paths import Paths
 from sensorium.recordings.ingest import ingest, steps
 from sensorium.recordings.raw import RawMouse
 from sensorium.recordings.synthetic.marker import TRUTH_FOLDER
-from sensorium.stages import download, synthesize, verify
 
 
-def run(config: Config, paths: Paths, mouse: str) -> None:
-    """Build one mouse's store; it appears when it is complete.
+def run(config: Config, paths: Paths, mouse: Mouse = None) -> None:
+    """Provide a raw mouse as `dataset.get` says, and write it into its Zarr store: compact, time-major, checked.
 
     Raises:
         SensoriumError: the raw mouse cannot be provided or is unsound, or another process writes the same store.
     """
+    for name in select_mice(config, mouse):
+        _ingest(config, paths, name)
+
+
+def _ingest(config: Config, paths: Paths, mouse: str) -> None:
+    """Build one mouse's store; it appears when it is complete."""
     _provide(config, paths, mouse)
     store = paths.store(mouse)
     folder = config.raw_folder(paths.root)
@@ -44,6 +51,6 @@ def _provide(config: Config, paths: Paths, mouse: str) -> None:
     if config.dataset.get == "synthesize":
         synthesize.run(config, paths, mouse)
     elif config.dataset.get == "download":
-        download.run(config, paths, [mouse])
+        download.run(config, paths, mouse)
     else:
-        verify.run(config, paths, [mouse])
+        verify.run(config, paths, mouse)

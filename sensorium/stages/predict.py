@@ -1,39 +1,48 @@
 """Predict a split with the trained folds of one experiment."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
+import typer
 from rich.console import Console
 
+from sensorium.commands.options import Experiment, Split, require_choice
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.files import folder_digest, sha256, write_json
 from sensorium.inference.device import prediction_device
 from sensorium.inference.job import Job
-from sensorium.inference.plan import Choice, chosen_mice, plan
+from sensorium.inference.plan import chosen_mice, plan
 from sensorium.inference.predictions import PROVENANCE_FILE, Predictions
 from sensorium.inference.runner import run_job
 from sensorium.inference.trained import trained_folds
-from sensorium.mice import FOLDS_SPLIT
+from sensorium.mice import FOLDS_SPLIT, SPLITS
 from sensorium.paths import Paths
 
 
-def run(config: Config, paths: Paths, experiment: str, split: str, choice: Choice | None = None) -> None:
-    """Write data/predictions/<experiment>/<split>/<mouse>/<trial>.npy.
+def run(
+    config: Config,
+    paths: Paths,
+    experiment: Experiment,
+    split: Split,
+    dataset: Annotated[
+        Literal["new", "old", "all"] | None,
+        typer.Option("-d", "--dataset", help="Which mice. Default: all for `folds`, new for a test split."),
+    ] = None,
+) -> None:
+    """Predict a split with an experiment's trained folds, into data/predictions/EXPERIMENT/SPLIT/MOUSE/TRIAL.npy.
 
-    Args:
-        config: all settings.
-        paths: the project.
-        experiment: one experiment of params.yaml.
-        split: `folds`: each fold's model predicts the trials of its fold, which it has not learnt from;
-            a test tier: the mean of all folds predicts the trials of the tier.
-        choice: which mice; by default all for `folds`, and for a test tier the new ones, whose responses
-            are withheld.
+    `-s folds` predicts every fold's trials with the fold's own model, which was not trained on them; a test split
+    is predicted with the mean of all folds.
 
     Raises:
+        ConfigError: the experiment or the split does not exist.
         CheckpointError: a fold is not trained, damaged, or of other mice.
         PredictionError: nothing to predict, a trial is too short, or predictions are not finite.
     """
-    stores = [MouseStore.open(paths.store(mouse)) for mouse in chosen_mice(config, split, choice)]
+    config.experiment(experiment)
+    require_choice("split", split, SPLITS)
+    stores = [MouseStore.open(paths.store(mouse)) for mouse in chosen_mice(config, split, dataset)]
     trained = {experiment: trained_folds(config, paths, experiment)}
     assignments = plan(paths, stores, split, trained)
     job = Job(split, assignments, config.window, config.prediction, prediction_device(config))

@@ -11,10 +11,10 @@ from sensorium.tracking.store import Store
 
 
 def run(config: Config, paths: Paths) -> None:
-    """Register the pair and write its pin.
+    """Register the trained teacher and student as a pair, and pin what was registered.
 
     Raises:
-        TrackingError: folds or scores are missing, or the store cannot be reached.
+        TrackingError: folds or scores are missing, or the tracking server cannot be reached.
     """
     deliver_leftovers(Store.of(paths))  # the scores join the runs of the trainings; what cannot arrive stays on disk
     pin = register_pair(config, paths)

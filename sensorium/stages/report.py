@@ -8,6 +8,7 @@ import pandas as pd
 from rich.console import Console
 
 from sensorium import __version__, files
+from sensorium.commands.fit_ensemble import WEIGHTS_FILE
 from sensorium.config import Config
 from sensorium.data.folds import REPORT, Folds
 from sensorium.data.store import MouseStore
@@ -22,17 +23,12 @@ from sensorium.recovery import later_remedy, remedy
 from sensorium.report.figures import draw_all
 from sensorium.report.material import SCORE, Material, Trace, traces, trial_to_show
 from sensorium.report.page import write_page
-from sensorium.stages.weigh import WEIGHTS_FILE
 
 _REMEDY = "Type `dvc repro` first, or `sensorium evaluate`."
 
 
 def run(config: Config, paths: Paths) -> None:
-    """Write reports/report/: index.html and a PNG a figure.
-
-    Args:
-        config: all settings.
-        paths: the project.
+    """Draw the results: one HTML page and its figures, in reports/report.
 
     Raises:
         PredictionError: nothing is evaluated yet, predictions are missing, or another process writes the report.

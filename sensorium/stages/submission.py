@@ -1,9 +1,8 @@
 """Write the files of one track, and the zip to hand in."""
 
-from collections.abc import Sequence
-
 from rich.console import Console
 
+from sensorium.commands.options import Experiments, Track, require_choice, select_experiments
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
@@ -14,21 +13,20 @@ from sensorium.paths import Paths
 from sensorium.submission.writer import write_track
 
 
-def run(config: Config, paths: Paths, experiments: Sequence[str], track: str) -> None:
-    """Write data/submissions/<track>/: two parquet files and <track>.zip.
+def run(config: Config, paths: Paths, experiments: Experiments, track: Track) -> None:
+    """Write a track's two submission files and the zip to hand in, in data/submissions/TRACK.
 
-    Args:
-        config: all settings.
-        paths: the project.
-        experiments: one experiment, or several whose ensemble has been predicted.
-        track: main or bonus.
+    Several experiments stand for their ensemble, which must have been predicted.
 
     Raises:
+        ConfigError: an experiment or the track does not exist.
         PredictionError: a prediction is missing, of another mouse, not finite, or a trial is too
             short, or another process writes the submission.
     """
+    require_choice("track", track, tuple(TRACKS))
+    names = ",".join(select_experiments(config, experiments))
     stores = [MouseStore.open(paths.store(mouse)) for mouse, kind in config.dataset.mice.items() if kind == "new"]
-    parts = [(tier, Predictions.open(paths.predictions(",".join(experiments), tier))) for tier in TRACKS[track]]
+    parts = [(tier, Predictions.open(paths.predictions(names, tier))) for tier in TRACKS[track]]
     folder = paths.submission(track)
     busy = PredictionError(f"{folder}: another process is writing this submission.", "Wait until it has finished.")
     with sole_writer(paths.lock(f"submission-{track}"), busy, folder):

@@ -78,8 +78,8 @@ def find_run(client: "MlflowClient", paths: Paths, experiment: str, fold: int) -
         experiment: what was trained.
         fold: fold that was held out.
     """
+    from sensorium.lineage import fingerprint
     from sensorium.model.checkpoint import read_info
-    from sensorium.training.fingerprint import fingerprint
 
     link = RunLink.read(paths.run_link(experiment, fold))
     if link.run_id is not None and is_alive(client, link.run_id):

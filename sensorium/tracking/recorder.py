@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sensorium.callbacks.recorder import Status
 from sensorium.config import Config
 from sensorium.errors import TrackingError
 from sensorium.files import digest_json
@@ -37,7 +38,6 @@ from sensorium.tracking.runs import (
 from sensorium.tracking.store import Store, closing_seconds, patience, refusals_told
 from sensorium.tracking.sweeps import SweepPlace
 from sensorium.tracking.system import SystemLoad
-from sensorium.training.recorder import Status
 
 _log = logging.getLogger(__name__)
 

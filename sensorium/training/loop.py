@@ -1,7 +1,7 @@
 """The training of one fold, from any point to its end.
 
-The state is a function of (epoch, step): data, dropout and learning rate know their position and nothing
-else, so a restart from any saved state repeats the very numbers of an uninterrupted training.
+Data, dropout and learning rate are functions of (epoch, step) and nothing else, so a restart from any checkpoint
+repeats the very numbers of an uninterrupted training.
 """
 
 import math
@@ -13,6 +13,10 @@ from typing import Protocol
 import torch
 from lightning_fabric.fabric import Fabric
 
+from sensorium.callbacks.checkpoints import CheckpointFolder
+from sensorium.callbacks.progress import TrainingProgress
+from sensorium.callbacks.recorder import Recorder
+from sensorium.callbacks.stopping import PrunedError, StoppedError, StopRequest
 from sensorium.config import TrainingConfig
 from sensorium.data.batch import Batch
 from sensorium.errors import UntrainableError
@@ -20,10 +24,6 @@ from sensorium.model.architecture import AnyModel
 from sensorium.training.devices import reduce
 from sensorium.training.history import Best, Row, best_epoch, patience_exhausted
 from sensorium.training.learner import Learner
-from sensorium.training.progress import View
-from sensorium.training.recorder import Recorder
-from sensorium.training.resume import ResumeFolder
-from sensorium.training.stopping import PrunedError, StoppedError, StopRequest
 
 REPORT_STEPS = 10
 """Optimizer steps between two looks at the loss, each of which waits for the device."""
@@ -45,8 +45,8 @@ class Validation(Protocol):
         ...
 
 
-class Judge(Protocol):
-    """Decides between two epochs whether a training is worth going on with."""
+class Pruner(Protocol):
+    """Decides between two epochs whether to end a training early, as in Optuna."""
 
     def __call__(self, rows: Sequence[Row], *, over: bool) -> bool:
         """Whether to end it; asked in the first process alone, after a restart once more.
@@ -59,13 +59,13 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """Who watches a training, and who may end it."""
+class Callbacks:
+    """What the loop calls, none of which changes what is learnt."""
 
     recorder: Recorder
-    view: View
+    progress: TrainingProgress
     stop: StopRequest
-    judge: Judge | None = None
+    pruner: Pruner | None = None
 
 
 @dataclass
@@ -78,16 +78,16 @@ class Position:
 
 
 class Trainer:
-    """Trains, validates, keeps states, reports."""
+    """Trains, validates, saves checkpoints, reports."""
 
     def __init__(
         self,
         learner: Learner,
         source: BatchSource,
         validation: Validation,
-        folder: ResumeFolder,
+        folder: CheckpointFolder,
         checkpoint_steps: int,
-        around: Surroundings,
+        callbacks: Callbacks,
     ) -> None:
         """Put the parts together.
 
@@ -95,31 +95,31 @@ class Trainer:
             learner: what learns.
             source: the data.
             validation: how it is scored.
-            folder: where states lie.
-            checkpoint_steps: steps between two states within an epoch.
-            around: recorder, view and stop request.
+            folder: where checkpoints lie.
+            checkpoint_steps: steps between two checkpoints within an epoch.
+            callbacks: logging, progress, stopping and pruning.
         """
         self.learner, self.source, self.validation, self.folder = learner, source, validation, folder
         self.checkpoint_steps = checkpoint_steps
-        self.around = around
+        self.callbacks = callbacks
         self.fabric: Fabric = learner.fabric
         self.recipe: TrainingConfig = learner.recipe
         self.epochs = self.recipe.warmup_epochs + self.recipe.cosine_epochs
         self.at = Position()
         self._losses = torch.zeros(learner.steps, device=self.fabric.device)
-        self._known = 0  # steps of the epoch whose loss is known to all processes
+        self._known = 0  # steps of the epoch whose loss all processes have
         self._clock = (time.perf_counter(), 0)
 
     def run(self) -> tuple[Best, list[Row]]:
         """Train to the end.
 
         Returns:
-            The best epoch, whose weights lie in the resume folder, and the history.
+            The best epoch, whose weights lie in the folder of checkpoints, and the history.
 
         Raises:
-            TrainingError: the loss is not finite, memory or disk is full; the last good state is kept.
-            StoppedError: asked to; the state is saved.
-            PrunedError: the judge ended it.
+            TrainingError: the loss is not finite, memory or disk is full; the last good checkpoint is kept.
+            StoppedError: asked to; a checkpoint is saved.
+            PrunedError: the pruner ended it.
         """
         self._restore()
         while self._goes_on():
@@ -132,9 +132,9 @@ class Trainer:
     def _goes_on(self) -> bool:
         exhausted = patience_exhausted(self.at.rows, self.recipe.warmup_epochs, self.recipe.early_stopping)
         over = self.at.epoch >= self.epochs or exhausted
-        judge = self.around.judge
-        if judge is not None and self.at.rows and self.at.step == 0:
-            pruned = self.fabric.is_global_zero and judge(self.at.rows, over=over)
+        pruner = self.callbacks.pruner
+        if pruner is not None and self.at.rows and self.at.step == 0:
+            pruned = self.fabric.is_global_zero and pruner(self.at.rows, over=over)
             if self.fabric.broadcast(pruned):
                 raise PrunedError(f"training ended by the pruner after {self.at.epoch} epochs.")
         return not over
@@ -176,7 +176,7 @@ class Trainer:
                 raise UntrainableError(
                     f"training diverged: the loss is {value} in epoch {self.at.epoch + 1}, step {step + 1}.",
                     "Lower the experiment's training.learning_rate in params.yaml, or set training.gradient_clip; "
-                    "the last good state is kept.",
+                    "the last good checkpoint is kept.",
                 )
         return values
 
@@ -189,8 +189,8 @@ class Trainer:
         self._clock = (now, self.at.step)
         loss = sum(values) / len(values)
         rate = self.learner.learning_rate(self.at.epoch, self.at.step)
-        self.around.view.advance(self._done(), loss, rate, speed)
-        self.around.recorder.metrics(
+        self.callbacks.progress.advance(self._done(), loss, rate, speed)
+        self.callbacks.recorder.metrics(
             {"train/loss": loss, "train/learning_rate": rate, "train/samples_per_second": speed}, self._done()
         )
 
@@ -210,16 +210,16 @@ class Trainer:
             "train_loss": float(self._losses.double().mean()),
             **scores,
         }
-        self.around.recorder.metrics(_measured(row), self._done())
+        self.callbacks.recorder.metrics(_measured(row), self._done())
         at.rows.append(row)
         best = best_epoch(at.rows, self.recipe.warmup_epochs)
         if best is not None and best.epoch == at.epoch and self.fabric.is_global_zero:
             self.folder.save_best(at.epoch, self.learner.ema.state_dict())
         at.epoch, at.step, self._known = at.epoch + 1, 0, 0
         self._save()
-        self.around.view.epoch(row)
+        self.callbacks.progress.epoch(row)
 
-    # -- states ----------------------------------------------------------------------------------
+    # -- checkpoints ----------------------------------------------------------------------------------
 
     def _save(self) -> None:
         self._gather_losses()
@@ -232,7 +232,7 @@ class Trainer:
         path = None
         if self.fabric.is_global_zero:
             self.folder.tidy()
-            path = self.folder.latest(self.around.view.note)
+            path = self.folder.latest(self.callbacks.progress.note)
         path = self.fabric.broadcast(path)
         if path is None:
             return
@@ -241,13 +241,13 @@ class Trainer:
         self.at = Position(state["epoch"], state["step"], state["rows"])
         self._losses.copy_(state["losses"])
         self._known = self.at.step
-        self.around.view.note(f"goes on in epoch {self.at.epoch + 1} after {self.at.step} steps")
-        for row in self.at.rows:  # a recorder that lost an epoch gets it back, the others know it
-            self.around.recorder.metrics(_measured(row), (int(row["epoch"]) + 1) * self.learner.steps)
+        self.callbacks.progress.note(f"continues in epoch {self.at.epoch + 1} after {self.at.step} steps")
+        for row in self.at.rows:  # a recorder that lost an epoch gets it again
+            self.callbacks.recorder.metrics(_measured(row), (int(row["epoch"]) + 1) * self.learner.steps)
 
     def _pause(self) -> None:
         """Save and stop when any process was asked to."""
-        number = self.around.stop.received()
+        number = self.callbacks.stop.received()
         if self.fabric.world_size > 1:
             number = int(reduce(self.fabric, torch.tensor(number, device=self.fabric.device), "max"))
         if number:

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from http_faults import Server
 
+from sensorium.commands import download
 from sensorium.errors import ConfigError, DataError, SensoriumError, TransferError
 from sensorium.files import exclusive_lock
 from sensorium.paths import Paths
@@ -26,7 +27,6 @@ from sensorium.recordings.download.mouse import require_space
 from sensorium.recordings.download.sources import MIRROR_VARIABLE, zip_url
 from sensorium.recordings.download.transfer import Policy
 from sensorium.recordings.raw import RawMouse
-from sensorium.stages import download
 
 PATIENT = Policy(attempts=3, connect_timeout=2, stall_timeout=0.3, first_pause=0, longest_pause=0.01)
 
@@ -66,7 +66,7 @@ def fetch(tiny_config, tmp_path, raw):
     config = tiny_config.model_copy(update={"dataset": tiny_config.dataset.model_copy(update={"raw": str(raw)})})
 
     def run(*mice: str, **more) -> None:
-        download.run(config, Paths(tmp_path), list(mice or config.dataset.mice), policy=PATIENT, **more)
+        download.provide_mice(config, Paths(tmp_path), list(mice or config.dataset.mice), policy=PATIENT, **more)
 
     return run
 

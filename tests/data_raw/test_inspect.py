@@ -13,6 +13,7 @@ from PIL import Image
 from tiny import MICE, NEW_MOUSE, OLD_MOUSE, tiny_tree
 
 from sensorium.cli import main
+from sensorium.commands import inspect
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, DataError
@@ -23,7 +24,6 @@ from sensorium.recordings.inspect import count_tiers, mean_responses, trial_fact
 from sensorium.recordings.raw import RawMouse
 from sensorium.stages import folds as folds_stage
 from sensorium.stages import ingest as ingest_stage
-from sensorium.stages import inspect
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +106,9 @@ def test_mean_responses_are_those_of_the_training_trials(store):
     assert np.allclose(mean_responses(store), direct, rtol=0.1)
 
 
-def test_a_trial_is_printed_and_drawn(built, store, capsys):
+def test_a_trial_is_printed_and_drawn(built, store, capsys, tiny_config):
     trial = trial_of(store, "oracle")
-    (written,) = inspect.run(built, [NEW_MOUSE], trial)
+    (written,) = inspect.run(tiny_config, built, NEW_MOUSE, trial)
     assert written == built.root / "reports" / "inspect" / f"{NEW_MOUSE}-trial_{trial}.png"
     facts = facts_printed(capsys.readouterr().out)
     assert facts["tier"] == "oracle"
@@ -117,7 +117,7 @@ def test_a_trial_is_printed_and_drawn(built, store, capsys):
     assert facts["video hash"] == f"{store.video_hashes[trial]:016x}"
     assert pixels(written).std() > 10
     first = written.read_bytes()
-    inspect.run(built, [NEW_MOUSE], trial)
+    inspect.run(tiny_config, built, NEW_MOUSE, trial)
     assert written.read_bytes() == first
 
 
@@ -154,9 +154,9 @@ def test_withheld_responses_are_not_drawn_as_zeros(store, raw_dataset, tmp_path)
     assert told == ["responses withheld"]
 
 
-def test_a_page_holds_all_mice_and_needs_nothing_else(built, tmp_path):
+def test_a_page_holds_all_mice_and_needs_nothing_else(built, tmp_path, tiny_config):
     out = tmp_path / "deep" / "mice.html"
-    assert inspect.run(built, list(MICE), out=out) == [out]
+    assert inspect.run(tiny_config, built, out=out) == [out]
     page = out.read_text(encoding="utf-8")
     assert [mouse for mouse in MICE if f"<h1>{mouse}</h1>" in page] == list(MICE)
     sources = re.findall(r'src="([^"]*)"', page)
@@ -166,11 +166,11 @@ def test_a_page_holds_all_mice_and_needs_nothing_else(built, tmp_path):
     assert "http" not in page
 
 
-def test_before_folds_are_assigned_the_rest_is_shown(private, capsys):
+def test_before_folds_are_assigned_the_rest_is_shown(private, capsys, tiny_config):
     shutil.rmtree(private.folds)
-    inspect.run(private, [OLD_MOUSE])
+    inspect.run(tiny_config, private, OLD_MOUSE)
     assert "No fold is assigned yet: run `dvc repro folds`." in capsys.readouterr().out
-    inspect.run(private, [OLD_MOUSE], 0)
+    inspect.run(tiny_config, private, OLD_MOUSE, 0)
     assert facts_printed(capsys.readouterr().out)["fold"] == "not assigned yet: run `dvc repro folds`"
 
 
@@ -196,13 +196,13 @@ def test_what_cannot_be_shown_is_one_clear_error(arguments, words, code, private
     assert sorted(private.root.rglob("*")) == before
 
 
-def test_a_missing_store_says_how_to_build_it(private, monkeypatch, capsys):
+def test_a_missing_store_says_how_to_build_it(private, monkeypatch, capsys, tiny_config):
     shutil.rmtree(private.store(OLD_MOUSE))
     code, _, errors = type_command(monkeypatch, capsys, private.root, "-m", OLD_MOUSE)
     assert code == 1
     assert errors.startswith(f"Error: {private.store(OLD_MOUSE)}: the store does not exist.\nRun `dvc repro ingest`.")
     with pytest.raises(DataError, match="the store does not exist"):
-        inspect.run(private, list(MICE))
+        inspect.run(tiny_config, private)
     assert not private.inspection.exists()
 
 
@@ -218,15 +218,15 @@ def test_statistics_without_a_value_are_named(raw_dataset, copy_raw, tmp_path):
     assert "sensorium verify" in fault.value.remedy
 
 
-def test_folds_of_other_stores_are_refused(private):
+def test_folds_of_other_stores_are_refused(private, tiny_config):
     table = private.folds / "folds.csv"
     lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
     last = max(number for number, line in enumerate(lines) if line.startswith(OLD_MOUSE))
     table.write_text("".join(lines[:last] + lines[last + 1 :]), encoding="utf-8")
     with pytest.raises(DataError, match=r"folds\.csv: \d+ trials of .*, its store has \d+\.\nRun `dvc repro folds`"):
-        inspect.run(private, [OLD_MOUSE], 0)
+        inspect.run(tiny_config, private, OLD_MOUSE, 0)
 
 
-def test_errors_of_options_come_before_any_store_is_opened(tmp_path):
+def test_errors_of_options_come_before_any_store_is_opened(tmp_path, tiny_config):
     with pytest.raises(ConfigError, match="unknown file ending"):
-        inspect.run(Paths(tmp_path), [NEW_MOUSE], None, tmp_path / "mouse.svg")
+        inspect.run(tiny_config, Paths(tmp_path), NEW_MOUSE, None, tmp_path / "mouse.svg")

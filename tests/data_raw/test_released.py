@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sensorium.commands import responses
 from sensorium.errors import ConfigError, DataError, TransferError
 from sensorium.files import sha256
 from sensorium.mice import TEST_TIERS
@@ -17,7 +18,6 @@ from sensorium.paths import Paths
 from sensorium.recordings.download.manifest import MANIFEST, check_manifest, read_manifest, write_manifest
 from sensorium.recordings.download.released import HUB, fill_in, from_folder, from_hub
 from sensorium.recordings.raw import RawMouse
-from sensorium.stages import responses
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "released_v3.zip"
 
@@ -176,11 +176,11 @@ def test_the_verb_takes_old_mice_and_files(withheld, folder, tiny_config, tmp_pa
     dataset = tiny_config.dataset.model_copy(update={"raw": str(mouse.folder.parent)})
     config = tiny_config.model_copy(update={"dataset": dataset})
     (mouse.folder.parent / f".{mouse.name}.a_killed.partial").mkdir()
-    responses.run(config, Paths(tmp_path), list(config.dataset.mice), folder)
+    responses.run(config, Paths(tmp_path), None, folder)
     assert sorted(path.name for path in mouse.folder.parent.iterdir()) == [".truth", mouse.name]
     assert f"{len(truth)} trials filled in" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="not an old mouse"):
-        responses.run(config, Paths(tmp_path), list(config.dataset.mice)[:1], folder)
+        responses.run(config, Paths(tmp_path), next(iter(config.dataset.mice)), folder)
     shutil.rmtree(folder)
     with pytest.raises(DataError, match="the folder does not exist"):
-        responses.run(config, Paths(tmp_path), [mouse.name], folder)
+        responses.run(config, Paths(tmp_path), mouse.name, folder)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sensorium.commands import synthesize
 from sensorium.config import Config
 from sensorium.errors import ConfigError, DataError
 from sensorium.files import exclusive_lock
@@ -24,7 +25,6 @@ from sensorium.recordings.synthetic.movies import natural, present
 from sensorium.recordings.synthetic.patterns import KINDS, parametric
 from sensorium.recordings.synthetic.statistics import summarise
 from sensorium.seeding import generator
-from sensorium.stages import synthesize
 
 
 def changed(config: Config, raw: Path, **settings) -> Config:

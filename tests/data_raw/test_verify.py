@@ -12,12 +12,12 @@ import yaml
 from tiny import NEW_MOUSE
 
 from sensorium.cli import main
+from sensorium.commands import verify
 from sensorium.config import parse
 from sensorium.errors import DataError
 from sensorium.paths import Paths
 from sensorium.recordings.raw import MODALITIES, RawMouse
 from sensorium.recordings.verify import verify_mouse
-from sensorium.stages import verify
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ def test_the_verb_reports_all_mice_and_fails(copy_raw, tiny_config, tmp_path, ca
     config = tiny_config.model_copy(update={"dataset": tiny_config.dataset.model_copy(update={"raw": str(raw)})})
     report = tmp_path / "findings.json"
     with pytest.raises(DataError, match="2 errors in 2 of 3 mice") as fault:
-        verify.run(config, Paths(tmp_path), list(tiny_config.dataset.mice), json_file=report)
+        verify.run(config, Paths(tmp_path), json=report)
     assert "findings.json" in fault.value.remedy
     assert f"the first: {raw / second}: the mouse's folder does not exist" in fault.value.problem
     tree = json.loads(report.read_text())
@@ -241,17 +241,17 @@ def test_the_verb_reports_all_mice_and_fails(copy_raw, tiny_config, tmp_path, ca
 
 def test_the_verb_knows_the_window(tiny_config, tmp_path):
     tree = tiny_config.model_dump(mode="json")
-    verify.run(parse(tree | {"window": {"frames": 31, "step": 2}}, "here"), Paths(tmp_path), [NEW_MOUSE])
+    verify.run(parse(tree | {"window": {"frames": 31, "step": 2}}, "here"), Paths(tmp_path), NEW_MOUSE)
     longer = parse(tree | {"window": {"frames": 37, "step": 2}}, "here")  # 73 frames, trials have 68 to 72
     words = rf"30 errors in 1 of 1 mice, .*{NEW_MOUSE}/data/videos/0.npy: \d+ frames, fewer than the 74 that"
     with pytest.raises(DataError, match=words):
-        verify.run(longer, Paths(tmp_path), [NEW_MOUSE])
+        verify.run(longer, Paths(tmp_path), NEW_MOUSE)
 
 
 def test_findings_are_shown_where_they_cannot_be_written(raw_dataset, tiny_config, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError):
-        verify.run(tiny_config, Paths(tmp_path), [NEW_MOUSE], quick=True, json_file=tmp_path / "file" / "all.json")
+        verify.run(tiny_config, Paths(tmp_path), NEW_MOUSE, quick=True, json=tmp_path / "file" / "all.json")
     assert f"{NEW_MOUSE} (new): 30 trials, 8 neurons: sound" in capsys.readouterr().out
 
 

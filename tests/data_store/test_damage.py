@@ -6,10 +6,10 @@ import shutil
 import pytest
 import zarr
 
+from sensorium.commands import verify
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError
 from sensorium.paths import Paths
-from sensorium.stages import verify_stores
 
 
 @pytest.fixture
@@ -73,11 +73,11 @@ def test_the_stage_names_each_damaged_store(built, stores, tmp_path, capsys):
     (first / "videos" / "c.0.0.0.0").unlink()
     shutil.rmtree(second)
     with pytest.raises(DataError) as fault:
-        verify_stores.run(paths, [store.name for store in stores])
+        verify.verify_stores(paths, [store.name for store in stores])
     assert f"{first}/videos/c.0.0.0.0: the chunk does not exist" in fault.value.problem
     assert f"{second}: the store does not exist" in fault.value.problem
     assert capsys.readouterr().out.splitlines()[2] == f"{stores[2].name}: sound"
-    verify_stores.run(paths, [stores[2].name])
+    verify.verify_stores(paths, [stores[2].name])
 
 
 def _change(file, **keys):
@@ -116,11 +116,11 @@ METADATA = [
 def test_metadata_that_do_not_fit_together_are_named(stores, tmp_path, array, damage, message):
     paths, name = Paths(tmp_path), stores[0].name
     shutil.copytree(stores[0].path, paths.store(name))
-    verify_stores.run(paths, [name])
+    verify.verify_stores(paths, [name])
     file = paths.store(name) / array / "zarr.json"
     damage(file)
     with pytest.raises(DataError, match=rf"{file}: {message}") as fault:
-        verify_stores.run(paths, [name])
+        verify.verify_stores(paths, [name])
     assert "dvc repro ingest" in fault.value.remedy
 
 
@@ -161,7 +161,7 @@ def test_a_store_of_another_mouse_is_named(stores, tmp_path):
     paths, name = Paths(tmp_path), stores[1].name
     shutil.copytree(stores[0].path, paths.store(name))
     with pytest.raises(DataError, match=f"{name}.zarr/zarr.json: of the mouse {stores[0].name}"):
-        verify_stores.run(paths, [name])
+        verify.verify_stores(paths, [name])
 
 
 def test_the_stage_tells_an_older_version(stores, tmp_path):
@@ -169,7 +169,7 @@ def test_the_stage_tells_an_older_version(stores, tmp_path):
     shutil.copytree(stores[0].path, paths.store(name))
     _change(paths.store(name) / "zarr.json", attributes={"format": "sensorium-mouse", "format_version": 0})
     with pytest.raises(DataError, match="store format 0, this version reads the formats 1 and 2"):
-        verify_stores.run(paths, [name])
+        verify.verify_stores(paths, [name])
 
 
 def test_damaged_small_arrays_are_found_when_they_are_read(path):

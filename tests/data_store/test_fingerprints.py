@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sensorium.data.similarity import connect, near_pairs, same_value_pairs
 from sensorium.recordings.phash import frame_hash, hashed_frames, thumbnails, video_hash
+from sensorium.recordings.similarity import connect, near_pairs, same_value_pairs
 from sensorium.recordings.synthetic.movies import natural
 from sensorium.recordings.synthetic.patterns import KINDS, parametric
 

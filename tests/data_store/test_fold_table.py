@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from sensorium.config import Config, WindowConfig
-from sensorium.data.folds import UNLABELLED, Folds, write_folds
+from sensorium.data.folds import UNLABELLED, Folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError
 from sensorium.paths import Paths
+from sensorium.recordings.folds import write_folds
 from sensorium.recordings.phash import video_hash
 from sensorium.recordings.raw import RawMouse
 from sensorium.stages import folds as stage

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_models import FIXTURES, PUBLISHED, ROOT
 
-from sensorium.model import published
+from sensorium import published
 from sensorium.model.dwiseneuro import DwiseNeuro
 
 

@@ -11,8 +11,8 @@ from tiny import derived
 from torch.utils.flop_counter import FlopCounterMode
 
 from sensorium.cli import main
+from sensorium.commands.model import summarise
 from sensorium.experiments import compose
-from sensorium.model.summary import summarise
 
 
 def test_counts_agree_with_the_model():

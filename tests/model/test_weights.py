@@ -10,13 +10,14 @@ import yaml
 from small_models import PUBLISHED, content, full_disk, relative_error
 from tiny import preset_tree
 
+from sensorium import published
 from sensorium.cli import main
+from sensorium.commands import weights
 from sensorium.config import parse
 from sensorium.errors import CheckpointError, TrainingError
 from sensorium.files import exclusive_lock
-from sensorium.model import checkpoint, published
+from sensorium.model import checkpoint
 from sensorium.paths import Paths
-from sensorium.stages import weights
 
 EXPERIMENT = "true_batch_001"
 NAME = PUBLISHED.name

@@ -9,11 +9,13 @@ import yaml
 from scipy.optimize import approx_fprime
 
 from sensorium.cli import main
+from sensorium.commands import fit_ensemble as weigh
+from sensorium.commands import results
 from sensorium.errors import PredictionError
 from sensorium.evaluation.weights import Moments, _Objective, fit, maximise
 from sensorium.inference.weights import combine, read_weights
 from sensorium.metrics import correlation
-from sensorium.stages import ensemble, evaluate, report, results, weigh
+from sensorium.stages import ensemble, evaluate, report
 
 TEACHER, STUDENT, THIRD = "true_batch_001", "distillation_001", "third"
 TIER = "live_test_main"
@@ -150,13 +152,13 @@ def test_weights_of_three_experiments_and_their_ensemble(predicted, make_predict
     names = [STUDENT, THIRD, TEACHER]
     make_predictions(THIRD, "folds", noise=2.2, seed=3)
     path = project.weights(names)
-    weigh.run(tiny_config, project, names, path)
+    weigh.run(tiny_config, project, ",".join(names), path)
     weights = read_weights(path, names)
     assert list(weights) == names
     assert weights[STUDENT] > weights[THIRD] > weights[TEACHER]
     for seed, name in enumerate(names):
         make_predictions(name, TIER, seed=seed)
-    ensemble.run(tiny_config, project, names, TIER, weights=path)
+    ensemble.run(tiny_config, project, ",".join(names), TIER, weights=path)
     place = f"{stores[0].name}/{int(np.flatnonzero(stores[0].tiers == TIER)[0])}.npy"
     parts = [weights[name] * np.load(project.predictions(name, TIER) / place) for name in names]
     blend = np.load(project.predictions(",".join(names), TIER) / place)
@@ -167,14 +169,14 @@ def test_a_missing_prediction_of_one_experiment(predicted, tiny_config, project)
     path = max(project.predictions(TEACHER, "folds").rglob("*.npy"))
     path.unlink()
     with pytest.raises(PredictionError) as caught:
-        weigh.run(tiny_config, project, [STUDENT, TEACHER], project.weights([STUDENT, TEACHER]))
+        weigh.run(tiny_config, project, f"{STUDENT},{TEACHER}")
     assert f"{path}: the prediction of this trial is missing" in str(caught.value)
     assert not project.weights([STUDENT, TEACHER]).parent.exists()
 
 
 def test_an_experiment_without_predictions_out_of_fold(predicted, tiny_config, project):
     with pytest.raises(PredictionError, match="third/out-of-fold: there are no predictions"):
-        weigh.run(tiny_config, project, [STUDENT, THIRD], project.weights([STUDENT, THIRD]))
+        weigh.run(tiny_config, project, f"{STUDENT},{THIRD}")
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from sensorium.commands import results
 from sensorium.errors import CheckpointError, PredictionError
 from sensorium.evaluation import score_mouse
 from sensorium.metrics import correlation, response_precision
 from sensorium.mice import NEURONS, TEST_TIERS, short_name
-from sensorium.stages import evaluate, results
+from sensorium.stages import evaluate
 
 NEW_MOUSE = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20"
 OLD_MOUSE = "dynamic29156-11-10-Video-8744edeac3b4d1ce16b680916b5267ce"

@@ -9,6 +9,7 @@ from sensorium.files import exclusive_lock
 from sensorium.stages import ensemble, evaluate, report, submission
 
 PAIR = ["distillation_001", "true_batch_001"]
+NAMES = ",".join(PAIR)
 TIER = "live_test_main"
 
 
@@ -24,11 +25,17 @@ def leave(output: Path) -> None:
 def runs(tiny_config, project, make_predictions):
     """A function a stage, and the output that it writes."""
     for split in (TIER, "final_test_main"):
-        for name in (*PAIR, ",".join(PAIR)):
+        for name in (*PAIR, NAMES):
             make_predictions(name, split)
     return {
-        "submission": (lambda: submission.run(tiny_config, project, PAIR, "main"), project.submission("main")),
-        "mean": (lambda: ensemble.run(tiny_config, project, PAIR, TIER), project.predictions(",".join(PAIR), TIER)),
+        "submission": (
+            lambda: submission.run(tiny_config, project, NAMES, "main"),
+            project.submission("main"),
+        ),
+        "mean": (
+            lambda: ensemble.run(tiny_config, project, NAMES, TIER),
+            project.predictions(NAMES, TIER),
+        ),
     }
 
 
@@ -44,7 +51,7 @@ def test_leftovers_go(runs, stage):
 def test_a_submission_that_a_kill_took_away_comes_back(runs, project):
     run, output = runs["submission"]
     leave(output)
-    max(project.predictions(",".join(PAIR), TIER).rglob("*.npy")).unlink()
+    max(project.predictions(NAMES, TIER).rglob("*.npy")).unlink()
     with pytest.raises(PredictionError, match="is missing"):
         run()
     assert [path.name for path in output.parent.iterdir()] == ["main"]

@@ -8,10 +8,11 @@ import pytest
 from prediction_runs import STUDENT, TEACHER, TIER, train
 from tiny import tiny_tree
 
+from sensorium.commands import compare
 from sensorium.config import parse
 from sensorium.evaluation import sources
 from sensorium.registry.pair import pair_source, scores_by_role
-from sensorium.stages import compare, ensemble, evaluate, report
+from sensorium.stages import ensemble, evaluate, report
 
 OTHERS = [f"baseline_{number:03}" for number in range(1, 11)]
 
@@ -103,7 +104,7 @@ def test_comparing_all_with_the_best(evaluated, many_config, project, capsys):
     few = many_config.model_copy(
         update={"experiments": {name: many_config.experiments[name] for name in (TEACHER, *OTHERS[:2])}}
     )
-    compare.run_all(few, project, None)
+    compare.compare_all(few, project, None)
     shown = capsys.readouterr().out
     assert f"minus {TEACHER}" in shown
     assert all(name in shown for name in OTHERS[:2])
@@ -119,7 +120,7 @@ def test_an_ensemble_beside_the_registered_pair(trained, many_config, stores, mo
     monkeypatch.setattr("sensorium.registry.load_pair", lambda pin, paths: pair)
     monkeypatch.setattr("sensorium.registry.pinned_weights", lambda pin: {TEACHER: 1.0, STUDENT: 0.0})
     folder = trained.predictions(",".join(names), TIER)
-    ensemble.run(many_config, trained, names, TIER, trained.pair_pin)
+    ensemble.run(many_config, trained, ",".join(names), TIER, trained.pair_pin)
     weights = [json.loads((folder / "provenance.json").read_text())["assignments"][0]["weights"]]
     assert list(weights[0]) == names
     path = f"{stores[0].name}/{int(np.flatnonzero(stores[0].tiers == TIER)[0])}.npy"
@@ -128,6 +129,6 @@ def test_an_ensemble_beside_the_registered_pair(trained, many_config, stores, mo
     trained.evaluation.mkdir(parents=True)
     chosen = dict(zip(names, (1.0, 0.0, 0.0), strict=True))
     (trained.evaluation / "weights.json").write_text(json.dumps({"weights": chosen}))
-    ensemble.run(fitted, trained, names, TIER, trained.pair_pin)
+    ensemble.run(fitted, trained, ",".join(names), TIER, trained.pair_pin)
     assert json.loads((folder / "provenance.json").read_text())["ensemble_weights"] == chosen
     assert not np.allclose(np.load(folder / path), equal)

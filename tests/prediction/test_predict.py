@@ -201,7 +201,7 @@ def test_a_split_that_does_not_exist_leaves_the_command_with_a_message(project, 
 def test_the_ensemble_of_predictions_on_disk(trained, tiny_config, stores):
     for experiment in (TEACHER, STUDENT):
         predict.run(tiny_config, trained, experiment, TIER)
-    ensemble.run(tiny_config, trained, [STUDENT, TEACHER], TIER)
+    ensemble.run(tiny_config, trained, f"{STUDENT},{TEACHER}", TIER)
     folder = trained.predictions(f"{STUDENT},{TEACHER}", TIER)
     parts = [contents(trained.predictions(experiment, TIER)) for experiment in (STUDENT, TEACHER)]
     assert set(contents(folder)) == set(parts[0])
@@ -213,21 +213,21 @@ def test_the_ensemble_of_predictions_on_disk(trained, tiny_config, stores):
 def test_the_ensemble_of_a_registered_pair_equals_that_of_its_predictions(trained, tiny_config, monkeypatch):
     for experiment in (TEACHER, STUDENT):
         predict.run(tiny_config, trained, experiment, TIER)
-    ensemble.run(tiny_config, trained, [STUDENT, TEACHER], TIER)
+    ensemble.run(tiny_config, trained, f"{STUDENT},{TEACHER}", TIER)
     folder = trained.predictions(f"{STUDENT},{TEACHER}", TIER)
     averaged = {path: np.load(path) for path in folder.rglob("*.npy")}
     pair = {e: [trained.fold(e, fold) for fold in range(3)] for e in (TEACHER, STUDENT)}
     weights = {STUDENT: 0.75, TEACHER: 0.25}
     monkeypatch.setattr("sensorium.registry.load_pair", lambda pin, paths: pair)
     monkeypatch.setattr("sensorium.registry.pinned_weights", lambda pin: None)
-    ensemble.run(tiny_config, trained, [STUDENT, TEACHER], TIER, trained.pair_pin)
+    ensemble.run(tiny_config, trained, f"{STUDENT},{TEACHER}", TIER, trained.pair_pin)
     assert len(averaged) > 4
     for path, values in averaged.items():
         np.testing.assert_allclose(np.load(path), values, rtol=1e-5)
     provenance = json.loads((folder / "provenance.json").read_text())
     assert "ensemble_weights" not in provenance
     monkeypatch.setattr("sensorium.registry.pinned_weights", lambda pin: weights)
-    ensemble.run(tiny_config, trained, [STUDENT, TEACHER], TIER, trained.pair_pin)
+    ensemble.run(tiny_config, trained, f"{STUDENT},{TEACHER}", TIER, trained.pair_pin)
     for path in averaged:
         parts = {e: np.load(trained.predictions(e, TIER) / path.relative_to(folder)) for e in weights}
         blend = np.sum([weights[e] * part for e, part in parts.items()], 0)
@@ -237,7 +237,7 @@ def test_the_ensemble_of_a_registered_pair_equals_that_of_its_predictions(traine
 
 def test_a_pair_that_is_not_registered(trained, tiny_config):
     with pytest.raises(TrackingError) as caught:
-        ensemble.run(tiny_config, trained, [STUDENT, TEACHER], TIER, trained.pair_pin)
+        ensemble.run(tiny_config, trained, f"{STUDENT},{TEACHER}", TIER, trained.pair_pin)
     assert f"{trained.pair_pin}: the file does not exist." in str(caught.value)
     assert "sensorium register" in str(caught.value)
     assert not trained.predictions(f"{STUDENT},{TEACHER}", TIER).exists()
@@ -249,6 +249,6 @@ def test_an_ensemble_lacks_a_trial(trained, tiny_config):
     path = max(trained.predictions(TEACHER, TIER).rglob("*.npy"))
     path.unlink()
     with pytest.raises(PredictionError) as caught:
-        ensemble.run(tiny_config, trained, [STUDENT, TEACHER], TIER)
+        ensemble.run(tiny_config, trained, f"{STUDENT},{TEACHER}", TIER)
     assert f"{path}: the prediction of this trial is missing" in str(caught.value)
     assert not trained.predictions(f"{STUDENT},{TEACHER}", TIER).exists()

@@ -6,11 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from sensorium.commands import predict_video as respond
 from sensorium.errors import PredictionError, TrackingError
 from sensorium.inference.video import read_clip, resample
 from sensorium.model import checkpoint
 from sensorium.model.dwiseneuro import DwiseNeuro
-from sensorium.stages import respond
 
 STUDENT = "distillation_001"
 
@@ -118,7 +118,7 @@ def registered(tiny_config, project, stores, monkeypatch):
 
 def test_responses_of_every_neuron_are_written(registered, tiny_config, stores, levels, tmp_path):
     video = write_gif(tmp_path / "clip.gif", levels, 100)
-    respond.run(tiny_config, registered, video, stores[0].name, tmp_path / "out")
+    respond.run(tiny_config, registered, video, stores[0].name, output=tmp_path / "out")
     responses = np.load(tmp_path / "out" / "responses.npy")
     assert responses.shape == (stores[0].neurons, 36)
     assert (responses >= 0).all()
@@ -131,21 +131,21 @@ def test_responses_of_every_neuron_are_written(registered, tiny_config, stores, 
 def test_behaviour_matters_and_is_checked(registered, tiny_config, stores, levels, tmp_path):
     np.save(tmp_path / "clip.npy", np.tile(levels, (4, 1, 1)))
     video, mouse = tmp_path / "clip.npy", stores[0].name
-    respond.run(tiny_config, registered, video, mouse, tmp_path / "means")
+    respond.run(tiny_config, registered, video, mouse, output=tmp_path / "means")
     np.save(tmp_path / "behavior.npy", np.full((4, 48), 50.0))
-    respond.run(tiny_config, registered, video, mouse, tmp_path / "running", tmp_path / "behavior.npy")
+    respond.run(tiny_config, registered, video, mouse, tmp_path / "behavior.npy", output=tmp_path / "running")
     assert not np.allclose(*(np.load(tmp_path / name / "responses.npy") for name in ("means", "running")))
     for bad in (np.zeros((4, 47)), np.zeros((3, 48)), np.full((4, 48), np.nan)):
         np.save(tmp_path / "behavior.npy", bad)
         with pytest.raises(PredictionError, match=r"shape \(4, 48\)"):
-            respond.run(tiny_config, registered, video, mouse, tmp_path / "bad", tmp_path / "behavior.npy")
+            respond.run(tiny_config, registered, video, mouse, tmp_path / "behavior.npy", output=tmp_path / "bad")
     assert not (tmp_path / "bad").exists()
 
 
 def test_no_pair_is_registered(tiny_config, project, stores, levels, tmp_path):
     video = write_gif(tmp_path / "clip.gif", levels, 100)
     with pytest.raises(TrackingError, match=r"pair\.json: the file does not exist") as caught:
-        respond.run(tiny_config, project, video, stores[0].name, tmp_path / "out")
+        respond.run(tiny_config, project, video, stores[0].name, output=tmp_path / "out")
     assert "sensorium register" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -155,14 +155,12 @@ def test_any_size_and_rate_gives_responses_at_the_rate_of_the_recordings(
     registered, tiny_config, stores, tmp_path, shape, rate, frames
 ):
     np.save(tmp_path / "clip.npy", np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8))
-    respond.run(
-        tiny_config, registered, tmp_path / "clip.npy", stores[0].name, tmp_path / "out", frames_per_second=rate
-    )
+    respond.run(tiny_config, registered, tmp_path / "clip.npy", stores[0].name, fps=rate, output=tmp_path / "out")
     assert np.load(tmp_path / "out" / "responses.npy").shape == (stores[0].neurons, frames)
 
 
 def test_a_video_shorter_than_the_window(registered, tiny_config, stores, levels, tmp_path):
     np.save(tmp_path / "clip.npy", levels)
     with pytest.raises(PredictionError, match="12 frames are too short"):
-        respond.run(tiny_config, registered, tmp_path / "clip.npy", stores[0].name, tmp_path / "out")
+        respond.run(tiny_config, registered, tmp_path / "clip.npy", stores[0].name, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()

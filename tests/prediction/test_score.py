@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sensorium.commands import score
 from sensorium.errors import DataError, PredictionError
 from sensorium.metrics import correlation, response_precision
-from sensorium.stages import score, submission
+from sensorium.paths import Paths
+from sensorium.stages import submission
 from sensorium.submission.scorer import score_file
 
 EXPERIMENT = "true_batch_001"
@@ -22,7 +24,7 @@ def handed_in(tiny_config, project, make_predictions):
     """Folder of a submission without faults, and its raw mice."""
     make_predictions(EXPERIMENT, "live_test_main", noise=1.0, seed=1)
     make_predictions(EXPERIMENT, "final_test_main", noise=1.0, seed=2)
-    submission.run(tiny_config, project, [EXPERIMENT], "main")
+    submission.run(tiny_config, project, EXPERIMENT, "main")
     return project.submission("main"), Path(tiny_config.dataset.raw)
 
 
@@ -41,9 +43,9 @@ def faults(handed_in, tiny_config):
     return after
 
 
-def test_our_own_zip_is_sound(handed_in, tiny_config, capsys):
+def test_our_own_zip_is_sound(handed_in, tiny_config, tmp_path, capsys):
     folder, raw = handed_in
-    score.run(tiny_config.evaluation, folder / "main.zip", raw)
+    score.run(tiny_config, Paths(tmp_path), folder / "main.zip", raw)
     shown = capsys.readouterr().out
     assert "The form is right" in shown
     assert "withheld" in shown
@@ -190,7 +192,7 @@ def test_faults_of_a_zip(handed_in, tiny_config, tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.write(folder / LIVE, f"main/{LIVE}")
     with pytest.raises(PredictionError) as caught:
-        score.run(tiny_config.evaluation, path, raw)
+        score.run(tiny_config, Paths(tmp_path), path, raw)
     assert f"holds main/{LIVE} in a folder" in str(caught.value)
     assert "expected the two files of one track" in str(caught.value)
 
@@ -200,9 +202,9 @@ def test_damaged_files(handed_in, tiny_config, tmp_path):
     path = tmp_path / LIVE
     path.write_bytes((folder / LIVE).read_bytes()[:-100])
     with pytest.raises(PredictionError, match="not a parquet file"):
-        score.run(tiny_config.evaluation, path, raw)
+        score.run(tiny_config, Paths(tmp_path), path, raw)
     with pytest.raises(PredictionError, match="does not exist"):
-        score.run(tiny_config.evaluation, tmp_path / "none.zip", raw)
+        score.run(tiny_config, Paths(tmp_path), tmp_path / "none.zip", raw)
     shutil.copy(folder / LIVE, path)
     with pytest.raises(DataError, match="--data"):
-        score.run(tiny_config.evaluation, path, tmp_path / "nowhere")
+        score.run(tiny_config, Paths(tmp_path), path, tmp_path / "nowhere")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny import preset_tree
 
+from sensorium import published
 from sensorium.config import WindowConfig, parse
 from sensorium.errors import ConfigError, PredictionError
 from sensorium.inference.device import prediction_device
 from sensorium.inference.member import Member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput, coverage, shortest_trial, trial_groups
-from sensorium.model import published
 from sensorium.model.architecture import build
 from sensorium.model.dwiseneuro import DwiseNeuro
 

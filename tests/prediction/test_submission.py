@@ -33,7 +33,7 @@ def predicted(make_predictions):
 
 @pytest.mark.parametrize("track", ["main", "bonus"])
 def test_the_zip_holds_both_files_side_by_side(predicted, tiny_config, project, track):
-    submission.run(tiny_config, project, PAIR, track)
+    submission.run(tiny_config, project, ",".join(PAIR), track)
     folder = project.submission(track)
     names = [f"{NAMES[track][1]}.parquet.brotli", f"{NAMES[track][3]}.parquet.brotli"]
     assert sorted(path.name for path in folder.iterdir()) == sorted([*names, f"{track}.zip"])
@@ -44,7 +44,7 @@ def test_the_zip_holds_both_files_side_by_side(predicted, tiny_config, project, 
 
 
 def test_pandas_reads_the_described_form(predicted, tiny_config, project, stores):
-    submission.run(tiny_config, project, PAIR, "main")
+    submission.run(tiny_config, project, ",".join(PAIR), "main")
     table = pd.read_parquet(project.submission("main") / "predictions_live_main.parquet.brotli", engine="pyarrow")
     assert list(table.columns) == ["mouse", "trial_indices", "prediction", "neuron_ids"]
     assert table["trial_indices"].dtype == np.int64
@@ -65,7 +65,7 @@ def test_pandas_reads_the_described_form(predicted, tiny_config, project, stores
 
 
 def test_the_file_has_the_described_types(predicted, tiny_config, project):
-    submission.run(tiny_config, project, PAIR, "main")
+    submission.run(tiny_config, project, ",".join(PAIR), "main")
     with pq.ParquetFile(project.submission("main") / "predictions_final_main.parquet.brotli") as file:
         types = {field.name: field.type for field in file.schema_arrow}
         assert types["mouse"] == pa.string()
@@ -78,16 +78,16 @@ def test_the_file_has_the_described_types(predicted, tiny_config, project):
 
 
 def test_equal_predictions_give_equal_zips(predicted, tiny_config, project):
-    submission.run(tiny_config, project, PAIR, "main")
+    submission.run(tiny_config, project, ",".join(PAIR), "main")
     before = (project.submission("main") / "main.zip").read_bytes()
-    submission.run(tiny_config, project, PAIR, "main")
+    submission.run(tiny_config, project, ",".join(PAIR), "main")
     assert (project.submission("main") / "main.zip").read_bytes() == before
 
 
 def _refused(config, project):
     """The message of a refused submission, of which nothing is left."""
     with pytest.raises(PredictionError) as caught:
-        submission.run(config, project, PAIR, "main")
+        submission.run(config, project, ",".join(PAIR), "main")
     assert not project.submission("main").parent.exists() or not list(project.submission("main").parent.iterdir())
     return str(caught.value)
 

@@ -13,10 +13,9 @@ from tiny import preset_tree
 
 from sensorium.cli import main
 from sensorium.cli.app import app
-from sensorium.cli.options import Context
+from sensorium.commands.options import select_folds
 from sensorium.errors import ConfigError
 from sensorium.experiments import compose, known_experiments
-from sensorium.paths import Paths
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted(file.stem for file in (ROOT / "conf" / "preset").glob("*.yaml"))
@@ -259,6 +258,6 @@ def test_an_unknown_key_stops_every_verb(monkeypatch, capsys, tmp_path):
         ("7", "out of range"),
     ],
 )
-def test_a_fold_that_is_none_is_told_apart(tiny_config, tmp_path, fold, told):
+def test_a_fold_that_is_none_is_told_apart(tiny_config, fold, told):
     with pytest.raises(ConfigError, match=rf"fold {fold!r}: {told}"):
-        Context(tiny_config, Paths(tmp_path)).folds(fold)
+        select_folds(tiny_config, fold)

@@ -7,11 +7,11 @@ import pytest
 import yaml
 from tiny import ROOT
 
+from sensorium.commands import experiment as stage
 from sensorium.config import load
 from sensorium.errors import ConfigError
 from sensorium.experiments import add_experiment, compose, update_pipeline, write_experiment, write_params
 from sensorium.paths import Paths
-from sensorium.stages import experiment as stage
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ BASE = "defaults:\n- true_batch_001@_here_\n- _self_\n"
 
 def test_a_new_experiment_is_one_file_and_its_name_in_the_preset(project):
     before = snapshot(project)
-    stage.new(Paths(project), "slow", "distillation_001", ["training.learning_rate=0.005"])
+    stage.run_new(Paths(project), "slow", "distillation_001", ["training.learning_rate=0.005"])
     changed = {path.name for path, content in snapshot(project).items() if before.get(path) != content}
     assert changed == {"slow.yaml", "demo.yaml", "params.yaml"}
     settings = load(project / "params.yaml")
@@ -62,7 +62,7 @@ def test_it_has_the_scale_of_the_preset(project):
 
 
 def test_a_student_of_a_student_waits_for_its_teacher(project):
-    stage.new(Paths(project), "third", "distillation_001", ["distillation.teacher=distillation_001"])
+    stage.run_new(Paths(project), "third", "distillation_001", ["distillation.teacher=distillation_001"])
     pipeline = load(project / "params.yaml").pipeline
     assert pipeline is not None
     assert pipeline.trainings["third-0"].depends_on == "data/experiments/distillation_001/fold_0"
@@ -73,7 +73,7 @@ def test_what_was_edited_by_hand_stays(project):
     params = project / "params.yaml"
     edited = params.read_text().replace("learning_rate: 0.05", "learning_rate: 0.07  # tried on Monday", 1)
     params.write_text(edited)
-    stage.new(Paths(project), "slow", "true_batch_001", [])
+    stage.run_new(Paths(project), "slow", "true_batch_001", [])
     assert "learning_rate: 0.07  # tried on Monday" in params.read_text()
     assert load(params).experiment("slow").training.learning_rate == 0.05
 
@@ -126,7 +126,7 @@ def test_tables_follow_an_edited_file_on_request(project):
 def test_a_mistake_is_one_message_and_nothing_is_written(project, name, base, settings, words):
     before = snapshot(project)
     with pytest.raises(ConfigError) as told:
-        stage.new(Paths(project), name, base, settings)
+        stage.run_new(Paths(project), name, base, settings)
     for word in words:
         assert word in str(told.value)
     assert snapshot(project) == before

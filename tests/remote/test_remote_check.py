@@ -7,9 +7,9 @@ import time
 
 import pytest
 
+from sensorium.commands import remote as stage
 from sensorium.errors import TransferError
 from sensorium.paths import Paths
-from sensorium.stages import remote as stage
 
 LOCAL_KEY = "dvc remote modify --local weights access_key_id"
 

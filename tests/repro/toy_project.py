@@ -11,8 +11,8 @@ from pathlib import Path
 import yaml
 from dvc.repo import Repo
 
+from sensorium.commands import run as repro
 from sensorium.paths import Paths
-from sensorium.stages import repro
 
 PATIENCE = 60.0
 """Seconds after which a test gives up waiting."""
@@ -50,7 +50,7 @@ class Project:
             return [stage.addressing for stage in repo.reproduce(list(targets) or None)]
 
     def run(self, *targets, **options):
-        repro.run(Paths(self.root), repro.Options(targets, **options))
+        repro.run_pipeline(Paths(self.root), repro.Options(targets, **options))
 
     def start(self, *arguments, **environment):
         """`sensorium repro` in a process of its own."""

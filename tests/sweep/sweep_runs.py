@@ -14,7 +14,7 @@ from sensorium.sweep.space import Space
 from sensorium.sweep.study import Plan, Sweep
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["sensorium.stages.sweep"])
+CONTEXT.set_forkserver_preload(["sensorium.commands.sweep"])
 
 EPOCHS = 6
 SPACE = {
@@ -76,16 +76,16 @@ def _pretend_trial(sweep, trial, pause):
 def search(root: Path, kill: int | None = None, **options: object) -> None:
     """Run the verb in this process, without MLflow."""
     from sensorium import tracking
+    from sensorium.callbacks.recorder import NullRecorder
+    from sensorium.commands import sweep as stage
     from sensorium.config import load
     from sensorium.paths import Paths
-    from sensorium.stages import sweep as stage
-    from sensorium.training.recorder import NullRecorder
 
     if kill is not None:
         kill_at_flush(kill)
     given = {"experiment": "true_batch_001", "space": root / "space.yaml", "trials": 4, "folds": (0,), **options}
     with patch.object(tracking, "start_training_run", lambda *_: NullRecorder()):
-        stage.run(load(root / "params.yaml"), Paths(root), stage.Options(**given))
+        stage.search(load(root / "params.yaml"), Paths(root), stage.Options(**given))
 
 
 def start(function, *arguments, **options) -> multiprocessing.Process:

@@ -15,13 +15,14 @@ from tiny import ROOT
 from typer.testing import CliRunner
 
 from sensorium import tracking
+from sensorium.callbacks.recorder import NullRecorder
 from sensorium.cli.app import app
+from sensorium.commands import sweep as stage
 from sensorium.config import load
 from sensorium.errors import CheckpointError, ConfigError, PipelineError
 from sensorium.experiments import known_experiments
 from sensorium.model.checkpoint import read_info
 from sensorium.paths import Paths
-from sensorium.stages import sweep as stage
 from sensorium.stages import train
 from sensorium.sweep.space import apply
 from sensorium.sweep.study import Sweep
@@ -29,7 +30,6 @@ from sensorium.tracking import recorder
 from sensorium.tracking.delivery import Courier
 from sensorium.tracking.leaderboard import leaderboard_name
 from sensorium.tracking.store import Store
-from sensorium.training.recorder import NullRecorder
 
 NAME = "true_batch_001-space"
 SPACE = {
@@ -103,7 +103,7 @@ def test_a_trial_scores_what_a_training_of_its_settings_scores(searched, project
     best = open_sweep(searched).study.best_trial
     config = apply(load(project / "params.yaml"), "true_batch_001", best.params, "test")
     monkeypatch.setattr(tracking, "start_training_run", lambda *_: NullRecorder())
-    train.run(config, Paths(project), "true_batch_001", 0)
+    train.train_fold(config, Paths(project), "true_batch_001", 0)
     assert read_info(Paths(project).fold("true_batch_001", 0)).scores["val_correlation"] == best.value
 
 
@@ -235,7 +235,7 @@ def test_trials_are_runs_below_the_sweeps_run(project, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     config, paths = load(project / "params.yaml"), Paths(project)
     options = stage.Options("true_batch_001", project / "space.yaml", 3, (0,))
-    stage.run(config, paths, options)
+    stage.search(config, paths, options)
     client = Store.of(paths).client()
     runs = client.search_runs([client.get_experiment_by_name(leaderboard_name(config)).experiment_id])
     (parent,) = [run for run in runs if run.data.tags["sensorium.role"] == "sweep"]

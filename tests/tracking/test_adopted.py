@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from sensorium.cli import main
-from sensorium.stages import promote as stage
+from sensorium.commands import promote as stage
 from sensorium.stages import register
 from sensorium.tracking.adopted import run_name
 

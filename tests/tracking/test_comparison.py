@@ -5,9 +5,10 @@ import pytest
 from typer.testing import CliRunner
 
 from sensorium.cli.app import app
+from sensorium.commands import compare
 from sensorium.comparison import Videos
 from sensorium.errors import ConfigError, TrackingError
-from sensorium.stages import compare, register
+from sensorium.stages import register
 
 
 def recordings(videos, gain, seed=0, neurons=5, frames=40):

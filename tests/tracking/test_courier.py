@@ -11,8 +11,8 @@ import psutil
 import pytest
 from flaky_server import wait_until
 
+from sensorium.commands import sync
 from sensorium.errors import TrackingError
-from sensorium.stages import sync
 from sensorium.tracking import courier as courier_module
 from sensorium.tracking.courier import ensure_running
 from sensorium.tracking.delivery import deliver_leftovers

@@ -169,7 +169,7 @@ def legacy(project):
 
 
 def test_an_older_run_is_found_by_the_fold_on_disk(project, legacy):
-    from sensorium.training.fingerprint import fingerprint
+    from sensorium.lineage import fingerprint
 
     project.train(EXPERIMENT)
     known = fingerprint({"experiment": EXPERIMENT, "fold": 1, "seed": 0})

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from sensorium.commands import restore
 from sensorium.errors import TrackingError
 from sensorium.files import folder_digest
 from sensorium.paths import Paths
 from sensorium.registry import load_pair
-from sensorium.stages import register, restore
+from sensorium.stages import register
 from sensorium.tracking import recorder, start_training_run
 from sensorium.tracking.database import ROOT_TAG
 from sensorium.tracking.delivery import Courier

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import typer
 import yaml
 from flaky_server import answers, free_port, wait_until
 from tiny import tiny_tree
 from typer.testing import CliRunner
 
 from sensorium.cli.app import app
+from sensorium.cli.verbs import VERBS
+from sensorium.commands import project as stage
 from sensorium.errors import ConfigError, PipelineError
-from sensorium.stages import project as stage
 from sensorium.tracking.environment import environment_folder
 
 ROOT = Path(__file__).parents[2]
@@ -33,14 +33,14 @@ stages:
     cmd: env | sort > data/store
     outs:
     - data/store
-  train_teacher:
-    foreach: {fold_0: 0, fold_1: 1}
+  train:
+    foreach: {true_batch_001-0: fold_0, true_batch_001-1: fold_1}
     do:
-      cmd: mkdir -p data/experiments/true_batch_001 && env | sort > data/experiments/true_batch_001/${key}
+      cmd: mkdir -p data/experiments/true_batch_001 && env | sort > data/experiments/true_batch_001/${item}
       deps:
       - data/store
       outs:
-      - data/experiments/true_batch_001/${key}
+      - data/experiments/true_batch_001/${item}
   broken:
     cmd: "false"
     outs:
@@ -65,14 +65,14 @@ def environment(path):
     return dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
 
 
-def train(project, fold):
-    stage.train(project.config, project.paths, "true_batch_001", fold)
+def run(project, *stages):
+    stage.run(project.config, project.paths, list(stages))
 
 
 def test_only_the_stage_that_was_asked_for_gets_the_run(pipeline, monkeypatch):
     monkeypatch.setenv("MLFLOW_RUN_ID", "the-run")
     monkeypatch.setattr(stage, "_trained_here", lambda *arguments: True)
-    train(pipeline, 1)
+    run(pipeline, "train@true_batch_001-1")
     upstream = environment(pipeline.paths.stores)
     assert not {"MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "SENSORIUM_RUN"} & upstream.keys()
     asked = environment(pipeline.paths.fold("true_batch_001", 1))
@@ -81,41 +81,29 @@ def test_only_the_stage_that_was_asked_for_gets_the_run(pipeline, monkeypatch):
     assert not pipeline.paths.fold("true_batch_001", 0).exists()
 
 
-def test_a_fold_that_the_pipeline_does_not_train_is_refused(pipeline):
-    with pytest.raises(ConfigError, match=r"fold_2: no stage of dvc\.yaml makes it") as told:
-        train(pipeline, 2)
-    assert "folds.train" in told.value.remedy
-
-
-def test_an_unknown_stage_is_refused_before_anything_runs(pipeline):
-    with pytest.raises(ConfigError, match="stage 'stroe'") as told:
-        stage.run(pipeline.paths, ["stroe"])
-    assert "store" in told.value.remedy
+@pytest.mark.parametrize(
+    ("name", "choice"),
+    [
+        ("stroe", "broken, store, train"),
+        ("train@true_batch_001-2", "train@true_batch_001-0, train@true_batch_001-1"),
+        ("train@true_batch_001-abc", "train@true_batch_001-0, train@true_batch_001-1"),
+    ],
+)
+def test_an_unknown_stage_is_refused_before_anything_runs(pipeline, name, choice):
+    with pytest.raises(ConfigError, match=f"stage '{name}': not in dvc.yaml") as told:
+        run(pipeline, name)
+    assert choice in told.value.remedy
     assert not pipeline.paths.stores.exists()
+
+
+def test_a_group_and_its_item_all_are_the_same(pipeline):
+    run(pipeline, "train@all")
+    assert all(pipeline.paths.fold("true_batch_001", fold).exists() for fold in (0, 1))
 
 
 def test_a_failed_stage_is_told(pipeline):
     with pytest.raises(PipelineError, match=r"dvc repro broken: failed"):
-        stage.run(pipeline.paths, ["broken"])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "problem"),
-    [
-        (["train", "-e", "true_batch_001", "-f", "x"], "fold 'x'"),
-        (["train", "-e", "true_batch_001", "-f", "9"], "fold '9'"),
-        (["train", "-e", "true_batch_001", "-f", "0,1"], "one fold is one MLflow run"),
-        (["train", "-e", "nonsense", "-f", "0"], "experiment 'nonsense'"),
-        (["predict", "-e", "true_batch_001", "-s", "tomorrow"], "split 'tomorrow'"),
-        (["ensemble", "-s", "folds"], "the registered pair predicts test splits"),
-        (["submission", "-t", "third"], "track 'third'"),
-        (["ingest", "-m", "mickey"], "mouse 'mickey'"),
-    ],
-)
-def test_bad_values_are_refused(bare_project, arguments, problem):
-    result = CliRunner().invoke(app, ["project", *arguments])
-    assert isinstance(result.exception, ConfigError)
-    assert problem in result.exception.problem
+        run(pipeline, "broken")
 
 
 def test_every_entry_point_calls_a_verb_with_its_options():
@@ -124,9 +112,7 @@ def test_every_entry_point_calls_a_verb_with_its_options():
     for name, entry in entry_points.items():
         command = entry["command"].format(**dict.fromkeys(entry.get("parameters", {}), "x"))
         verb = [part for part in command.split()[1:] if not part.startswith("--") and part != "x"]
-        helped = CliRunner().invoke(app, [*verb[:2], "--help"], env={"COLUMNS": "200"})
-        if helped.exit_code != 0:  # the second word was an argument
-            helped = CliRunner().invoke(app, [verb[0], "--help"], env={"COLUMNS": "200"})
+        helped = CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200"})
         assert helped.exit_code == 0, name
         for option in (part for part in command.split() if part.startswith("--")):
             assert option in helped.output, (name, option)
@@ -135,18 +121,17 @@ def test_every_entry_point_calls_a_verb_with_its_options():
 
 
 def test_every_verb_has_an_entry_point():
-    """But `repro`, which `main` is for DVC, and the print of params.yaml."""
+    """But `run`, which `main` is for DVC, and the print of params.yaml."""
     entry_points = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
-    group = typer.main.get_command(app)
-    verbs = {name for name, command in group.commands.items() if not hasattr(command, "commands")}
-    assert verbs - entry_points.keys() <= {"repro", "config"}
+    verbs = {verb for group in VERBS.values() for verb in group if " " not in verb}
+    assert verbs - entry_points.keys() <= {"run", "config"}
 
 
 def test_the_environment_is_that_of_the_project_in_the_working_folder(project, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ENV_ROOT", str(tmp_path / "envs"))
     for name in ("python_env.yaml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
-    stage.install(project.paths)
+    stage.run_install(project.paths)
     folder = environment_folder(tmp_path)
     assert folder.parent == tmp_path / "envs"
 
@@ -174,7 +159,7 @@ def test_an_environment_that_pyenv_made_is_left_alone(project, tmp_path, monkeyp
     script = environment_folder(tmp_path) / "bin" / "activate"
     script.parent.mkdir(parents=True)
     script.write_text("# virtualenv\n")
-    stage.install(project.paths)
+    stage.run_install(project.paths)
     assert script.read_text() == "# virtualenv\n"
 
 

@@ -12,8 +12,8 @@ from collections import Counter
 import pytest
 from flaky_server import Proxy, mlflow_server, wait_until
 
+from sensorium.commands import sync
 from sensorium.errors import TrackingError
-from sensorium.stages import sync
 from sensorium.tracking import delivery, recorder, start_training_run
 from sensorium.tracking.journal import Journal, journals
 

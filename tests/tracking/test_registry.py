@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from sensorium.commands import restore
 from sensorium.errors import PredictionError, TrackingError
 from sensorium.files import write_json
 from sensorium.registry import load_pair, pinned_weights, register_pair, restore_pair
 from sensorium.registry.manifest import PAIR, STUDENT, TEACHER
-from sensorium.stages import register, restore
+from sensorium.stages import register
 from sensorium.tracking import start_training_run
 
 

@@ -15,11 +15,11 @@ from tiny import tiny_tree
 from typer.testing import CliRunner
 
 from sensorium.cli.app import app
+from sensorium.commands import reproduce as stage
 from sensorium.errors import ConfigError, PipelineError, TrackingError
 from sensorium.files import sha256, write_json
 from sensorium.repro.drift import Outcome, judge
 from sensorium.repro.rebuild import clone_commit, place_data
-from sensorium.stages import reproduce as stage
 from sensorium.tracking import provenance
 from sensorium.tracking.recipe import read_recipe
 
@@ -286,7 +286,7 @@ def test_a_reproduction_that_is_at_work_is_not_disturbed(project):
         exclusive_lock(project.paths.state / "locks" / f"reproduce-{run_id}.lock", AssertionError()),
         pytest.raises(PipelineError, match="being reproduced already"),
     ):
-        stage.run(project.config, project.paths, run_id, 0.0, False)
+        stage.reproduce(project.config, project.paths, run_id, 0.0, False)
 
 
 def test_a_negative_tolerance_is_refused():

@@ -12,11 +12,12 @@ from flaky_server import mlflow_server
 from moto.server import ThreadedMotoServer
 from postgres_server import postgres
 
+from sensorium.commands import restore, sync
 from sensorium.errors import TrackingError
 from sensorium.registry import load_pair
 from sensorium.registry.manifest import PAIR, STUDENT, TEACHER
 from sensorium.registry.promotion import promote
-from sensorium.stages import register, restore, sync
+from sensorium.stages import register
 from sensorium.tracking import start_training_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -13,15 +13,16 @@ from tiny import ROOT, TINY_BASELINE
 from training_runs import EXPERIMENT, STUDENT, change_params, finish, leftovers, start, states, train_here
 
 from sensorium.architectures import ARCHITECTURES, Architecture
+from sensorium.commands import weights
+from sensorium.commands.model import summarise
 from sensorium.config import load
 from sensorium.data.store import MouseStore
 from sensorium.errors import CheckpointError
 from sensorium.inference.member import load_member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput
 from sensorium.model import checkpoint
-from sensorium.model.summary import summarise
 from sensorium.paths import Paths
-from sensorium.stages import predict, weights
+from sensorium.stages import predict
 
 RECURRENT = TINY_BASELINE | {"recurrent_features": 4, "recurrent_kernel": 3}
 

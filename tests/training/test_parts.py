@@ -13,22 +13,22 @@ from lightning_fabric.fabric import Fabric
 from rich.console import Console
 from training_runs import EXPERIMENT
 
+from sensorium.callbacks import checkpoints as resume
+from sensorium.callbacks.checkpoints import CheckpointFolder
+from sensorium.callbacks.progress import NullProgress, TerminalProgress
+from sensorium.callbacks.recorder import NullRecorder, closing
+from sensorium.callbacks.stopping import ParentWatch, StoppedError, StopRequest, watch_parents
 from sensorium.config import Config, load
 from sensorium.data.dataset import ValidationData
 from sensorium.data.folds import Folds
 from sensorium.data.inputs import assemble
 from sensorium.data.store import MouseStore
 from sensorium.errors import TrackingError, TrainingError
+from sensorium.lineage import fingerprint, folder_digest, provenance, store_digest
 from sensorium.metrics import correlation
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.paths import Paths
-from sensorium.training import resume
-from sensorium.training.fingerprint import fingerprint, folder_digest, provenance, store_digest
 from sensorium.training.history import Best, best_epoch, patience_exhausted, to_csv
-from sensorium.training.progress import NullView, TerminalView
-from sensorium.training.recorder import NullRecorder, closing
-from sensorium.training.resume import ResumeFolder
-from sensorium.training.stopping import Lifeline, StoppedError, StopRequest, stage_lifeline
 from sensorium.training.validation import FoldValidation
 
 # -- validation ----------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def test_history_reads_back_exactly() -> None:
 
 
 def test_the_last_two_states_and_best_weights_are_kept(tmp_path: Path) -> None:
-    folder = ResumeFolder(tmp_path, "print")
+    folder = CheckpointFolder(tmp_path, "print")
     for epoch in range(4):
         folder.save_best(epoch, {"w": torch.full((2,), float(epoch))})
         folder.save(epoch + 1, 0, {"x": epoch})
@@ -106,7 +106,7 @@ def test_the_last_two_states_and_best_weights_are_kept(tmp_path: Path) -> None:
 
 
 def test_unreadable_best_weights_say_what_to_do(tmp_path: Path) -> None:
-    folder = ResumeFolder(tmp_path, "print")
+    folder = CheckpointFolder(tmp_path, "print")
     folder.save_best(0, {"w": torch.zeros(2)})
     (folder.path / "best-000000.safetensors").write_bytes(b"short")
     with pytest.raises(TrainingError, match="best weights cannot be read") as fault:
@@ -115,7 +115,7 @@ def test_unreadable_best_weights_say_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_disk_too_small_for_the_best_weights_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = ResumeFolder(tmp_path, "print")
+    folder = CheckpointFolder(tmp_path, "print")
     folder.save_best(0, {"w": torch.zeros(2)})
 
     def fail(*_: object) -> None:
@@ -129,7 +129,7 @@ def test_a_disk_too_small_for_the_best_weights_is_told(tmp_path: Path, monkeypat
 
 
 def test_what_a_killed_process_left_is_tidied(tmp_path: Path) -> None:
-    folder = ResumeFolder(tmp_path, "print")
+    folder = CheckpointFolder(tmp_path, "print")
     folder.save(0, 1, {})
     (folder.path / ".000.pt.1234.partial").write_bytes(b"half")
     (tmp_path / ".print.partial").mkdir()
@@ -222,17 +222,17 @@ def test_nohup_keeps_ignoring_the_closed_terminal() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ancestors are read from /proc")
 def test_a_lifeline_is_whole_while_the_ancestors_live(monkeypatch: pytest.MonkeyPatch) -> None:
-    line = Lifeline(2)
-    assert not line.cut()
+    line = ParentWatch(2)
+    assert not line.died()
     monkeypatch.setattr(os, "getppid", lambda: 1)
-    assert line.cut()
+    assert line.died()
 
 
 def test_only_a_stage_hangs_on_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_STAGE", raising=False)
-    assert stage_lifeline() is None
+    assert watch_parents() is None
     monkeypatch.setenv("DVC_STAGE", "train@true_batch_001-0")
-    line = stage_lifeline()
+    line = watch_parents()
     assert line is not None
     assert len(line.chain) == 2
 
@@ -244,7 +244,7 @@ ROW = {"epoch": 0, "train_loss": 1.5, "val_loss": 2.5, "val_correlation": 0.25}
 
 def test_without_a_terminal_there_is_a_line_an_epoch() -> None:
     text = io.StringIO()
-    with TerminalView("teacher fold 0", 10, 2, Console(file=text, soft_wrap=True)) as view:
+    with TerminalProgress("teacher fold 0", 10, 2, Console(file=text, soft_wrap=True)) as view:
         view.advance(5, 1.0, 1e-3, 80.0)
         view.epoch(ROW)
     assert text.getvalue() == (
@@ -255,7 +255,7 @@ def test_without_a_terminal_there_is_a_line_an_epoch() -> None:
 def test_a_terminal_shows_loss_rate_speed_and_time_left() -> None:
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=160, color_system=None)
-    with TerminalView("teacher fold 0", 10, 2, console) as view:
+    with TerminalProgress("teacher fold 0", 10, 2, console) as view:
         view.advance(5, 1.25, 1e-3, 80.0)
     shown = text.getvalue()
     for part in ("teacher fold 0", "5/20", "loss 1.25", "lr 1.00e-03", "80 samples/s"):
@@ -263,7 +263,7 @@ def test_a_terminal_shows_loss_rate_speed_and_time_left() -> None:
 
 
 def test_the_null_view_takes_everything() -> None:
-    with NullView() as view:
+    with NullProgress() as view:
         view.advance(1, 1.0, 1.0, 1.0)
         view.epoch(ROW)
         view.note("nothing")

@@ -10,7 +10,7 @@ from lightning_fabric.fabric import Fabric
 from training_parity import CANVAS, NEURONS, Figures, group, parity_batch, parity_inputs, parity_model
 
 from sensorium.config import CutMixConfig, TrainingConfig
-from sensorium.model.published import to_published
+from sensorium.published import to_published
 from sensorium.training import task as task_module
 from sensorium.training.distillation import Distillation
 from sensorium.training.ema import ExponentialMovingAverage

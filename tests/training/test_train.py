@@ -10,9 +10,10 @@ import pytest
 import torch
 from training_runs import EXPERIMENT, STUDENT, change_params, digests, finish, leftovers, start, states, train_here
 
+from sensorium.callbacks import checkpoints as resume
 from sensorium.errors import CheckpointError, ConfigError, DataError, TrainingError
 from sensorium.model import checkpoint
-from sensorium.training import resume, task
+from sensorium.training import task
 
 OUTPUT = Path("data") / "experiments"
 

@@ -8,7 +8,7 @@ import torch
 from sensorium.data.batch import Batch, Targets
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.model.dwiseneuro_config import DwiseNeuroConfig
-from sensorium.model.published import from_published
+from sensorium.published import from_published
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NEURONS = (7, 5, 9)

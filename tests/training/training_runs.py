@@ -13,7 +13,7 @@ from unittest.mock import patch
 import yaml
 
 if TYPE_CHECKING:
-    from sensorium.training.recorder import NullRecorder
+    from sensorium.callbacks.recorder import NullRecorder
 
 EXPERIMENT = "true_batch_001"
 STUDENT = "distillation_001"
@@ -37,24 +37,23 @@ def change_params(root: Path, changes: Mapping[str, Any]) -> None:
 
 def no_recorder(*_: object) -> "NullRecorder":
     """What stands in for MLflow."""
-    from sensorium.training.recorder import NullRecorder
+    from sensorium.callbacks.recorder import NullRecorder
 
     return NullRecorder()
 
 
 def train_here(root: Path, experiment: str = EXPERIMENT, fold: int = 0) -> None:
     """Run the stage in this process, without MLflow."""
-    from sensorium import tracking
+    from sensorium import lineage, tracking
     from sensorium.config import load
     from sensorium.paths import Paths
     from sensorium.stages import train
-    from sensorium.training import fingerprint
 
     with (
         patch.object(tracking, "start_training_run", no_recorder),
-        patch.object(fingerprint, "_CODE", ()),  # editing the code while the tests run starts no training anew
+        patch.object(lineage, "TRAINING_CODE", ()),  # editing the code while the tests run starts no training anew
     ):
-        train.run(load(root / "params.yaml"), Paths(root), experiment, fold)
+        train.train_fold(load(root / "params.yaml"), Paths(root), experiment, fold)
 
 
 def kill_at_file_event(number: int) -> None:

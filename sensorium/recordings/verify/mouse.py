@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sensorium.data.similarity import SHARE, TOLERANCE, near_pairs
 from sensorium.mice import MouseSet
 from sensorium.recordings.phash import thumbnails
 from sensorium.recordings.place import is_too_deep
 from sensorium.recordings.raw import RawMouse
+from sensorium.recordings.similarity import SHARE, TOLERANCE, near_pairs
 from sensorium.recordings.verify.report import Report
 from sensorium.recordings.verify.structure import Structure, check_structure
 from sensorium.recordings.verify.values import check_statistics, check_trial

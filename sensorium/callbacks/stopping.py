@@ -1,0 +1,153 @@
+"""When to end early: a signal, or the death of whoever started the training.
+
+`dvc repro` that is terminated leaves its stage running, and the next repro would start a second
+trainer on the same output. A trainer that runs as a DVC stage therefore ends with its parent.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+from sensorium.errors import TrainingError
+
+STAGE_VARIABLE = "DVC_STAGE"
+"""Environment variable that DVC sets for a stage's command."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+
+
+def _parent_of(process: int) -> int | None:
+    """Parent's process id, from /proc; None where there is none."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return int(status.rpartition(")")[2].split()[1])  # the name before it may hold spaces and brackets
+
+
+def _orphaned() -> bool:
+    """Whether init has already adopted this process: its first parent died before anyone could look."""
+    parent = os.getppid()
+    try:
+        name = Path(f"/proc/{parent}/comm").read_text(encoding="utf-8").strip()
+    except OSError:
+        return False
+    adopter = parent == 1 or name == "systemd"
+    return adopter and os.getpgid(parent) != os.getpgid(0)  # in a container process 1 may be the true parent
+
+
+def _ancestors(generations: int) -> list[int | None]:
+    """Process ids of the parent, its parent, and so on."""
+    chain: list[int | None] = [os.getppid()]
+    while len(chain) < generations and chain[-1] is not None:
+        chain.append(_parent_of(chain[-1]))
+    return chain
+
+
+class ParentWatch:
+    """Tells whether the processes that started this one are still running."""
+
+    def __init__(self, generations: int) -> None:
+        """Record the present ancestors.
+
+        Args:
+            generations: 1 for the parent alone, 2 for its parent too, ...
+        """
+        self.orphaned = _orphaned()
+        self.chain = _ancestors(generations)
+
+    def died(self) -> bool:
+        """Whether one of them has died."""
+        return self.orphaned or _ancestors(len(self.chain)) != self.chain
+
+
+def watch_parents(between: int = 0) -> ParentWatch | None:
+    """The processes that started a DVC stage; None outside of one.
+
+    DVC starts a stage through a shell, and some shells keep running in between: the shell's parent counts too.
+
+    Args:
+        between: processes of our own between the stage's command and this process.
+    """
+    if STAGE_VARIABLE in os.environ:
+        return ParentWatch(generations=2 + between)
+    return ParentWatch(generations=between) if between else None
+
+
+def end_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the parent dies (Linux; elsewhere nothing happens).
+
+    The parent may have died before the request: a `ParentWatch` that was made before notices it.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
+
+
+class StopRequest:
+    """While entered, turns signals into a flag that the loop reads between two steps.
+
+    A second Ctrl-C ends the process at once. Nothing half-written can remain: see `sensorium.files`.
+    """
+
+    def __init__(self, parents: ParentWatch | None) -> None:
+        """Make the flag.
+
+        Args:
+            parents: end with these processes too.
+        """
+        self._received: int | None = None
+        self._handlers: dict[int, object] = {}
+        self._parents = parents
+
+    def __enter__(self) -> Self:
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP, and should keep doing so
+                self._handlers[number] = signal.signal(number, self._receive)
+        if self._parents is not None:
+            end_with_parent()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- Python passes both
+        if number == signal.SIGINT and self._received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._received = self._received or number
+
+    def received(self) -> int:
+        """Number of the signal to end by; 0 to continue."""
+        if self._received is None and self._parents is not None and self._parents.died():
+            self._received = signal.SIGTERM
+        return self._received or 0
+
+
+class PrunedError(TrainingError):
+    """The training was ended between two epochs, since its results are not promising."""
+
+
+class StoppedError(TrainingError):
+    """The training was asked to stop, and its checkpoint is saved."""
+
+    def __init__(self, number: int, epoch: int, step: int) -> None:
+        """Say where it stopped.
+
+        Args:
+            number: the signal.
+            epoch: counted from 0.
+            step: steps done in that epoch.
+        """
+        super().__init__(
+            f"training stopped by {signal.Signals(number).name} in epoch {epoch + 1} after {step} steps; "
+            "a checkpoint is saved.",
+            "Run the same command again: it continues from there.",
+        )
+        self.exit_code = 128 + number

@@ -1,0 +1,1 @@
+"""The verbs that are not stages of dvc.yaml, one module each."""

@@ -1,0 +1,216 @@
+"""`sensorium compare`: is the one better than the other, by how much, on which mice and folds?"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import matplotlib as mpl
+import numpy as np
+import typer
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from sensorium.comparison import Cell, Interval, Videos, compare
+from sensorium.config import Config
+from sensorium.data.folds import Folds
+from sensorium.data.store import MouseStore
+from sensorium.errors import ConfigError, PredictionError, TrackingError
+from sensorium.files import atomic_file, read_json, write_json
+from sensorium.inference.predictions import Predictions
+from sensorium.metrics import response_precision
+from sensorium.mice import FOLDS_SPLIT, short_name
+from sensorium.paths import Paths
+from sensorium.tracking.adopted import tell_measured
+
+_RUN = re.compile(r"[0-9a-f]{32}")
+_INCHES_A_ROW = 0.25
+
+
+def run(
+    config: Config,
+    paths: Paths,
+    candidate: Annotated[
+        str | None, typer.Argument(help="Experiment (or several, joined by commas), run id, or pair version.")
+    ] = None,
+    reference: Annotated[str | None, typer.Argument(help="What to compare with; for pairs also `champion`.")] = None,
+) -> None:
+    """Tell whether one experiment, run or pair is better than another, with 95% intervals and a figure.
+
+    Experiments are compared by their out-of-fold predictions, with intervals over videos; runs and pairs by their
+    scores, with one interval over mice and folds. With one experiment all others are compared with it, with none
+    all with the best.
+
+    Examples: `sensorium compare distillation_001 true_batch_001`, `sensorium compare 3 champion`.
+
+    Raises:
+        ConfigError: one of the two is unknown, or they are of different kinds.
+        PredictionError: predictions are missing or damaged.
+        TrackingError: a run or version is missing, or they share no mouse and fold.
+    """
+    if candidate is None or reference is None:
+        compare_all(config, paths, candidate)
+        return
+    kinds = {_kind(config, name) for name in (candidate, reference)}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"{candidate} and {reference}: of different kinds, {' and '.join(sorted(kinds))}.",
+            "Compare two experiments, two runs or two pairs.",
+        )
+    if kinds == {"experiment"}:
+        cells, whole = _by_videos(config, paths, candidate, reference)
+    else:
+        cells, whole = _by_scores(paths, kinds == {"run"}, candidate, reference)
+    _print(cells, whole, candidate, reference)
+    tell_measured(paths, {f"difference/{key}": getattr(whole, key) for key in ("mean", "low", "high")})
+    _write(paths.root / "reports" / "comparison" / f"{candidate}-{reference}", cells, whole, (candidate, reference))
+
+
+def compare_all(config: Config, paths: Paths, reference: str | None) -> None:
+    """Compare every experiment with one of them by their out-of-fold predictions, and print one row for each.
+
+    Args:
+        config: all settings.
+        paths: the project.
+        reference: experiment, or several joined by commas for their mean; the best by default.
+
+    Raises:
+        ConfigError: the reference is no experiment, or there is nothing to compare it with.
+        PredictionError: predictions are missing or damaged, or nothing is evaluated yet.
+    """
+    best = _best(config, paths) if reference is None else reference
+    if _kind(config, best) != "experiment":
+        raise ConfigError(f"{best}: no experiment.", "Name what to compare it with: a second run or pair.")
+    others = [name for name in config.experiments if name != best]
+    if not others:
+        raise ConfigError(f"{best}: params.yaml has no other experiment.", "`sensorium experiment new` adds one.")
+    found = {name: _by_videos(config, paths, name, best)[1] for name in others}
+    table = Table("experiment", "difference", "95% interval", "verdict", title=f"Correlation, minus {best}")
+    for name, whole in sorted(found.items(), key=lambda item: -item[1].mean):
+        table.add_row(name, f"{whole.mean:+.4f}", f"{whole.low:+.4f} to {whole.high:+.4f}", whole.verdict)
+    Console().print(table)
+
+
+def _best(config: Config, paths: Paths) -> str:
+    """The experiment with the best single-trial correlation."""
+    remedy = "Type `dvc repro` first, or name two experiments."
+    scores = read_json(paths.evaluation / "overall.json", PredictionError, remedy)
+    return max(config.experiments, key=lambda name: float(scores.get(name, -1.0)))
+
+
+def _kind(config: Config, name: str) -> str:
+    if all(part in config.experiments for part in name.split(",")):
+        return "experiment"
+    if _RUN.fullmatch(name):
+        return "run"
+    if name == "champion" or name.isdigit():
+        return "pair"
+    raise ConfigError(
+        f"{name!r}: neither an experiment of params.yaml, nor an MLflow run, nor a registered pair.",
+        f"Name one of {', '.join(config.experiments)}, a run's id of 32 digits, a pair's version, or champion.",
+    )
+
+
+def _by_videos(
+    config: Config, paths: Paths, candidate: str, reference: str
+) -> tuple[dict[Cell, Interval | float], Interval]:
+    folds, videos = Folds.load(paths.folds), Videos()
+    sides = [_members(paths, name) for name in (candidate, reference)]
+    for mouse in track(
+        list(config.dataset.mice),
+        f"Comparing {candidate} with {reference}",
+        console=Console(stderr=True),
+        transient=True,
+    ):
+        store = MouseStore.open(paths.store(mouse))
+        numbers, groups = folds.of(mouse), folds.group(mouse)
+        scored = slice(config.evaluation.first_frame, config.evaluation.first_frame + config.evaluation.frames)
+        precision = response_precision(store.statistics("responses", "std").T)[:, scored]
+        for trial in np.flatnonzero(np.isin(numbers, list(config.folds.train.values()))).tolist():
+            target = store.responses(trial).T[:, scored]
+            weight = precision[:, : target.shape[1]]
+            shape = (store.neurons, int(store.lengths[trial]))
+            first, second = (_mean(side, mouse, trial, shape)[:, scored] * weight for side in sides)
+            videos.add((mouse, int(numbers[trial])), int(groups[trial]), target * weight, first, second)
+    cells, whole = videos.differences()
+    return dict(cells), whole
+
+
+def _members(paths: Paths, name: str) -> list[Predictions]:
+    return [Predictions.open(paths.predictions(part, FOLDS_SPLIT)) for part in name.split(",")]
+
+
+def _mean(members: Sequence[Predictions], mouse: str, trial: int, shape: tuple[int, int]) -> NDArray[np.floating]:
+    return np.asarray(np.mean([member.load(mouse, trial, shape) for member in members], axis=0, dtype=np.float32))
+
+
+def _by_scores(
+    paths: Paths, runs: bool, candidate: str, reference: str
+) -> tuple[dict[Cell, Interval | float], Interval]:
+    from sensorium.registry.scores import scores_of_pair, scores_of_run
+
+    read = scores_of_run if runs else scores_of_pair
+    found = compare(read(paths, candidate), read(paths, reference))
+    if found is None:
+        raise TrackingError(
+            f"{candidate} and {reference}: they share no mouse and fold that is scored.",
+            "Compare experiments whose folds are finished.",
+        )
+    cells = {
+        (mouse, int(fold)): float(found.differences[row, column])
+        for row, mouse in enumerate(found.mice)
+        for column, fold in enumerate(found.folds)
+        if np.isfinite(found.differences[row, column])
+    }
+    return dict(cells), found
+
+
+def _print(cells: dict[Cell, Interval | float], whole: Interval, candidate: str, reference: str) -> None:
+    headings = ("mouse", "fold", "difference", "95% interval", "verdict")
+    table = Table(*headings, title=f"Correlation, {candidate} minus {reference}")
+    for (mouse, fold), difference in cells.items():
+        name = short_name(mouse)
+        if isinstance(difference, float):
+            table.add_row(name, str(fold), f"{difference:+.4f}")
+        else:
+            interval = f"{difference.low:+.4f} to {difference.high:+.4f}"
+            table.add_row(name, str(fold), f"{difference.mean:+.4f}", interval, difference.verdict)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    console.print(f"{candidate} against {reference}: {whole}.")
+
+
+def _write(folder: Path, cells: dict[Cell, Interval | float], whole: Interval, names: tuple[str, str]) -> None:
+    rows = [{"mouse": mouse, "fold": fold, **_figures(difference)} for (mouse, fold), difference in cells.items()]
+    tree = {"candidate": names[0], "reference": names[1], "all": _figures(whole), "verdict": whole.verdict}
+    write_json(folder.with_name(f"{folder.name}.json"), {**tree, "cells": rows})
+    with atomic_file(folder.with_name(f"{folder.name}.png")) as partial:
+        _figure(cells, whole, names).savefig(partial, format="png", dpi=150)
+
+
+def _figures(difference: Interval | float) -> dict[str, float]:
+    if isinstance(difference, float):
+        return {"difference": difference}
+    return {"difference": difference.mean, "low": difference.low, "high": difference.high}
+
+
+def _figure(cells: dict[Cell, Interval | float], whole: Interval, names: tuple[str, str]) -> Figure:
+    """A row a mouse and fold, the whole at the bottom: point and interval around zero."""
+    with mpl.rc_context({"font.size": 8}):
+        figure = Figure(figsize=(6, 1.2 + _INCHES_A_ROW * (len(cells) + 1)), layout="constrained")
+        axes = figure.add_subplot()
+        labels = [f"{mouse.split('-Video-')[0]}, fold {fold}" for mouse, fold in cells] + ["all"]
+        for row, difference in enumerate([*cells.values(), whole]):
+            interval = Interval(difference, difference, difference) if isinstance(difference, float) else difference
+            colour = "black" if interval is whole else "tab:blue"
+            axes.plot([interval.low, interval.high], [row, row], color=colour, linewidth=1.5)
+            axes.plot(interval.mean, row, "o", color=colour, markersize=4)
+        axes.axvline(0, color="grey", linewidth=0.8)
+        axes.set_yticks(range(len(labels)), labels)
+        axes.invert_yaxis()
+        axes.set_xlabel(f"difference of correlation, {names[0]} minus {names[1]}")
+        axes.set_title(whole.verdict)
+    return figure

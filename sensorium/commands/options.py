@@ -1,0 +1,86 @@
+"""Option types that several verbs share, and the choices among what params.yaml lists."""
+
+import re
+from typing import Annotated
+
+import typer
+
+from sensorium.config import Config
+from sensorium.errors import ConfigError
+from sensorium.mice import SPLITS, TRACKS
+from sensorium.paths import PARAMS_FILE
+
+Experiment = Annotated[
+    str, typer.Option("-e", "--experiment", help="Experiment of params.yaml, such as true_batch_001.")
+]
+Experiments = Annotated[
+    str, typer.Option("-e", "--experiments", help="Experiments, joined by commas: distillation_001,true_batch_001.")
+]
+Split = Annotated[str, typer.Option("-s", "--split", help=f"What to predict, one of: {', '.join(SPLITS)}.")]
+Track = Annotated[str, typer.Option("-t", "--track", help=f"Track, one of: {', '.join(TRACKS)}.")]
+Mouse = Annotated[str | None, typer.Option("-m", "--mouse", help="One mouse of params.yaml; all of them by default.")]
+Folds = Annotated[str | None, typer.Option("-f", "--folds", help="Folds, joined by commas: 0,2. Default: all.")]
+Jobs = Annotated[int | None, typer.Option("-j", "--jobs", help="Processes at once. Default: one per GPU, or 1.")]
+Gpus = Annotated[str | None, typer.Option(help="GPUs to assign, one per process, joined by commas: 0,1,2,3.")]
+Executor = Annotated[str, typer.Option(help="Where the commands run: local, slurm or ray.")]
+
+
+def select_mice(config: Config, mouse: str | None) -> list[str]:
+    """The chosen mouse, or all of them.
+
+    Raises:
+        ConfigError: params.yaml does not list the mouse.
+    """
+    known = list(config.dataset.mice)
+    if mouse is None:
+        return known
+    if mouse not in known:
+        raise ConfigError(f"mouse {mouse!r}: not in {PARAMS_FILE}.", f"Choose one of: {', '.join(known)}.")
+    return [mouse]
+
+
+def select_folds(config: Config, text: str | None) -> list[int]:
+    """Parse `0,2` or `fold_0`; the folds of params.yaml by default.
+
+    Raises:
+        ConfigError: not a list of folds, or a fold out of range.
+    """
+    if text is None:
+        return list(config.folds.train.values())
+    count = config.folds.count
+    folds = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(?:fold_)?(-?\d+)", part.strip())
+        if match is None:
+            raise ConfigError(f"fold {part.strip()!r}: not a whole number.", f"Choose among 0 to {count - 1}.")
+        if not 0 <= int(match[1]) < count:
+            raise ConfigError(f"fold {part.strip()!r}: out of range.", f"Choose among 0 to {count - 1}.")
+        folds.append(int(match[1]))
+    return sorted(set(folds))
+
+
+def select_experiments(config: Config, text: str) -> list[str]:
+    """Parse `a,b` into sorted, known experiments.
+
+    Raises:
+        ConfigError: an experiment is not in params.yaml.
+    """
+    names = sorted({part.strip() for part in text.split(",")})
+    for name in names:
+        config.experiment(name)
+    return names
+
+
+def require_choice(kind: str, name: str, known: tuple[str, ...]) -> None:
+    """Refuse an option that is none of a few names.
+
+    Args:
+        kind: what it is, such as split.
+        name: the option.
+        known: what it may be.
+
+    Raises:
+        ConfigError: it does not exist.
+    """
+    if name not in known:
+        raise ConfigError(f"{kind} {name!r}: does not exist.", f"Choose one of: {', '.join(known)}.")

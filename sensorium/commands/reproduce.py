@@ -1,0 +1,162 @@
+"""`sensorium reproduce`: train a fold again from what its run says, and tell whether it comes out the same."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sensorium.config import Config
+from sensorium.errors import PipelineError, TrackingError
+from sensorium.files import exclusive_lock, write_json
+from sensorium.paths import Paths
+from sensorium.registry.lookup import find_weights
+from sensorium.repro.deathsig import die_with_parent
+from sensorium.repro.drift import Difference, Drift, Outcome, judge
+from sensorium.repro.rebuild import clone_commit, place_data
+from sensorium.tracking.adopted import tell_measured
+from sensorium.tracking.courier import LINGER_VARIABLE, await_departure
+from sensorium.tracking.delivery import deliver_leftovers
+from sensorium.tracking.links import RunLink
+from sensorium.tracking.provenance import hardware
+from sensorium.tracking.recipe import CONFIG, HISTORY, Recipe, note_verdict, read_recipe
+from sensorium.tracking.store import PATIENCE_VARIABLE, Store, patience
+
+_FOREIGN = ("MLFLOW_", "SENSORIUM_", "DVC_")
+"""Variables that would tie the repetition to the user's store or stage."""
+DRIFT = 3
+"""Exit code when the training comes out differently."""
+_TRAIN = "from sensorium.cli import main; main()"
+
+
+def run(
+    config: Config,
+    paths: Paths,
+    run: Annotated[str, typer.Argument(help="Id of a fold's run, or a fold such as true_batch_001/fold_0.")],
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Largest relative difference of weights and metrics; 0: equal bits only.")
+    ] = 1e-3,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the folder that it was trained in.")] = False,
+) -> None:
+    """Train a fold again from the code, data and settings that its run names, and compare bit by bit.
+
+    The exit code is 0 for bitwise equal and within tolerance, 3 for drift.
+
+    Raises:
+        SensoriumError: as for `reproduce`.
+    """
+    if reproduce(config, paths, run, tolerance, keep).verdict == "drift":
+        raise typer.Exit(DRIFT)
+
+
+def reproduce(config: Config, paths: Paths, name: str, tolerance: float, keep: bool) -> Drift:
+    """Train a fold again, in a folder of its own, and compare.
+
+    Args:
+        config: all settings in force; the repetition has those of its run.
+        paths: the project; nothing in its tree is changed but reports/reproduction and `.sensorium`.
+        name: a fold's run id, or EXPERIMENT/fold_<k>.
+        tolerance: largest relative difference that passes; 0 asks for equal bits.
+        keep: leave the folder also when the training is reproduced.
+
+    Raises:
+        ConfigError: no such name.
+        TrackingError: the run is missing or does not tell enough.
+        PipelineError: commit or data are missing, the training fails, or the run is being reproduced already.
+    """
+    deliver_leftovers(Store.of(paths))  # of a training that ended a moment ago; what cannot arrive stays on disk
+    recipe = read_recipe(config, paths, name)
+    folder = paths.state / "reproduce" / recipe.key
+    console = Console(soft_wrap=True, highlight=False)
+    busy = PipelineError(f"{folder}: this run is being reproduced already.", "Wait for it, or stop it.")
+    with exclusive_lock(paths.state / "locks" / f"reproduce-{recipe.key}.lock", busy):
+        console.print(f"{recipe.name}, {_origin(recipe)}: commit {recipe.commit[:12]} in {folder}")
+        first = _first(paths, recipe)
+        project = clone_commit(paths.root, recipe.commit, recipe.patch, folder)
+        place_data(paths.root, recipe.inputs, project)
+        _train(project, recipe)
+        drift = judge(
+            first, Outcome.of(Paths(project).fold(recipe.experiment, recipe.fold)), tolerance, _causes(recipe)
+        )
+        report = paths.root / "reports" / "reproduction" / f"{recipe.key}.json"
+        told = {"run": recipe.run_id, "commit": recipe.commit, "inputs": recipe.inputs, "fold": recipe.name}
+        write_json(report, {**told, **drift.to_json()})
+        note_verdict(paths, recipe, drift.verdict)
+        if drift.verdict != "drift" and not keep:
+            await_departure(Store.of(Paths(project)).state)
+            shutil.rmtree(folder)
+    _print(console, drift, recipe, report)
+    measured = {"weights": drift.weights, "metrics": drift.metrics}
+    tell_measured(paths, {f"difference/{key}": None if d is None else d.relative for key, d in measured.items()})
+    return drift
+
+
+def _origin(recipe: Recipe) -> str:
+    return "whose run is in another store" if recipe.run_id is None else f"run {recipe.run_id}"
+
+
+def _first(paths: Paths, recipe: Recipe) -> Outcome:
+    """What the original training left, as far as it is at hand."""
+    link, folder = paths.run_link(recipe.experiment, recipe.fold), paths.fold(recipe.experiment, recipe.fold)
+    present = link.exists() and folder.exists() and recipe.run_id in {None, RunLink.read(link).run_id}
+    if present:
+        return Outcome.of(folder)
+    outcome = Outcome(recipe.artifacts.get(CONFIG), recipe.artifacts.get(HISTORY), None)
+    if outcome.config is None and outcome.history is None:
+        raise TrackingError(
+            f"run {recipe.run_id}: has neither {CONFIG} nor {HISTORY} to compare with.", "Name another run of the fold."
+        )
+    if outcome.digest is None:
+        return outcome
+    weights = find_weights(paths, recipe.experiment, recipe.fold, outcome.digest)
+    return Outcome(outcome.config, outcome.history, weights)
+
+
+def _train(project: Path, recipe: Recipe) -> None:
+    """Run the stage's own command with the code of the run; a stopped repetition goes on where it was."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    kept["PYTHONPATH"] = str(project)
+    kept |= {PATIENCE_VARIABLE: f"{patience():g}", LINGER_VARIABLE: "0"}  # the folder goes with it
+    if recipe.threads is not None:
+        kept["OMP_NUM_THREADS"] = str(recipe.threads)
+    arguments = ["train", "--experiment", recipe.experiment, "--folds", str(recipe.fold)]
+    done = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-c", _TRAIN, *arguments], cwd=project, env=kept, check=False, preexec_fn=die_with_parent
+    )
+    if done.returncode != 0:
+        raise PipelineError(
+            f"sensorium {' '.join(arguments)} in {project}: failed with exit code {done.returncode}.",
+            "The reason stands above. Type the command again to go on where it stopped.",
+        )
+
+
+def _causes(recipe: Recipe) -> list[str]:
+    """What differs in the machine, or may."""
+    present, causes = hardware(), []
+    if recipe.hardware not in {"", present}:
+        causes.append(f"hardware: {recipe.hardware} before, {present} now")
+    if recipe.threads is None:
+        causes.append("threads: not recorded before")
+    return causes
+
+
+def _print(console: Console, drift: Drift, recipe: Recipe, report: Path) -> None:
+    table = Table("compared", "largest relative difference", "where", title=f"{recipe.name} again")
+    for name, difference in (("weights", drift.weights), ("metrics", drift.metrics)):
+        table.add_row(name, *_row(difference))
+    console.print(table)
+    for cause in drift.causes:
+        console.print(f"Not the same: {cause}")
+    words = {"bitwise": "bitwise equal", "within tolerance": f"within {drift.tolerance:g}", "drift": "drift"}
+    console.print(f"{recipe.name}: [bold]{words[drift.verdict]}[/]; {report}")
+
+
+def _row(difference: Difference | None) -> tuple[str, str]:
+    if difference is None:
+        return "unknown", "no longer at hand"
+    return f"{difference.relative:.3g}", difference.place

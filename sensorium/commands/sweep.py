@@ -1,0 +1,362 @@
+"""`sensorium sweep`: search an experiment's hyper-parameters, alone or with other processes."""
+
+import json
+import os
+import re
+import shlex
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from optuna.trial import TrialState
+from rich.console import Console
+from rich.table import Table
+
+from sensorium import tracking
+from sensorium.commands import experiment as experiments
+from sensorium.commands import trials as work
+from sensorium.commands.options import Executor, Experiment, Gpus, Jobs, select_folds
+from sensorium.config import EXPERIMENT_NAME, EXPERIMENT_RULE, Config
+from sensorium.data.folds import Folds
+from sensorium.data.store import MouseStore
+from sensorium.errors import ConfigError, PipelineError
+from sensorium.experiments import experiment_file
+from sensorium.files import atomic_file, digest_json, waiting_lock, write_text
+from sensorium.lineage import provenance
+from sensorium.paths import Paths
+from sensorium.repro import backends, variables, workers
+from sensorium.repro import gpus as devices
+from sensorium.stages import train
+from sensorium.sweep import results
+from sensorium.sweep.space import Space, candidates, load_space, settings_of
+from sensorium.sweep.study import Plan, Sweep
+from sensorium.tracking.adopted import RUN_VARIABLES
+from sensorium.tracking.store import PATIENCE_VARIABLE, patience
+from sensorium.tracking.sweeps import SweepPlace
+from sensorium.training.devices import launched_outside
+
+_TEACHER = "distillation.teacher"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to search, and how."""
+
+    experiment: str
+    space: Path
+    """File of conf/sweep/."""
+    trials: int
+    """Number of trials, with those that are over."""
+    folds: tuple[int, ...]
+    """Folds that each trial trains; its value is their mean."""
+    name: str | None = None
+    """Name of the sweep; by default of experiment and space."""
+    best: str | None = None
+    """Name of the experiment that is to have the best settings."""
+    jobs: int | None = None
+    """Processes; by default one a GPU, or this one."""
+    gpus: str | None = None
+    """GPUs to lease, joined by commas."""
+    gpus_per_trial: int = 0
+    """GPUs that each process asks a cluster for."""
+    executor: str = "local"
+    worker: str | None = None
+    """Set for a process that another one has started: its name."""
+    as_json: bool = False
+
+    @property
+    def title(self) -> str:
+        """Name of the sweep."""
+        return self.name or f"{self.experiment}-{self.space.stem}"
+
+
+def run(
+    config: Config,
+    paths: Paths,
+    experiment: Experiment,
+    space: Annotated[Path, typer.Option("--space", help="What to search, such as conf/sweep/quick.yaml.")],
+    trials: Annotated[int, typer.Option("--trials", help="Trials in all, including finished ones.")] = 20,
+    folds: Annotated[
+        str | None, typer.Option("-f", "--folds", help="Folds of each trial, joined by commas. Default: the first.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep. Default: EXPERIMENT-SPACE.")] = None,
+    best: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Add the best settings to the pipeline as this experiment.")
+    ] = None,
+    jobs: Jobs = None,
+    gpus: Gpus = None,
+    executor: Executor = "local",
+    gpus_per_trial: Annotated[
+        int, typer.Option(min=0, help="GPUs that each process asks the cluster of --executor for.")
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    worker: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Search hyper-parameters with Optuna; a killed sweep continues where it was, any number of processes may join.
+
+    Examples: `sensorium sweep -e true_batch_001 --space conf/sweep/quick.yaml --trials 8`, the same with `-j 2`,
+    with `--executor slurm -j 8 --gpus-per-trial 1`, or with `--best tuned` once it is over.
+
+    Raises:
+        SensoriumError: as for `search`.
+    """
+    config.experiment(experiment)
+    numbers = tuple(select_folds(config, folds)[: None if folds else 1])
+    search(
+        config,
+        paths,
+        Options(experiment, space, trials, numbers, name, best, jobs, gpus, gpus_per_trial, executor, worker, as_json),
+    )
+
+
+def search(config: Config, paths: Paths, options: Options) -> None:
+    """Search, or continue a search; whoever ends its last trial writes the results.
+
+    Raises:
+        ConfigError: a bad option or space; nothing has been trained then.
+        CheckpointError: a teacher's fold is missing.
+        TrainingError: a training cannot continue, or was asked to stop.
+        PipelineError: processes that were started here have failed.
+    """
+    if launched_outside():
+        raise ConfigError("sweep: started by torchrun, whose processes would each train another trial.", "Use --jobs.")
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    _check(paths, options)
+    plan = make_plan(config, paths, options)
+    sweep = Sweep(plan)
+    common = work.Work(config, paths, options.experiment, options.folds, str(options.space), plan)
+    if options.worker is not None:
+        work.work(sweep, common, console)
+        return
+    if _jobs(options) is None:
+        work.work(sweep, common, console)
+    else:
+        _start_workers(paths, options, sweep, console)
+    _conclude(config, paths, options, sweep, console)
+
+
+# -- before ------------------------------------------------------------------------------------------
+
+
+def _check(paths: Paths, options: Options) -> None:
+    if options.trials < 1:
+        raise ConfigError(f"--trials {options.trials}: must be 1 or more.", "For example: --trials 20")
+    if not EXPERIMENT_NAME.fullmatch(options.title):
+        raise ConfigError(f"--name {options.title!r}: cannot name a sweep.", f"Choose another: {EXPERIMENT_RULE}.")
+    if options.best is not None:
+        if not EXPERIMENT_NAME.fullmatch(options.best):
+            raise ConfigError(f"--best {options.best!r}: cannot name an experiment.", f"{EXPERIMENT_RULE}.")
+        if experiment_file(paths.root, options.best).exists():
+            raise ConfigError(f"{experiment_file(paths.root, options.best)}: exists already.", "Choose another name.")
+    if options.executor == "local" and options.gpus_per_trial:
+        raise ConfigError("--gpus-per-trial: on this machine GPUs are leased by id.", "For example: --gpus 0,1")
+    if options.executor != "local" and options.gpus is not None:
+        raise ConfigError(f"--gpus: --executor {options.executor} leases the cluster's.", "Use --gpus-per-trial 1.")
+    if options.jobs is not None and options.jobs < 1:
+        raise ConfigError(f"--jobs {options.jobs}: must be 1 or more.", "For example: --jobs 2")
+    backends.check(options.executor, options.gpus_per_trial)
+
+
+def make_plan(config: Config, paths: Paths, options: Options) -> Plan:
+    """What the sweep is, after a look at all that its trials need.
+
+    Raises:
+        ConfigError: the space is not valid, or the experiment's settings refuse a value of it.
+        DataError: stores or folds are missing.
+        CheckpointError: a teacher's fold is missing.
+    """
+    settings = config.experiment(options.experiment)
+    space = load_space(options.space, settings)
+    warmup, epochs = 0, 0
+    for candidate in candidates(space, config, options.experiment, str(options.space)):
+        recipe = candidate.experiment(options.experiment).training
+        warmup, epochs = max(warmup, recipe.warmup_epochs), max(epochs, recipe.warmup_epochs + recipe.cosine_epochs)
+    Folds.load(paths.folds)
+    for mouse in config.dataset.mice:
+        MouseStore.open(paths.store(mouse))
+    known = provenance(config, paths, options.experiment, options.folds[0], teacher=None)
+    del known["fold"]
+    identity = {
+        **known,
+        "space": space.model_dump(mode="json"),
+        "--folds": list(options.folds),
+        "teacher": _teachers(config, paths, options, space),
+    }
+    folder = paths.state / "sweeps" / options.title
+    epochs *= len(options.folds)
+    return Plan(options.title, folder, space, config.seed, options.trials, warmup, epochs, identity)
+
+
+def _teachers(config: Config, paths: Paths, options: Options, space: Space) -> dict[str, str | None]:
+    """Digests of the folds that trials learn from.
+
+    Raises:
+        CheckpointError: one is missing.
+    """
+    settings = config.experiment(options.experiment)
+    if settings.distillation is None:
+        return {}
+    names = [settings.distillation.teacher]
+    if _TEACHER in space.parameters:
+        names = list(space.parameters[_TEACHER].listed() or ())
+    found = {}
+    for name in names:
+        learner = settings.model_copy(
+            update={"distillation": settings.distillation.model_copy(update={"teacher": name})}
+        )
+        for fold in options.folds:
+            found[f"{name}/fold_{fold}"] = train.teacher_digest(learner, paths, fold)
+    return found
+
+
+# -- processes ---------------------------------------------------------------------------------------
+
+
+def _jobs(options: Options) -> int | None:
+    """Number of processes to start; None where this one does the work."""
+    if options.gpus is None and options.executor == "local" and options.jobs in {None, 1}:
+        return None
+    if options.jobs is not None:
+        return options.jobs
+    return len(devices.parse(options.gpus)) if options.gpus else 1
+
+
+def _start_workers(paths: Paths, options: Options, sweep: Sweep, console: Console) -> None:
+    """Let processes work on the sweep, and wait for them.
+
+    Raises:
+        ConfigError: there are no such GPUs, or fewer than processes.
+        PipelineError: some failed, and trials are left.
+    """
+    logs = sweep.plan.folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    started = [
+        workers.Worker(_command(options, name), {**_environment(options), **lease}, logs / f"{name}.log")
+        for name, lease in _leases(options).items()
+    ]
+    console.print(f"{sweep.plan.name}: {len(started)} processes; their logs are in {logs}.")
+    watch = work.Watch(sweep, console)
+    executor = backends.make_executor(options.executor, options.gpus_per_trial)
+    with watch:
+        codes = workers.run(executor, started, paths.root, watch.look)
+    failed = [worker.log for worker, code in zip(started, codes, strict=True) if code]
+    if failed and not sweep.is_over():
+        raise PipelineError(
+            f"sweep {sweep.plan.name}: {len(failed)} of {len(started)} processes failed.",
+            f"The reason is in {failed[0]}; the same command goes on.",
+        )
+
+
+def _leases(options: Options) -> dict[str, dict[str, str]]:
+    """What each process is given of the GPUs, by its name, which no other process on any machine has."""
+    jobs = _jobs(options) or 1
+    leased: list[str | None] = [None] * jobs
+    if options.gpus is not None:
+        found = devices.parse(options.gpus)
+        if jobs > len(found):
+            raise ConfigError(f"--jobs {jobs}: more than the {len(found)} GPUs of --gpus.", "Name more GPUs.")
+        leased = list(found[:jobs])
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+    return {f"{host}-{os.getpid()}-{number}": devices.lease(gpu) for number, gpu in enumerate(leased)}
+
+
+def _command(options: Options, worker: str) -> str:
+    words = ["exec", "sensorium", "sweep", "--experiment", options.experiment, "--space", str(options.space.resolve())]
+    words += ["--trials", str(options.trials), "--folds", ",".join(map(str, options.folds))]
+    return shlex.join([*words, "--name", options.title, "--worker", worker])
+
+
+def _environment(options: Options) -> Mapping[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if name not in RUN_VARIABLES},
+        variables.USER_SHELL: os.environ.get("SHELL") or "/bin/sh",
+        variables.EXECUTOR: options.executor,
+        variables.GPUS: str(options.gpus_per_trial),
+        # A cluster ends what a job leaves behind, the courier as well.
+        **({} if options.executor == "local" else {PATIENCE_VARIABLE: f"{patience():g}"}),
+    }
+
+
+# -- after -------------------------------------------------------------------------------------------
+
+
+def _conclude(config: Config, paths: Paths, options: Options, sweep: Sweep, console: Console) -> None:
+    """Write and show the results, once all trials are over."""
+    if not sweep.is_over():
+        left = [str(trial.number) for trial in sweep.trials() if trial.state == TrialState.RUNNING]
+        console.print(f"{sweep.plan.name}: other processes are at work on trial {', '.join(left)}; they end the sweep.")
+        return
+    if not results.completed(sweep.study):
+        raise PipelineError(
+            f"sweep {sweep.plan.name}: none of its {len(sweep.trials())} trials could be trained to the end.",
+            f"Narrow the ranges of {options.space}. Trial 0: {results.row(sweep.trials()[0]).get('reason', 'pruned')}",
+        )
+    with waiting_lock(sweep.plan.folder / "results.lock"):
+        importance = results.importances(sweep.study, config.seed)
+        folder = _write(paths, sweep, importance)
+        _record(config, paths, options, sweep, folder)
+        sweep.tidy()
+    if options.as_json:
+        print(json.dumps(_tree(sweep, importance), indent=2))  # noqa: T201 - output for programs, on stdout
+    else:
+        _show(sweep, importance, folder, console)
+    if options.best is not None:
+        chosen = settings_of(sweep.plan.space, sweep.study.best_params)
+        experiments.create(paths, options.best, options.experiment, chosen)
+
+
+def _write(paths: Paths, sweep: Sweep, importance: Mapping[str, float]) -> Path:
+    folder = paths.sweep(sweep.plan.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "trials.csv", results.to_csv(sweep.trials()))
+    with atomic_file(folder / "sweep.png") as partial:
+        results.figure(sweep.study, importance).savefig(partial, format="png")
+    return folder
+
+
+def _record(config: Config, paths: Paths, options: Options, sweep: Sweep, folder: Path) -> None:
+    """Bring the sweep's own run up to date."""
+    place = SweepPlace(sweep.plan.name, digest_json(sweep.plan.identity))
+    first = options.folds[0]
+    run = tracking.start_training_run(config, paths, options.experiment, first, place.fingerprint, place)
+    space = sweep.plan.space
+    run.params({"sweep": {"sampler": space.sampler, "pruner": space.pruner, "parameters": list(space.parameters)}})
+    best = -1.0
+    for trial in sweep.trials():
+        if trial.state == TrialState.COMPLETE:
+            best = max(best, trial.values[0])
+            run.metrics({"sweep/val_correlation": trial.values[0], "val/correlation": best}, trial.number)
+    for path in sorted(folder.iterdir()):
+        run.artifact(path)
+    run.close("FINISHED")
+
+
+def _tree(sweep: Sweep, importance: Mapping[str, float]) -> dict[str, Any]:
+    best = sweep.study.best_trial
+    return {
+        "sweep": sweep.plan.name,
+        "best": results.row(best),
+        "importance": dict(importance),
+        "trials": [results.row(trial) for trial in sweep.trials()],
+    }
+
+
+def _show(sweep: Sweep, importance: Mapping[str, float], folder: Path, console: Console) -> None:
+    best = sweep.study.best_trial
+    table = Table(title=f"Sweep {sweep.plan.name}", title_justify="left")
+    names = [key.rpartition(".")[2] for key in sweep.plan.space.parameters]
+    for heading in ("trial", "state", "epochs", "correlation", *names):
+        table.add_column(heading, justify="left" if heading == "state" else "right")
+    for trial in sweep.trials():
+        told = results.row(trial)
+        value = "" if trial.value is None else f"{trial.value:.4f}"
+        chosen = [work.number(trial.params[key]) for key in sweep.plan.space.parameters]
+        style = "bold" if trial.number == best.number else None
+        table.add_row(str(trial.number), told["state"], str(told["epochs"]), value, *chosen, style=style)
+    Console(highlight=False).print(table)
+    shares = ", ".join(f"{key} {share:.2f}" for key, share in importance.items())
+    console.print(f"importance: {shares}" if shares else "importance: too few trials were trained to their end.")
+    console.print(f"best: trial {best.number}, validation correlation {best.value:.4f}; {folder}")

@@ -1,0 +1,87 @@
+"""Listing and removing what unfinished trainings go on from."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sensorium.callbacks.checkpoints import CheckpointFolder, TrainingInfo, stored_checkpoints
+from sensorium.commands import checkpoints as states
+from sensorium.errors import ConfigError, TrainingError
+from sensorium.files import exclusive_lock
+from sensorium.paths import Paths
+
+DAY = 86400
+FIRST, SECOND, OLD = "aa11" * 16, "aa22" * 16, "bb33" * 16
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    """A project with states of two folds, and of one that does not tell its name, four days old."""
+    paths = Paths(tmp_path)
+    parent = paths.state / "train"
+    for name, about in ((FIRST, TrainingInfo("teacher", 0, 30)), (SECOND, TrainingInfo("student", 1, 30)), (OLD, None)):
+        folder = CheckpointFolder(parent, name, about)
+        folder.save_best(1, {"w": torch.zeros(2)})
+        folder.save(2, 0, {})
+        folder.save(2, 7, {})
+    for path in (parent / OLD, *(parent / OLD).iterdir()):
+        os.utime(path, (time.time() - 4 * DAY,) * 2)
+    return paths
+
+
+def kept(paths: Paths) -> list[str]:
+    return sorted(path.name for path in (paths.state / "train").iterdir())
+
+
+def test_states_are_listed_the_oldest_first(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    states.run(paths)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    expected = [["bb33bb33bb33", "unknown", "4.0 days"], ["teacher fold 0", "2 of 30"], ["student fold 1", "2 of 30"]]
+    for row, words in zip(rows, expected, strict=True):
+        assert all(word in row for word in words), row
+    assert kept(paths) == [FIRST, SECOND, OLD]
+
+
+def test_no_states_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    states.run(Paths(tmp_path))
+    assert "No states" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_state_is_removed_by_the_start_of_its_id(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    states.run(paths, ["aa11"])
+    assert "aa11aa11aa11 (teacher fold 0): removed" in capsys.readouterr().out
+    assert kept(paths) == [SECOND, OLD]
+
+
+@pytest.mark.parametrize(("identity", "count"), [("aa", 2), ("cc", 0), ("", 0)])
+def test_an_id_that_is_not_one_removes_nothing(paths: Paths, identity: str, count: int) -> None:
+    with pytest.raises(ConfigError, match=f"names {count} trainings") as fault:
+        states.run(paths, ["bb33", identity])
+    assert "Choose among: bb33bb33bb33, " in fault.value.remedy
+    assert kept(paths) == [FIRST, SECOND, OLD]
+
+
+def test_what_is_being_trained_stays(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    with exclusive_lock(paths.training_lock("teacher", 0), TrainingError("held")):
+        with pytest.raises(TrainingError, match=r"teacher fold 0.*is being trained"):
+            states.run(paths, ["aa11"])
+        with pytest.raises(TrainingError, match=r"unknown.*is being trained"):
+            states.run(paths, ["bb33"])
+        states.run(paths, ["all"])
+        assert "aa11aa11aa11 (teacher fold 0): is being trained, its state stays." in capsys.readouterr().out
+    assert kept(paths) == [FIRST, OLD]
+    states.run(paths, ["all"])
+    assert kept(paths) == []
+
+
+def test_a_removal_that_was_killed_is_finished(paths: Paths) -> None:
+    parent = paths.state / "train"
+    (parent / FIRST).rename(parent / f".{FIRST}.partial")
+    (parent / f".{FIRST}.partial" / "training.json").write_text("{")
+    assert [found.identity for found in stored_checkpoints(parent) if found.info is None] == ["bb33" * 3, "aa11" * 3]
+    states.run(paths, ["aa11"])
+    assert kept(paths) == [SECOND, OLD]

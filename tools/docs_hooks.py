@@ -4,25 +4,23 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import typer
 import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 from typer.cli import get_docs_for_click
 
 from sensorium.architectures import ARCHITECTURES, settings_class
 from sensorium.cli.app import app
 from sensorium.config import Config
 from sensorium.experiments import compose
-from sensorium.section import Section
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sensorium"
 LOG = logging.getLogger("mkdocs.hooks")  # a warning fails the strict build
+Schema = dict[str, Any]
 LOADED = re.compile(r"<(?:script|img|iframe|link rel=\"?stylesheet\"?)\b[^>]*\b(?:src|href)=\"?(?:https?:)?//[^>]*>")
 """A tag that lets a browser fetch something from another server."""
 
@@ -89,7 +87,11 @@ def commands() -> str:
         command = group.get_command(context, name)
         if not command.hidden:
             panels.setdefault(str(command.rich_help_panel), []).extend(describe(command, name, context, "sensorium"))
-    lines = ["# Commands", "", "Every command, as `sensorium COMMAND --help` prints it. Run them anywhere in the project."]
+    lines = [
+        "# Commands",
+        "",
+        "Every command, as `sensorium COMMAND --help` prints it. Run them anywhere in the project.",
+    ]
     for panel, descriptions in panels.items():
         lines += ["", f"## {panel}", "", *descriptions]
     return "\n".join(lines)
@@ -102,84 +104,93 @@ def describe(command: Any, name: str, parent: Any, prefix: str) -> Iterator[str]
         for inner in context.command.list_commands(context):
             yield from describe(context.command.get_command(context, inner), inner, context, f"{prefix} {name}")
     else:
-        text = get_docs_for_click(obj=context.command, ctx=parent, indent=2, name=name, call_prefix=prefix)
-        yield re.sub(r"<(\w+)>", r"&lt;\1&gt;", text) if "`" not in text else text
+        yield get_docs_for_click(obj=context.command, ctx=parent, indent=2, name=name, call_prefix=prefix)
 
 
 def settings() -> str:
     """The page of all keys of params.yaml, with their values in two presets."""
-    values = [yaml.safe_load(compose(ROOT, preset)) for preset in ("demo", "competition")]
+    values = [yaml.safe_load(compose(ROOT, preset)) for preset in PRESETS]
     lines = ["# Settings", "", SETTINGS]
-    lines += section("params.yaml", Config, "", values)
-    example = "true_batch_001"
-    for title, name, prefix in inner_sections(Config, ""):
-        tree = [lookup(value, prefix.replace("<name>", example)) for value in values]
-        lines += section(title, name, prefix, tree)
-    for architecture in sorted(ARCHITECTURES):
-        holder = example if architecture == "dwiseneuro" else "baseline_001"
-        tree = [lookup(value, f"experiments.{holder}.model") for value in values]
-        title = f"experiments.<name>.model, architecture {architecture}"
-        lines += section(title, settings_class({"architecture": architecture}), "experiments.<name>.model", tree)
+    schema = Config.model_json_schema()
+    for path, section in [("", schema), *sections(schema, schema["$defs"], "")]:
+        lines += table(path or "params.yaml", section, [lookup(value, path) for value in values])
+    for name in sorted(ARCHITECTURES):
+        section = settings_class({"architecture": name}).model_json_schema()
+        found = [first_model(value, name) for value in values]
+        lines += table(f"experiments.NAME.model of the architecture {name}", section, found)
     return "\n".join(lines)
 
 
-SETTINGS = """Every key of `params.yaml`. Unknown keys, wrong types and contradictions are refused by
-`sensorium config --check`, the first stage of the pipeline. The last columns are the values in the presets
-`demo` and `competition` (of the experiment `true_batch_001`); `sensorium config --preset NAME` prints a preset.
+PRESETS = ("demo", "competition")
+EXAMPLE = "true_batch_001"
+SETTINGS = f"""Every key of `params.yaml`. Unknown keys, wrong types and contradictions are refused by
+`sensorium config --check`, the first stage of the pipeline. The last columns are the values of the presets
+{" and ".join(f"`{preset}`" for preset in PRESETS)}, for `{EXAMPLE}` where it has the key;
+`sensorium config --preset {PRESETS[0]}` prints a preset.
 """
 
 
-def inner_sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, type[BaseModel], str]]:
-    """Sections below a section: title, class, and the key of each."""
-    for key, field in model.model_fields.items():
-        mapping, inner = section_of(field)
-        if inner is not None and not inner.__name__.startswith("Model"):
-            path = f"{prefix}.{key}".lstrip(".") + (".<name>" if mapping else "")
-            yield path, inner, path
-            yield from inner_sections(inner, path)
+def sections(section: Schema, known: Schema, path: str) -> Iterator[tuple[str, Schema]]:
+    """Path and schema of every section below a section, depth first."""
+    for key, field in section["properties"].items():
+        mapped = "additionalProperties" in field
+        for choice in (field, field.get("additionalProperties") or {}, *field.get("anyOf", ())):
+            name = choice.get("$ref", "").rpartition("/")[2]
+            if name and name != "ModelConfig":
+                below = f"{path}.{key}".lstrip(".") + (".NAME" if mapped else "")
+                yield below, known[name]
+                yield from sections(known[name], known, below)
 
 
-def section_of(field: FieldInfo) -> tuple[bool, type[BaseModel] | None]:
-    """Whether a field maps names to sections, and the class of the section, if it holds one."""
-    for choice in (field.annotation, *get_args(field.annotation)):
-        if isinstance(choice, type) and issubclass(choice, Section):
-            return choice is not field.annotation and "dict" in str(field.annotation), choice
-    return False, None
-
-
-def section(title: str, model: type[BaseModel], prefix: str, values: list[Any]) -> list[str]:
-    """A heading, the docstring and a table of the keys."""
-    lines = ["", f"## {escape(title)}", "", (model.__doc__ or "").strip(), ""]
-    lines += ["| key | type | meaning | demo | competition |", "|---|---|---|---|---|"]
-    for key, field in model.model_fields.items():
-        _, inner = section_of(field)
-        meaning = (field.description or (f"A section: {(inner.__doc__ or '').splitlines()[0]}" if inner else "")).strip()
-        shown = [short(value.get(key)) if isinstance(value, dict) else "" for value in values]
-        lines.append(f"| `{key}` | {kind(field)} | {' '.join(meaning.split())} | {shown[0]} | {shown[1]} |")
+def table(title: str, section: Schema, values: list[Any]) -> list[str]:
+    """A heading, the section's docstring and a row per key."""
+    lines = ["", f"## {title}", "", section.get("description", ""), ""]
+    lines += ["| key | type | meaning | " + " | ".join(PRESETS) + " |", "|---" * (3 + len(PRESETS)) + "|"]
+    for key, field in section["properties"].items():
+        shown = [cell(value.get(key)) if isinstance(value, dict) else "" for value in values]
+        meaning = " ".join(field.get("description", "").split())
+        lines.append(
+            "| " + " | ".join([f"`{key}`", kind(field, key in section.get("required", ())), meaning, *shown]) + " |"
+        )
     return lines
 
 
-def kind(field: FieldInfo) -> str:
-    """The type of a field in words of YAML, its limits and its default."""
-    text = re.sub(r"\b(?:[a-z_]\w*\.)+(?=\w)", "", str(field.annotation).replace("<class '", "").replace("'>", ""))
-    text = re.sub(r"Annotated\[(\w+), [^\]]*\]", r"\1", text).replace("NoneType", "null").replace("None", "null")
-    limits = [str(limit) for limit in field.metadata if re.match(r"(Gt|Ge|Lt|Le|MinLen)\(", str(limit))]
-    default = "" if field.is_required() else f", default {short(field.default) or 'null'}"
-    return escape(text + "".join(f", {limit}" for limit in limits)).replace("|", "or") + default
+TYPES = {"array": "list", "object": "mapping", "null": "null"}
+LIMITS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
 
-def short(value: Any) -> str:
+def kind(field: Schema, required: bool) -> str:
+    """The type of a value in words, with its limits and its default."""
+    if choices := field.get("anyOf"):
+        text = " or ".join(kind(choice, True) for choice in choices)
+    elif "enum" in field:
+        text = ", ".join(f"`{choice}`" for choice in field["enum"])
+    elif "const" in field:
+        text = f"`{field['const']}`"
+    elif "$ref" in field:
+        text = "section"
+    else:
+        text = TYPES.get(field["type"], field["type"])
+    limits = [f"{words} {field[limit]}" for limit, words in LIMITS.items() if limit in field]
+    default = [] if required else [f"default `{field.get('default')}`".replace("None", "null")]
+    return ", ".join([text, *limits, *default])
+
+
+def cell(value: Any) -> str:
     """A value for a cell of a table; nothing for sections."""
-    return "" if isinstance(value, dict) or value is None else f"`{value}`".replace("|", "\\|")
-
-
-def escape(text: str) -> str:
-    """Text that Markdown leaves as it is."""
-    return text.replace("<", "&lt;").replace(">", "&gt;").replace("[", "\\[").replace("_", "\\_")
+    return "" if isinstance(value, dict) or value is None else f"`{value}`"
 
 
 def lookup(tree: Any, path: str) -> Any:
-    """The value at a dotted path, None where there is none."""
-    for key in path.split("."):
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return tree
+    """The section at a dotted path, of the first experiment that has it; None where there is none."""
+    if not path or not isinstance(tree, dict):
+        return tree
+    key, _, below = path.partition(".")
+    names = sorted(tree, key=lambda name: name != EXAMPLE) if key == "NAME" else [key]
+    return next((found for name in names if (found := lookup(tree.get(name), below)) is not None), None)
+
+
+def first_model(tree: Schema, architecture: str) -> Any:
+    """The model settings of the first experiment of an architecture."""
+    models = [experiment["model"] for experiment in tree["experiments"].values()]
+    return next((model for model in models if model["architecture"] == architecture), None)

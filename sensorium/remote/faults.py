@@ -83,7 +83,9 @@ def _refused(target: Target, action: str, code: str, message: str) -> TransferEr
         return TransferError(f"{label}: the store is full ({code}).", "Free space on the server, then push again.")
     if code in _BUSY:
         return TransferError(f"{label}: {target.endpoint} cannot {action} now ({code}).", "Try again later.")
-    return TransferError(f"{label}: cannot {action}: {code}: {message}", "docs/how-to/remotes.md lists what a remote needs.")
+    return TransferError(
+        f"{label}: cannot {action}: {code}: {message}", "docs/how-to/remotes.md lists what a remote needs."
+    )
 
 
 def _denied(target: Target, action: str, code: str) -> TransferError:

@@ -65,7 +65,8 @@ def _no_name(known: list[str]) -> TransferError:
             f"Name one ({', '.join(known)}), or choose a default: dvc remote default NAME",
         )
     return TransferError(
-        "remote: .dvc/config has none.", "Add one: dvc remote add NAME s3://BUCKET/PREFIX (docs/how-to/remotes.md shows all)."
+        "remote: .dvc/config has none.",
+        "Add one: dvc remote add NAME s3://BUCKET/PREFIX (docs/how-to/remotes.md shows all).",
     )
 
 

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from sensorium.config import CutMixConfig, WindowConfig
+from sensorium.data.augmentation import make_augmentation
 from sensorium.data.dataset import TrainingData
 from sensorium.data.folds import Folds, TrialFold
 from sensorium.data.inputs import assemble
@@ -108,7 +109,7 @@ def open_data(stores: list[MouseStore], probability: float = 0.5) -> TrainingDat
     """Training data of all trials, seven folds."""
     folds = Folds([TrialFold(s.name, t, "train", 0, 0, t % 7) for s in stores for t in range(s.trials)])
     window, cutmix = WindowConfig(frames=16, step=2), CutMixConfig(alpha=1.0, probability=probability)
-    return TrainingData(stores, folds, 0, window, CANVAS, cutmix, 72_000, 0)
+    return TrainingData(stores, folds, 0, window, CANVAS, make_augmentation(cutmix), 72_000, 0)
 
 
 def load(data: TrainingData, indices: Iterable[int], assembled: bool = False) -> None:

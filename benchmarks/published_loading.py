@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from sensorium.data.cutmix import cut_box
+from sensorium.data.augmentation import cut_box
 from sensorium.recordings.phash import video_hash
 
 CANVAS = (64, 64)

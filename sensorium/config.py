@@ -151,7 +151,7 @@ class TrainingConfig(Section):
     warmup_epochs: Annotated[int, Field(ge=0)]
     """Epochs of linear rise of the learning rate from 0."""
     cosine_epochs: Positive
-    """Epochs of cosine decay after the rise."""
+    """Epochs of decay after the rise."""
     learning_rate: Annotated[float, Field(gt=0)]
     """Highest learning rate; 2.4e-3 as published (3e-4 * batch_size / 4)."""
     final_learning_rate: Annotated[float, Field(ge=0, le=1)]
@@ -160,7 +160,12 @@ class TrainingConfig(Section):
     """AdamW's decoupled weight decay."""
     ema_decay: Fraction
     """Decay of the exponential moving average of all weights and buffers, a step."""
-    cutmix: CutMixConfig
+    schedule: Literal["cosine", "linear"] = "cosine"
+    """Form of the decay of the learning rate; the cosine as published."""
+    loss: Literal["poisson", "mse"] = "poisson"
+    """Loss of responses: Poisson as published, or the squared error."""
+    cutmix: CutMixConfig | None
+    """Mixing of windows; null mixes none."""
     precision: Precision
     gradient_clip: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the gradient; null leaves it as it is."""

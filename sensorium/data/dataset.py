@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from sensorium.config import CutMixConfig, WindowConfig
+from sensorium.config import WindowConfig
+from sensorium.data.augmentation import NO_BOX, Augmentation
 from sensorium.data.batch import Batch
-from sensorium.data.cutmix import NO_BOX
 from sensorium.data.folds import UNLABELLED, Folds
 from sensorium.data.plan import EpochPlan, TrialPool, plan_epoch
 from sensorium.data.reader import Place, Sample, WindowReader
@@ -89,7 +89,7 @@ class TrainingData:
         fold: int,
         window: WindowConfig,
         canvas: tuple[int, int],
-        cutmix: CutMixConfig | None,
+        augmentation: Augmentation,
         samples_per_epoch: int,
         seed: int,
     ) -> None:
@@ -101,7 +101,7 @@ class TrainingData:
             fold: the fold left out.
             window: the stretch of frames that the model sees.
             canvas: height and width of the model's input, pixels.
-            cutmix: how to mix; None never mixes.
+            augmentation: draws which windows are mixed.
             samples_per_epoch: number of windows.
             seed: source of all draws.
 
@@ -111,7 +111,7 @@ class TrainingData:
         """
         self._reader = WindowReader(stores, window, canvas)
         self._canvas = canvas
-        self._cutmix = cutmix
+        self._augmentation = augmentation
         self._samples = samples_per_epoch
         self._seed = seed
         self._pools = []
@@ -124,7 +124,7 @@ class TrainingData:
     def _plan(self, epoch: int) -> EpochPlan:
         """The epoch's plan; the last one is kept."""
         if epoch not in self._plans:
-            plan = plan_epoch(self._seed, epoch, self._samples, self._pools, self._cutmix, self._canvas)
+            plan = plan_epoch(self._seed, epoch, self._samples, self._pools, self._augmentation, self._canvas)
             self._plans = {epoch: plan}
         return self._plans[epoch]
 

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sensorium import seeding
-from sensorium.config import CutMixConfig, WindowConfig
-from sensorium.data.cutmix import NO_BOX, Box, cut_box
+from sensorium.config import WindowConfig
+from sensorium.data.augmentation import NO_BOX, Augmentation, Box, Draws, cut_box
 from sensorium.data.windows import starts_count
 
 Integers = npt.NDArray[np.int64]
@@ -61,19 +61,14 @@ class EpochPlan:
     """(2, S) trial of the window and of its CutMix partner."""
     starts: Integers
     """(2, S) first frame of either."""
-    mixed: npt.NDArray[np.bool_]
-    """(S,) whether the sample is mixed."""
-    shares: Reals
-    """(S,) part of the canvas that the box covers before it is clipped."""
-    centres: Integers
-    """(2, S) row and column of the box's centre, pixels."""
+    boxes: Draws
 
     def box(self, index: int, canvas: tuple[int, int]) -> Box:
-        """The box of one sample, empty without CutMix."""
-        if not self.mixed[index]:
+        """The box of one sample, empty where it is not mixed."""
+        if not self.boxes.mixed[index]:
             return NO_BOX
-        row, column = self.centres[:, index]
-        return cut_box(float(self.shares[index]), int(row), int(column), canvas)
+        row, column = self.boxes.centres[:, index]
+        return cut_box(float(self.boxes.shares[index]), int(row), int(column), canvas)
 
 
 def plan_epoch(
@@ -81,7 +76,7 @@ def plan_epoch(
     epoch: int,
     samples: int,
     pools: Sequence[TrialPool],
-    cutmix: CutMixConfig | None,
+    augmentation: Augmentation,
     canvas: tuple[int, int],
 ) -> EpochPlan:
     """Draw an epoch.
@@ -91,7 +86,7 @@ def plan_epoch(
         epoch: counted from 0.
         samples: number of samples, S.
         pools: trials to draw from, by mouse; none is empty.
-        cutmix: how to mix; None never mixes.
+        augmentation: draws the boxes.
         canvas: height and width, pixels.
     """
     order = seeding.generator(seed, "mice", epoch).permutation(samples)
@@ -101,8 +96,5 @@ def plan_epoch(
     for mouse, pool in enumerate(pools):
         own = mice == mouse
         trials[:, own], starts[:, own] = pool.draw(draws[0][:, own], draws[1][:, own])
-    boxes = seeding.generator(seed, "cutmix", epoch)
-    mixed = boxes.random(samples) < (cutmix.probability if cutmix else 0.0)
-    shares = boxes.beta(cutmix.alpha, cutmix.alpha, samples) if cutmix else np.zeros(samples)
-    centres = boxes.integers(0, np.array(canvas), (samples, 2)).T
-    return EpochPlan(mice, trials, starts, mixed, shares, centres)
+    boxes = augmentation.draw(seeding.generator(seed, "cutmix", epoch), samples, canvas)
+    return EpochPlan(mice, trials, starts, boxes)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 
 from sensorium.config import WindowConfig
+from sensorium.data.augmentation import NO_BOX, Box
 from sensorium.data.batch import Batch, Targets
-from sensorium.data.cutmix import NO_BOX, Box
 from sensorium.data.inputs import frame_offset
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError

@@ -26,15 +26,35 @@ if TYPE_CHECKING:
 Float32Array = npt.NDArray[np.float32]
 
 
-class _Array(Protocol):
-    """What a store needs of an array, mapped or not."""
+class TrialArray(Protocol):
+    """Time-major values of all trials, wherever they are kept: `MappedArray` on disk, `_ZarrArray` in any chunks.
+
+    To read recordings from elsewhere, write a class like this and return it from `MouseStore._array`:
+
+    >>> class InMemory:
+    ...     def __init__(self, values):
+    ...         self.values, self.shape, self.dtype = values, values.shape, values.dtype
+    ...     def frames(self, trial, start, stop):
+    ...         return self.values[trial, start:stop]
+    ...     def read(self):
+    ...         return self.values
+    >>> array: TrialArray = InMemory(np.arange(12.0).reshape(2, 3, 2))
+    >>> array.frames(trial=1, start=0, stop=2)
+    array([[6., 7.],
+           [8., 9.]])
+    """
 
     shape: tuple[int, ...]
+    """(trials, L, ...)."""
     dtype: np.dtype[Any]
 
-    def frames(self, trial: int, start: int, stop: int) -> npt.NDArray[Any]: ...
+    def frames(self, trial: int, start: int, stop: int) -> npt.NDArray[Any]:
+        """Values (stop - start, ...) of some frames of a trial."""
+        ...
 
-    def read(self) -> npt.NDArray[Any]: ...
+    def read(self) -> npt.NDArray[Any]:
+        """All values."""
+        ...
 
 
 class _ZarrArray:
@@ -81,7 +101,7 @@ class MouseStore:
         self.mouse_set: MouseSet = attributes["set"]
         self.sources: dict[str, str] = attributes["sources"]
         """Digest of the raw files, by modality."""
-        self._arrays: dict[str, _Array] = {}
+        self._arrays: dict[str, TrialArray] = {}
 
     @classmethod
     def open(cls, path: Path) -> "MouseStore":
@@ -98,7 +118,7 @@ class MouseStore:
     def __reduce__(self) -> tuple[type["MouseStore"], tuple[Path]]:
         return type(self), (self.path,)
 
-    def _array(self, name: str) -> _Array:
+    def _array(self, name: str) -> TrialArray:
         if name not in self._arrays:
             folder = self.path / name
             metadata = read_metadata(folder)

@@ -10,6 +10,7 @@ import torch
 from lightning_fabric.fabric import Fabric
 
 from sensorium.config import ExperimentConfig, WindowConfig
+from sensorium.data.augmentation import make_augmentation
 from sensorium.data.batch import Batch
 from sensorium.data.dataset import TrainingData, ValidationData
 from sensorium.data.folds import Folds
@@ -22,6 +23,7 @@ from sensorium.seeding import torch_seed
 from sensorium.training.distillation import Distillation
 from sensorium.training.learner import Learner
 from sensorium.training.loop import BatchSource
+from sensorium.training.losses import LOSSES
 from sensorium.training.task import Supervised
 from sensorium.training.validation import FoldValidation
 
@@ -60,15 +62,16 @@ def assemble(fabric: Fabric, setup: FoldSetup) -> tuple[Learner, BatchSource, Fo
         CheckpointError: the teacher is missing, or was trained for something else.
     """
     recipe, canvas, stores, folds = setup.settings.training, setup.settings.model.canvas, setup.stores, setup.folds
+    augmentation = make_augmentation(recipe.cutmix)
     data = TrainingData(
-        stores, folds, setup.fold, setup.window, canvas, recipe.cutmix, recipe.samples_per_epoch, setup.seed
+        stores, folds, setup.fold, setup.window, canvas, augmentation, recipe.samples_per_epoch, setup.seed
     )
     held_out = ValidationData(stores, folds, setup.fold, setup.window)
     torch.manual_seed(torch_seed(setup.seed, "weights", setup.fold))
     model = build(setup.settings.model, [store.neurons for store in stores])
     model.locate([torch.from_numpy(store.coordinates) for store in stores])
     learner = Learner(fabric, model, _task(fabric, setup), recipe, setup.seed, data.batches(recipe.batch_size))
-    validation = FoldValidation(fabric, held_out, list(setup.mice), canvas, recipe.batch_size)
+    validation = FoldValidation(fabric, held_out, list(setup.mice), canvas, recipe.batch_size, LOSSES[recipe.loss])
     return learner, partial(_batches, data, recipe.batch_size, setup.workers, fabric), validation
 
 
@@ -80,8 +83,9 @@ def _batches(
 
 def _task(fabric: Fabric, setup: FoldSetup) -> Supervised:
     canvas, distillation = setup.settings.model.canvas, setup.settings.distillation
+    loss = LOSSES[setup.settings.training.loss]
     if distillation is None:
-        return Supervised(canvas, len(setup.stores))
+        return Supervised(canvas, len(setup.stores), loss)
     assert setup.teacher is not None
     with teacher_remedy(setup.teacher, distillation.teacher, setup.fold):
         teacher = checkpoint.load(setup.teacher, fabric.device, setup.mice, setup.units)
@@ -92,7 +96,7 @@ def _task(fabric: Fabric, setup: FoldSetup) -> Supervised:
                 raise CheckpointError(
                     f"{setup.teacher}: the teacher's {key} is {found[key]}, the student's is {value}."
                 )
-    return Distillation(canvas, teacher.model, distillation.ratio, fabric.autocast)
+    return Distillation(canvas, teacher.model, distillation.ratio, fabric.autocast, loss)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sensorium.data.batch import Batch
 from sensorium.model.architecture import AnyModel
-from sensorium.training.losses import Target, pair_weights
+from sensorium.training.losses import Loss, Target, pair_weights
 from sensorium.training.task import Supervised
 
 
@@ -24,6 +24,7 @@ class Distillation(Supervised):
         teacher: AnyModel,
         ratio: float,
         autocast: Callable[[], AbstractContextManager[object]],
+        loss: Loss,
     ) -> None:
         """Take over a teacher that is already on the student's device.
 
@@ -32,8 +33,9 @@ class Distillation(Supervised):
             teacher: a trained model of the same mice.
             ratio: share of the loss weight that the teacher's targets have.
             autocast: context of the teacher's arithmetic.
+            loss: compares predictions with targets.
         """
-        super().__init__(canvas, len(teacher.neurons))
+        super().__init__(canvas, len(teacher.neurons), loss)
         self.teacher = teacher.eval().fused()
         self.ratio = ratio
         self.autocast = autocast

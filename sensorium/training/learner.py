@@ -13,7 +13,7 @@ from sensorium.model.architecture import AnyModel
 from sensorium.seeding import torch_seed
 from sensorium.training.devices import average_buffers
 from sensorium.training.ema import ExponentialMovingAverage
-from sensorium.training.schedule import WarmupCosine
+from sensorium.training.schedule import make_schedule
 from sensorium.training.task import Student, Supervised
 
 _CPU_MEMORY_FULL = "can't allocate memory"  # of PyTorch's CPU allocator, which raises a plain RuntimeError
@@ -48,12 +48,7 @@ class Learner:
         )
         self._student, self._optimizer = fabric.setup(Student(model), self.optimizer)
         self.model = model
-        self.schedule = WarmupCosine(
-            recipe.learning_rate,
-            recipe.final_learning_rate,
-            recipe.warmup_epochs * steps,
-            recipe.cosine_epochs * steps,
-        )
+        self.schedule = make_schedule(recipe, steps)
         self.ema = ExponentialMovingAverage(model, recipe.ema_decay)  # after setup, which may move the model
         self._statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
 

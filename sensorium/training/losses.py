@@ -1,4 +1,4 @@
-"""Poisson loss of compact targets, and the weights of labelled and distilled pairs.
+"""Losses of compact targets, and the weights of labelled and distilled pairs.
 
 Shapes: B windows, M mice, b windows of one mouse, N neurons of that mouse, T frames.
 A pair is one window with one mouse's readout. Only pairs of positive weight are held, as `Target`s.
@@ -6,10 +6,11 @@ A pair is one window with one mouse's readout. Only pairs of positive weight are
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import poisson_nll_loss
+from torch.nn.functional import mse_loss, poisson_nll_loss
 
 EPSILON = 1e-8
 """Added to the prediction inside the logarithm, as published."""
@@ -58,10 +59,52 @@ def weight_per_window(mice: int, ratio: float | None) -> float:
     return 1.0 if ratio is None or mice == 1 else 1.0 / (1.0 - ratio)
 
 
-def poisson_loss(predictions: Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
-    """Poisson negative log-likelihood without its constant, summed over neurons and frames.
+class Loss(Protocol):
+    """Compares predicted with recorded responses, value by value.
+
+    To add one, write a function like this, add it to `LOSSES`, and its name to `loss` of
+    `sensorium.config.TrainingConfig`:
+
+    >>> def absolute_error(prediction: Tensor, responses: Tensor) -> Tensor:
+    ...     return (prediction - responses).abs()
+    >>> loss: Loss = absolute_error
+    >>> target = Target(mouse=0, rows=torch.tensor([0]), responses=torch.ones(1, 2, 3), weights=torch.ones(1))
+    >>> weighted_loss(loss, [torch.zeros(1, 2, 3)], [target])
+    tensor(6.)
+    """
+
+    def __call__(self, prediction: Tensor, responses: Tensor) -> Tensor:
+        """Loss of every value.
+
+        Args:
+            prediction: (b, N, T) float32, positive.
+            responses: (b, N, T) float32, non-negative.
+
+        Returns:
+            (b, N, T) float32.
+        """
+        ...
+
+
+def poisson(prediction: Tensor, responses: Tensor) -> Tensor:
+    """Poisson negative log-likelihood without its constant; see `Loss`."""
+    return poisson_nll_loss(prediction, responses, log_input=False, full=False, eps=EPSILON, reduction="none")
+
+
+def squared_error(prediction: Tensor, responses: Tensor) -> Tensor:
+    """Squared difference; see `Loss`."""
+    return mse_loss(prediction, responses, reduction="none")
+
+
+LOSSES: dict[str, Loss] = {"poisson": poisson, "mse": squared_error}
+"""By the name that the settings use."""
+
+
+def weighted_loss(loss: Loss, predictions: Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
+    """A loss summed over neurons and frames.
 
     Args:
+        loss: compares value by value.
         predictions: (b, N, T) for each target, positive.
         targets: what to predict, and each pair's weight.
 
@@ -70,8 +113,5 @@ def poisson_loss(predictions: Sequence[Tensor], targets: Sequence[Target]) -> Te
     """
     total = predictions[0].new_zeros((), dtype=torch.float32)
     for prediction, target in zip(predictions, targets, strict=True):
-        pairs = poisson_nll_loss(
-            prediction.float(), target.responses, log_input=False, full=False, eps=EPSILON, reduction="none"
-        )
-        total = total + pairs.sum(dim=(1, 2)) @ target.weights
+        total = total + loss(prediction.float(), target.responses).sum(dim=(1, 2)) @ target.weights
     return total

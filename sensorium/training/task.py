@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sensorium.data.batch import Batch
 from sensorium.data.inputs import assemble
 from sensorium.model.architecture import AnyModel
-from sensorium.training.losses import Target, poisson_loss, weight_per_window
+from sensorium.training.losses import Loss, Target, weight_per_window, weighted_loss
 
 Readouts = Sequence[tuple[int, Tensor]]
 """Which readouts to compute, and for which rows (b,) of the batch."""
@@ -50,15 +50,15 @@ class Supervised:
     ratio: float | None = None
     """Share of the loss weight that a teacher has."""
 
-    def __init__(self, canvas: tuple[int, int], mice: int) -> None:
+    def __init__(self, canvas: tuple[int, int], mice: int, loss: Loss) -> None:
         """Describe the task.
 
         Args:
             canvas: height and width of the input, pixels.
             mice: number of readouts.
+            loss: compares predictions with targets.
         """
-        self.canvas = canvas
-        self.mice = mice
+        self.canvas, self.mice, self._loss = canvas, mice, loss
 
     def targets(self, batch: Batch, inputs: Tensor) -> list[Target]:  # noqa: ARG002 -- a teacher looks at the inputs
         """What each readout should predict; only pairs of positive weight."""
@@ -80,4 +80,4 @@ class Supervised:
         inputs = assemble(batch, self.canvas)
         targets = self.targets(batch, inputs)
         predictions = student(inputs, [(target.mouse, target.rows) for target in targets])
-        return poisson_loss(predictions, targets) / (windows * weight_per_window(self.mice, self.ratio))
+        return weighted_loss(self._loss, predictions, targets) / (windows * weight_per_window(self.mice, self.ratio))

@@ -16,7 +16,7 @@ from sensorium.data.dataset import ValidationData
 from sensorium.data.inputs import assemble
 from sensorium.metrics import StreamingCorrelation
 from sensorium.model.architecture import AnyModel
-from sensorium.training.losses import Target, poisson_loss
+from sensorium.training.losses import Loss, Target, weighted_loss
 
 
 @dataclass
@@ -28,11 +28,11 @@ class _MouseScores:
     """Position of a batch, and its windows' summed loss."""
     windows: int = 0
 
-    def update(self, position: int, target: Tensor, prediction: Tensor) -> None:
+    def update(self, position: int, target: Tensor, prediction: Tensor, loss: Loss) -> None:
         """Take in a batch: two tensors (b, N, T)."""
         rows = torch.arange(len(target), device=target.device)
-        loss = poisson_loss([prediction], [Target(0, rows, target, torch.ones_like(rows, dtype=torch.float32))])
-        self.losses.append((position, float(loss)))
+        ones = torch.ones_like(rows, dtype=torch.float32)
+        self.losses.append((position, float(weighted_loss(loss, [prediction], [Target(0, rows, target, ones)]))))
         self.windows += len(target)
         self.correlation.update(*(_in_time(tensor) for tensor in (target, prediction)))
 
@@ -56,7 +56,13 @@ class FoldValidation:
     """
 
     def __init__(
-        self, fabric: Fabric, data: ValidationData, mice: Sequence[str], canvas: tuple[int, int], batch_size: int
+        self,
+        fabric: Fabric,
+        data: ValidationData,
+        mice: Sequence[str],
+        canvas: tuple[int, int],
+        batch_size: int,
+        loss: Loss,
     ) -> None:
         """Describe the work.
 
@@ -66,8 +72,10 @@ class FoldValidation:
             mice: names, in the order of the readouts.
             canvas: height and width of the input, pixels.
             batch_size: most windows at once.
+            loss: compares predictions with responses.
         """
-        self.fabric, self.data, self.mice, self.canvas, self.batch_size = fabric, data, tuple(mice), canvas, batch_size
+        self.fabric, self.data, self.mice, self.canvas = fabric, data, tuple(mice), canvas
+        self.batch_size, self.loss = batch_size, loss
 
     def __call__(self, model: AnyModel, pause: Callable[[], None]) -> dict[str, float]:
         """Score a model in eval mode.
@@ -94,7 +102,7 @@ class FoldValidation:
         inputs = assemble(batch, self.canvas)
         with self.fabric.autocast():
             prediction = model(inputs, mouse)
-        scores[mouse].update(position, target.responses, prediction.float())
+        scores[mouse].update(position, target.responses, prediction.float(), self.loss)
 
     def _gather(self, scores: list[_MouseScores]) -> list[_MouseScores]:
         """Scores of all processes together, in every process."""

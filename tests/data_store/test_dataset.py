@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sensorium.config import CutMixConfig, WindowConfig
+from sensorium.data.augmentation import make_augmentation
 from sensorium.data.batch import Batch
 from sensorium.data.dataset import TrainingData, ValidationData
 from sensorium.data.folds import Folds, TrialFold
@@ -22,7 +23,7 @@ MIX = CutMixConfig(alpha=1.0, probability=0.5)
 
 
 def _training(stores, table, cutmix=MIX, samples=60, seed=0, window=WINDOW, fold=0) -> TrainingData:
-    return TrainingData(stores, table, fold, window, CANVAS, cutmix, samples, seed)
+    return TrainingData(stores, table, fold, window, CANVAS, make_augmentation(cutmix), samples, seed)
 
 
 def _equal(left: Batch, right: Batch) -> bool:
@@ -40,7 +41,7 @@ def _plan(stores, table, cutmix=MIX, samples=60, seed=0):
     for store in stores:
         trials = np.flatnonzero(table.of(store.name) > 0)
         pools.append(TrialPool.of(trials, store.lengths, WINDOW))
-    return plan_epoch(seed, 0, samples, pools, cutmix, CANVAS)
+    return plan_epoch(seed, 0, samples, pools, make_augmentation(cutmix), CANVAS)
 
 
 def test_windows_hold_what_the_store_holds(stores, table):
@@ -84,10 +85,10 @@ def test_cutmix_mixes_frames_planes_and_targets_by_area(stores, table):
 
 def test_half_of_the_samples_are_mixed_and_shares_are_beta_distributed(stores, table):
     plan = _plan(stores, table, samples=20_000)
-    assert plan.mixed.mean() == pytest.approx(0.5, abs=0.02)
-    assert np.quantile(plan.shares, [0.25, 0.5, 0.75]) == pytest.approx([0.25, 0.5, 0.75], abs=0.02)
-    assert plan.centres.min(axis=1).tolist() == [0, 0]
-    assert plan.centres.max(axis=1).tolist() == [23, 31]
+    assert plan.boxes.mixed.mean() == pytest.approx(0.5, abs=0.02)
+    assert np.quantile(plan.boxes.shares, [0.25, 0.5, 0.75]) == pytest.approx([0.25, 0.5, 0.75], abs=0.02)
+    assert plan.boxes.centres.min(axis=1).tolist() == [0, 0]
+    assert plan.boxes.centres.max(axis=1).tolist() == [23, 31]
 
 
 def test_every_mouse_trial_and_start_has_an_equal_share(stores, table):
@@ -236,7 +237,7 @@ def test_a_table_of_other_trials_is_refused(stores):
 
 def test_frames_larger_than_the_canvas_are_refused_before_training(stores, table):
     with pytest.raises(DataError, match=r"model.canvas"):
-        TrainingData(stores, table, 0, WINDOW, (16, 32), MIX, 60, 0)
+        TrainingData(stores, table, 0, WINDOW, (16, 32), make_augmentation(MIX), 60, 0)
 
 
 def test_batches_that_cannot_be_filled_or_shared_are_refused(stores, table):

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensorium.config import WindowConfig
+from sensorium.data.augmentation import NO_BOX, Box, cut_box
 from sensorium.data.batch import Batch, Targets
-from sensorium.data.cutmix import NO_BOX, Box, cut_box
 from sensorium.data.inputs import assemble, trial_windows
 from sensorium.data.windows import frame_indices, separate_starts, sliding_starts
 from sensorium.errors import DataError

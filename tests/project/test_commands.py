@@ -184,7 +184,7 @@ def test_a_place_that_cannot_be_written_is_one_clear_error(arguments, project, m
 def refuse(monkeypatch, fault):
     """Let a verb end with a fault."""
 
-    def end(*_):
+    def end():
         raise fault
 
     monkeypatch.setattr("sensorium.stages.folds.run", end)

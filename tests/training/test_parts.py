@@ -29,6 +29,7 @@ from sensorium.metrics import correlation
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.paths import Paths
 from sensorium.training.history import Best, best_epoch, patience_exhausted, to_csv
+from sensorium.training.losses import poisson
 from sensorium.training.validation import FoldValidation
 
 # -- validation ----------------------------------------------------------------------------------
@@ -42,7 +43,7 @@ def test_validation_is_the_correlation_over_all_windows(project: Path) -> None:
     model = DwiseNeuro(settings.model, [store.neurons for store in stores]).eval()
     fabric = Fabric(accelerator="cpu", devices=1)
     pauses = []
-    scores = FoldValidation(fabric, data, list(config.dataset.mice), settings.model.canvas, 2)(
+    scores = FoldValidation(fabric, data, list(config.dataset.mice), settings.model.canvas, 2, poisson)(
         model, lambda: pauses.append(1)
     )
     expected, losses = [], []

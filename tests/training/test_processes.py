@@ -21,6 +21,7 @@ from sensorium.errors import ConfigError, TrainingError
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.paths import Paths
 from sensorium.training.devices import launch, make_fabric
+from sensorium.training.losses import poisson
 from sensorium.training.validation import FoldValidation
 
 ITER_SIZE = f"experiments.{EXPERIMENT}.training.iter_size"
@@ -44,7 +45,7 @@ def score(fabric: Fabric, root: Path) -> dict[str, float]:
     settings = config.experiment(EXPERIMENT)
     torch.manual_seed(0)
     model = DwiseNeuro(settings.model, [store.neurons for store in stores]).eval()
-    validation = FoldValidation(fabric, data, list(config.dataset.mice), settings.model.canvas, 2)
+    validation = FoldValidation(fabric, data, list(config.dataset.mice), settings.model.canvas, 2, poisson)
     return validation(model, lambda: None)
 
 

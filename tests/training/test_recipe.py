@@ -15,7 +15,7 @@ from sensorium.training import task as task_module
 from sensorium.training.distillation import Distillation
 from sensorium.training.ema import ExponentialMovingAverage
 from sensorium.training.learner import Learner
-from sensorium.training.losses import pair_weights, weight_per_window
+from sensorium.training.losses import pair_weights, poisson, weight_per_window
 from sensorium.training.schedule import WarmupCosine
 from sensorium.training.task import Student, Supervised
 
@@ -60,7 +60,7 @@ def assert_entries(found: dict[str, torch.Tensor], expected: dict[str, torch.Ten
 def test_three_steps_give_the_published_losses_weights_and_average(
     figures: Figures, published_input: torch.Tensor
 ) -> None:
-    learner = make_learner(figures, Supervised(CANVAS, len(NEURONS)))
+    learner = make_learner(figures, Supervised(CANVAS, len(NEURONS), poisson))
     batch = parity_batch(figures)
     losses = [float(learner.step(batch, 0, step)) for step in range(3)]
     assert losses == pytest.approx(figures["loss|values_3_adamw_steps"].tolist(), rel=1e-4)
@@ -71,7 +71,7 @@ def test_three_steps_give_the_published_losses_weights_and_average(
 
 def test_gradients_are_the_published_ones(figures: Figures, published_input: torch.Tensor) -> None:
     model = parity_model(figures).train()
-    Supervised(CANVAS, len(NEURONS)).loss(Student(model), parity_batch(figures), 3).backward()
+    Supervised(CANVAS, len(NEURONS), poisson).loss(Student(model), parity_batch(figures), 3).backward()
     gradients = to_published({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     for name, expected in group(figures, "loss|grad|").items():
         scale = float(expected.abs().max())
@@ -79,7 +79,7 @@ def test_gradients_are_the_published_ones(figures: Figures, published_input: tor
 
 
 def test_distillation_fills_what_has_no_label(figures: Figures, published_input: torch.Tensor) -> None:
-    task = Distillation(CANVAS, parity_model(figures), 0.36, contextlib.nullcontext)
+    task = Distillation(CANVAS, parity_model(figures), 0.36, contextlib.nullcontext, poisson)
     targets = task.targets(parity_batch(figures), published_input)
     for mouse, target in enumerate(targets):
         expected = torch.tensor(figures[f"distill|target_mouse{mouse}"])
@@ -91,7 +91,7 @@ def test_distillation_fills_what_has_no_label(figures: Figures, published_input:
 def test_distillation_never_moves_the_teacher(figures: Figures, published_input: torch.Tensor) -> None:
     teacher = parity_model(figures)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    learner = make_learner(figures, Distillation(CANVAS, teacher, 0.36, contextlib.nullcontext))
+    learner = make_learner(figures, Distillation(CANVAS, teacher, 0.36, contextlib.nullcontext, poisson))
     for step in range(2):
         learner.step(parity_batch(figures), 0, step)
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
@@ -116,14 +116,14 @@ def test_shares_are_normalised_as_the_whole(mice: int, sizes: list[int], ratio: 
 
 
 def test_learning_rate_follows_the_published_curve(figures: Figures) -> None:
-    schedule = WarmupCosine(peak=2.4e-3, final_ratio=0.01, warmup=30, cosine=60)
+    schedule = WarmupCosine(peak=2.4e-3, final_ratio=0.01, warmup=30, decay=60)
     expected = figures["schedule|lr_warmup3_cosine6_10iters"].tolist()
     assert [schedule(iteration) for iteration in range(90)] == pytest.approx(expected, abs=1e-15)
     assert schedule(90) == pytest.approx(2.4e-5)
 
 
 def test_learning_rate_without_warmup_starts_at_the_peak() -> None:
-    assert WarmupCosine(1.0, 0.1, warmup=0, cosine=4)(0) == 1.0
+    assert WarmupCosine(1.0, 0.1, warmup=0, decay=4)(0) == 1.0
 
 
 def test_average_holds_every_entry_and_copies_counters() -> None:
@@ -144,7 +144,7 @@ def test_chunks_add_up_to_the_whole_batch(figures: Figures, monkeypatch: pytest.
     inputs = parity_inputs(figures)
     batch = parity_batch(figures)
     model = parity_model(figures).eval()
-    task = Supervised(CANVAS, len(NEURONS))
+    task = Supervised(CANVAS, len(NEURONS), poisson)
     monkeypatch.setattr(task_module, "assemble", lambda batch, canvas: inputs)
     whole = task.loss(Student(model), batch, 3)
     parts = []
@@ -155,7 +155,7 @@ def test_chunks_add_up_to_the_whole_batch(figures: Figures, monkeypatch: pytest.
 
 
 def test_absent_mice_keep_their_readouts(figures: Figures, published_input: torch.Tensor) -> None:
-    learner = make_learner(figures, Supervised(CANVAS, len(NEURONS)))
+    learner = make_learner(figures, Supervised(CANVAS, len(NEURONS), poisson))
     batch = parity_batch(figures)
     del batch.targets[2]
     before = learner.model.readouts[2].linear.weight.clone()
@@ -165,7 +165,7 @@ def test_absent_mice_keep_their_readouts(figures: Figures, published_input: torc
 
 def test_gradient_clip_limits_the_step(figures: Figures, published_input: torch.Tensor) -> None:
     recipe = RECIPE.model_copy(update={"gradient_clip": 1e-12})
-    learner = make_learner(figures, Supervised(CANVAS, len(NEURONS)), recipe)
+    learner = make_learner(figures, Supervised(CANVAS, len(NEURONS), poisson), recipe)
     before = learner.model.readouts[0].linear.weight.clone()
     learner.step(parity_batch(figures), 0, 1)
     moved = (learner.model.readouts[0].linear.weight - before * (1 - 1e-3 * 0.05)).detach()

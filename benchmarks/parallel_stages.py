@@ -23,8 +23,8 @@ from pathlib import Path
 
 import yaml
 
-from sensorium.repro.graph import read
-from sensorium.repro.scheduler import Scheduler
+from sensorium.scheduler.graph import read
+from sensorium.scheduler.tasks import Scheduler
 
 PROJECT = Path(__file__).parents[1]
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -87,7 +87,7 @@ def lock(folder):
 def command_times(folder):
     """Seconds that each stage's command took, from the logs."""
     times = {}
-    for log in (folder / ".sensorium/repro/logs").iterdir():
+    for log in (folder / ".sensorium/scheduler/logs").iterdir():
         times[log.stem] = sum(map(float, re.findall(r"^The command took ([\d.]+) s", log.read_text(), re.MULTILINE)))
     return times
 
@@ -137,7 +137,7 @@ def main():
             folder = Path(scratch, f"run-{number}")
             make(folder, options)
             began = time.perf_counter()
-            call(f"sensorium repro --jobs {options.jobs} --retries 0", folder)
+            call(f"sensorium run --jobs {options.jobs} --retries 0", folder)
             wall = time.perf_counter() - began
             overheads.append(wall / ideal(folder, options.jobs, command_times(folder)) - 1)
             same = lock(folder) == lock(serial)

@@ -16,8 +16,8 @@ from dvc.repo import Repo
 
 from sensorium.commands.config import compose
 from sensorium.paths import Paths
-from sensorium.repro.graph import read
-from sensorium.repro.scheduler import Scheduler
+from sensorium.scheduler.graph import read
+from sensorium.scheduler.tasks import Scheduler
 
 PROJECT = Path(__file__).parents[1]
 

@@ -25,7 +25,7 @@ def find_root(start: Path | None = None) -> Path:
             return folder
     raise ConfigError(
         f"{here}: no {PARAMS_FILE} in this folder or above it.",
-        "Run the command inside a clone of the project.",
+        "Run the command inside a clone of the project: `git clone` it, then type `make install` there.",
     )
 
 

@@ -20,7 +20,7 @@ from sensorium.evaluation.tables import SINGLE_TRIAL
 from sensorium.files import read_json, waiting_lock
 from sensorium.mice import FOLDS_SPLIT
 from sensorium.paths import Paths
-from sensorium.repro.deathsig import die_with_parent
+from sensorium.scheduler.processes import die_with_parent
 from sensorium.tracking.adopted import RUN_VARIABLE, RUN_VARIABLES, tell_measured
 from sensorium.tracking.journal import journals
 from sensorium.tracking.links import RunLink

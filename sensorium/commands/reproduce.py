@@ -1,4 +1,4 @@
-"""`sensorium reproduce`: train a fold again from what its run says, and tell whether it comes out the same."""
+"""`sensorium reproduce`: train a fold again from what its run says, and compare the two."""
 
 import os
 import shutil
@@ -16,9 +16,9 @@ from sensorium.errors import PipelineError, TrackingError
 from sensorium.files import exclusive_lock, write_json
 from sensorium.paths import Paths
 from sensorium.registry.lookup import find_weights
-from sensorium.repro.deathsig import die_with_parent
-from sensorium.repro.drift import Difference, Drift, Outcome, judge
-from sensorium.repro.rebuild import clone_commit, place_data
+from sensorium.reproduction.drift import Drift, Outcome, judge
+from sensorium.reproduction.rebuild import clone_commit, place_data
+from sensorium.scheduler.processes import die_with_parent
 from sensorium.tracking.adopted import tell_measured
 from sensorium.tracking.courier import LINGER_VARIABLE, await_departure
 from sensorium.tracking.delivery import deliver_leftovers
@@ -75,7 +75,8 @@ def reproduce(config: Config, paths: Paths, name: str, tolerance: float, keep: b
     console = Console(soft_wrap=True, highlight=False)
     busy = PipelineError(f"{folder}: this run is being reproduced already.", "Wait for it, or stop it.")
     with exclusive_lock(paths.state / "locks" / f"reproduce-{recipe.key}.lock", busy):
-        console.print(f"{recipe.name}, {_origin(recipe)}: commit {recipe.commit[:12]} in {folder}")
+        origin = "whose run is in another store" if recipe.run_id is None else f"run {recipe.run_id}"
+        console.print(f"{recipe.name}, {origin}: commit {recipe.commit[:12]} in {folder}")
         first = _first(paths, recipe)
         project = clone_commit(paths.root, recipe.commit, recipe.patch, folder)
         place_data(paths.root, recipe.inputs, project)
@@ -84,8 +85,8 @@ def reproduce(config: Config, paths: Paths, name: str, tolerance: float, keep: b
             first, Outcome.of(Paths(project).fold(recipe.experiment, recipe.fold)), tolerance, _causes(recipe)
         )
         report = paths.root / "reports" / "reproduction" / f"{recipe.key}.json"
-        told = {"run": recipe.run_id, "commit": recipe.commit, "inputs": recipe.inputs, "fold": recipe.name}
-        write_json(report, {**told, **drift.to_json()})
+        known = {"run": recipe.run_id, "commit": recipe.commit, "inputs": recipe.inputs, "fold": recipe.name}
+        write_json(report, {**known, **drift.to_json()})
         note_verdict(paths, recipe, drift.verdict)
         if drift.verdict != "drift" and not keep:
             await_departure(Store.of(Paths(project)).state)
@@ -94,10 +95,6 @@ def reproduce(config: Config, paths: Paths, name: str, tolerance: float, keep: b
     measured = {"weights": drift.weights, "metrics": drift.metrics}
     tell_measured(paths, {f"difference/{key}": None if d is None else d.relative for key, d in measured.items()})
     return drift
-
-
-def _origin(recipe: Recipe) -> str:
-    return "whose run is in another store" if recipe.run_id is None else f"run {recipe.run_id}"
 
 
 def _first(paths: Paths, recipe: Recipe) -> Outcome:
@@ -131,7 +128,7 @@ def _train(project: Path, recipe: Recipe) -> None:
     if done.returncode != 0:
         raise PipelineError(
             f"sensorium {' '.join(arguments)} in {project}: failed with exit code {done.returncode}.",
-            "The reason stands above. Type the command again to go on where it stopped.",
+            "The reason is shown above. Type the command again to go on where it stopped.",
         )
 
 
@@ -147,16 +144,11 @@ def _causes(recipe: Recipe) -> list[str]:
 
 def _print(console: Console, drift: Drift, recipe: Recipe, report: Path) -> None:
     table = Table("compared", "largest relative difference", "where", title=f"{recipe.name} again")
-    for name, difference in (("weights", drift.weights), ("metrics", drift.metrics)):
-        table.add_row(name, *_row(difference))
+    for name, found in (("weights", drift.weights), ("metrics", drift.metrics)):
+        cells = ("unknown", "no longer available") if found is None else (f"{found.relative:.3g}", found.place)
+        table.add_row(name, *cells)
     console.print(table)
     for cause in drift.causes:
         console.print(f"Not the same: {cause}")
     words = {"bitwise": "bitwise equal", "within tolerance": f"within {drift.tolerance:g}", "drift": "drift"}
     console.print(f"{recipe.name}: [bold]{words[drift.verdict]}[/]; {report}")
-
-
-def _row(difference: Difference | None) -> tuple[str, str]:
-    if difference is None:
-        return "unknown", "no longer at hand"
-    return f"{difference.relative:.3g}", difference.place

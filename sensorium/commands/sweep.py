@@ -27,14 +27,13 @@ from sensorium.experiments import experiment_file
 from sensorium.files import atomic_file, digest_json, waiting_lock, write_text
 from sensorium.lineage import provenance
 from sensorium.paths import Paths
-from sensorium.repro import backends, variables, workers
-from sensorium.repro import gpus as devices
+from sensorium.scheduler import executors, workers
+from sensorium.scheduler import gpus as devices
+from sensorium.scheduler.environment import command_environment
 from sensorium.stages import train
 from sensorium.sweep import results
 from sensorium.sweep.space import Space, candidates, load_space, settings_of
 from sensorium.sweep.study import Plan, Sweep
-from sensorium.tracking.adopted import RUN_VARIABLES
-from sensorium.tracking.store import PATIENCE_VARIABLE, patience
 from sensorium.tracking.sweeps import SweepPlace
 from sensorium.training.devices import launched_outside
 
@@ -157,7 +156,7 @@ def _check(paths: Paths, options: Options) -> None:
         raise ConfigError(f"--gpus: --executor {options.executor} leases the cluster's.", "Use --gpus-per-trial 1.")
     if options.jobs is not None and options.jobs < 1:
         raise ConfigError(f"--jobs {options.jobs}: must be 1 or more.", "For example: --jobs 2")
-    backends.check(options.executor, options.gpus_per_trial)
+    executors.check(options.executor, options.gpus_per_trial)
 
 
 def make_plan(config: Config, paths: Paths, options: Options) -> Plan:
@@ -234,12 +233,14 @@ def _start_workers(paths: Paths, options: Options, sweep: Sweep, console: Consol
     logs = sweep.plan.folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     started = [
-        workers.Worker(_command(options, name), {**_environment(options), **lease}, logs / f"{name}.log")
+        workers.Worker(
+            _command(options, name), {**command_environment(options.executor), **lease}, logs / f"{name}.log"
+        )
         for name, lease in _leases(options).items()
     ]
     console.print(f"{sweep.plan.name}: {len(started)} processes; their logs are in {logs}.")
     watch = work.Watch(sweep, console)
-    executor = backends.make_executor(options.executor, options.gpus_per_trial)
+    executor = executors.make_executor(options.executor, options.gpus_per_trial)
     with watch:
         codes = workers.run(executor, started, paths.root, watch.look)
     failed = [worker.log for worker, code in zip(started, codes, strict=True) if code]
@@ -267,17 +268,6 @@ def _command(options: Options, worker: str) -> str:
     words = ["exec", "sensorium", "sweep", "--experiment", options.experiment, "--space", str(options.space.resolve())]
     words += ["--trials", str(options.trials), "--folds", ",".join(map(str, options.folds))]
     return shlex.join([*words, "--name", options.title, "--worker", worker])
-
-
-def _environment(options: Options) -> Mapping[str, str]:
-    return {
-        **{name: value for name, value in os.environ.items() if name not in RUN_VARIABLES},
-        variables.USER_SHELL: os.environ.get("SHELL") or "/bin/sh",
-        variables.EXECUTOR: options.executor,
-        variables.GPUS: str(options.gpus_per_trial),
-        # A cluster ends what a job leaves behind, the courier as well.
-        **({} if options.executor == "local" else {PATIENCE_VARIABLE: f"{patience():g}"}),
-    }
 
 
 # -- after -------------------------------------------------------------------------------------------

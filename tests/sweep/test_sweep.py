@@ -196,7 +196,7 @@ def test_json_tells_all_trials(searched, monkeypatch, capsys):
 def test_processes_are_started_on_an_executor(project, tmp_path, monkeypatch, executor):
     (tmp_path / "slurm").mkdir()
     monkeypatch.setenv("SLURM_STAND_IN", str(tmp_path / "slurm"))
-    monkeypatch.setenv("PATH", f"{ROOT / 'tests' / 'repro' / 'slurm'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{ROOT / 'tests' / 'scheduler' / 'slurm'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("SENSORIUM_TRACKING_PATIENCE", "0")
     search(project, jobs=2, trials=2, executor=executor)
     sweep = open_sweep(project, trials=2)

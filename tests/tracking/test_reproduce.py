@@ -18,8 +18,8 @@ from sensorium.cli.app import app
 from sensorium.commands import reproduce as stage
 from sensorium.errors import ConfigError, PipelineError, TrackingError
 from sensorium.files import sha256, write_json
-from sensorium.repro.drift import Outcome, judge
-from sensorium.repro.rebuild import clone_commit, place_data
+from sensorium.reproduction.drift import Outcome, judge
+from sensorium.reproduction.rebuild import clone_commit, place_data
 from sensorium.tracking import provenance
 from sensorium.tracking.recipe import read_recipe
 

@@ -1,4 +1,4 @@
-"""Equal commands side by side: those of a sweep, for one."""
+"""Equal commands in parallel: those of a sweep, for one."""
 
 import os
 import signal
@@ -7,8 +7,8 @@ import threading
 import pytest
 from toy_project import wait_until
 
-from sensorium.repro import workers
-from sensorium.repro.executors import LocalExecutor
+from sensorium.scheduler import workers
+from sensorium.scheduler.executors import LocalExecutor
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def run(tmp_path):
     return start
 
 
-def test_commands_run_side_by_side_and_tell_their_exit_codes(run, tmp_path):
+def test_commands_run_in_parallel_and_return_their_exit_codes(run, tmp_path):
     ticks = []
     meet = "touch here.$NUMBER; until [ -e here.0 ] && [ -e here.1 ]; do sleep 0.05; done; echo met; exit $NUMBER"
     assert run(meet, meet, on_tick=lambda: ticks.append(1)) == [0, 1]

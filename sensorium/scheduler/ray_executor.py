@@ -15,13 +15,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from sensorium.repro import variables
+from sensorium.scheduler.executors import LOCK_VARIABLE, LOG_VARIABLE
 
 _LOST = 128 + signal.SIGKILL
 """Exit code of a command whose worker is gone."""
@@ -29,28 +30,29 @@ _LOST = 128 + signal.SIGKILL
 _TICK = 0.1
 
 
+@dataclass(frozen=True)
 class RayHandle:
     """A task of the cluster."""
 
-    def __init__(self, task: Any) -> None:
-        self._task = task
+    task: Any
 
     def poll(self) -> int | None:
         """See `executors.Handle`."""
-        done, _ = ray.wait([self._task], timeout=0)
+        done, _ = ray.wait([self.task], timeout=0)
         if not done:
             return None
         try:
-            return int(ray.get(self._task))
-        except RayError as fault:
-            print(f"Ray lost the command: {fault}", file=sys.stderr)  # noqa: T201
+            return int(ray.get(self.task))
+        except RayError as error:
+            print(f"Ray lost the command: {error}", file=sys.stderr)  # noqa: T201
             return _LOST
 
     def cancel(self, force: bool = False) -> None:
         """See `executors.Handle`; a worker that is killed takes the command with it."""
-        ray.cancel(self._task, force=force)
+        ray.cancel(self.task, force=force)
 
 
+@dataclass(frozen=True)
 class RayExecutor:
     """Submit to the cluster that RAY_ADDRESS, or Ray's own record of a started cluster, names.
 
@@ -58,36 +60,29 @@ class RayExecutor:
         gpus: GPUs that each command asks for.
     """
 
-    def __init__(self, gpus: int) -> None:
-        self._gpus = gpus
+    gpus: int
 
     def submit(self, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> RayHandle:
-        """See `executors.Executor`; the log is the one that the environment names, as on this machine."""
-        assert environment[variables.LOG] == str(log)
+        """See `executors.Executor`; retrying is the coordinator's: DVC clears a stage's outputs before each attempt."""
         _connect()
-        # Retrying is the coordinator's: DVC clears a stage's outputs before each attempt.
-        task = ray.remote(max_retries=0, num_cpus=1, num_gpus=self._gpus)(_work)
-        return RayHandle(task.remote(command, dict(environment), str(folder)))
+        task = ray.remote(max_retries=0, num_cpus=1, num_gpus=self.gpus)(_work)
+        variables = {LOCK_VARIABLE: f"{log}.lock", **environment, LOG_VARIABLE: str(log)}
+        return RayHandle(task.remote(command, variables, str(folder)))
 
 
 def _work(command: str, environment: dict[str, str], folder: str) -> int:
     """On the worker: run the command as on a single machine, ended in the same ways."""
     if ray.get_gpu_ids():
         environment["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]
-    call = {
-        variables.EXECUTOR: "local",
-        variables.GPUS: "0",
-        variables.PARENT: str(os.getpid()),
-        variables.USER_SHELL: environment.get("SHELL", "/bin/sh"),
-    }
-    process = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-m", variables.SHELL_MODULE, "-c", command], env={**environment, **call}, cwd=folder
-    )
+    call = [sys.executable, "-m", "sensorium.scheduler.shell", "local", "0", environment.get("SHELL") or "/bin/sh"]
+    # The pipe asks the command to stop when it is closed, also by this worker's death.
+    process = subprocess.Popen([*call, "-c", command], env=environment, cwd=folder, stdin=subprocess.PIPE)  # noqa: S603
+    assert process.stdin is not None
     try:
         while process.poll() is None:
             time.sleep(_TICK)
     except KeyboardInterrupt:  # how Ray cancels a task
-        process.terminate()
+        process.stdin.close()
     return process.wait()
 
 

@@ -5,6 +5,7 @@ dvc.yaml is read a second time here.
 """
 
 import contextlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,27 +15,28 @@ from typing import Any
 from dvc.exceptions import DvcException
 from dvc.repo import Repo, lock_repo
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
+from dvc.rwlock import RWLOCK_FILE
 from dvc.stage import PipelineStage
 
 from sensorium.errors import ConfigError, PipelineError
 
 
 @dataclass(frozen=True)
-class Plan:
+class StageGraph:
     """The stages of a run."""
 
     upstream: dict[str, frozenset[str]]
     """Stage -> the stages it needs, in the order of a serial `dvc repro`."""
 
-    unchanged: frozenset[str]
+    unchanged: list[str]
     """Stages that neither changed nor depend on one that did."""
 
-    locks: dict[str, list[str]]
+    orders: dict[str, list[str]]
     """Lock file -> the order of its entries after a serial run: old ones first, new ones as planned."""
 
 
-def read(root: Path, targets: Sequence[str]) -> Plan:
-    """Plan a run.
+def read(root: Path, targets: Sequence[str]) -> StageGraph:
+    """Read the graph of a run.
 
     Args:
         root: folder of the DVC repository.
@@ -42,20 +44,33 @@ def read(root: Path, targets: Sequence[str]) -> Plan:
 
     Raises:
         ConfigError: a target does not exist.
-        PipelineError: DVC cannot read the repository, or another DVC process holds it.
+        PipelineError: DVC cannot read the repository.
     """
     try:
         # DVC takes targets, and names stages, relative to the working folder.
         with contextlib.chdir(root), Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+            _repair(Path(repo.tmp_dir, RWLOCK_FILE))
             graph = get_active_graph(repo.index.graph)
             stages = plan_repro(graph, _collect(repo, targets))
-            return Plan(
-                {stage.addressing: frozenset(need.addressing for need in graph.successors(stage)) for stage in stages},
-                frozenset(_unchanged(graph, stages)),
-                _lock_orders(stages),
-            )
-    except DvcException as fault:
-        raise PipelineError(f"{root}: {fault}", "`dvc status` shows the same fault in full.") from fault
+            needs = {
+                stage.addressing: frozenset(need.addressing for need in graph.successors(stage)) for stage in stages
+            }
+            return StageGraph(needs, _unchanged(graph, stages), _lock_orders(stages))
+    except DvcException as error:
+        raise PipelineError(f"{root}: {error}", "`dvc status` shows the same error in full.") from error
+
+
+def _repair(table: Path) -> None:
+    """Remove DVC's table of busy paths if a killed process left half of it; called under DVC's lock.
+
+    DVC rewrites the table in place and refuses every command once it is damaged; it holds nothing but
+    the locks of running processes, and DVC itself drops those of dead ones.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            json.loads(table.read_text(encoding="utf-8"))
+        except ValueError:
+            table.unlink()
 
 
 def _collect(repo: Repo, targets: Sequence[str]) -> list[Any]:
@@ -63,12 +78,12 @@ def _collect(repo: Repo, targets: Sequence[str]) -> list[Any]:
     for target in targets or ["dvc.yaml"]:
         try:
             stages += collect_stages(repo, [target])
-        except DvcException as fault:
+        except DvcException as error:
             known = sorted(stage.addressing for stage in repo.index.stages)
             similar = get_close_matches(target, known, n=3, cutoff=0.4) or known[:10]
             raise ConfigError(
-                f"target {target!r}: not in the pipeline ({fault}).", f"Choose for example: {', '.join(similar)}."
-            ) from fault
+                f"target {target!r}: not in the pipeline ({error}).", f"Choose for example: {', '.join(similar)}."
+            ) from error
     return list(dict.fromkeys(stages))
 
 
@@ -86,7 +101,7 @@ def _lock_orders(stages: Sequence[Any]) -> dict[str, list[str]]:
     for stage in stages:
         if isinstance(stage, PipelineStage):
             path = lock_path(stage)
-            if path not in orders:
+            if path not in orders:  # each access reads the file
                 orders[path] = list(stage.dvcfile.lockfile_contents.get("stages", {}))
             if stage.name not in orders[path]:
                 orders[path].append(stage.name)

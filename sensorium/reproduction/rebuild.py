@@ -9,14 +9,17 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc_data.hashfile import load
+from dvc_data.hashfile.checkout import checkout
+from dvc_data.hashfile.hash_info import HashInfo
+from dvc_data.hashfile.tree import Tree
+from dvc_objects.errors import ObjectFormatError
 
 from sensorium.errors import PipelineError
 from sensorium.files import PARTIAL_SUFFIX
-
-if TYPE_CHECKING:
-    from dvc.repo import Repo
-    from dvc_data.hashfile.hash_info import HashInfo
 
 
 def clone_commit(root: Path, commit: str, patch: bytes, folder: Path) -> Path:
@@ -26,7 +29,7 @@ def clone_commit(root: Path, commit: str, patch: bytes, folder: Path) -> Path:
         root: the project's root, in a git repository.
         commit: full name of the commit.
         patch: changes to apply on top; may be empty.
-        folder: where the clone goes; one of the same commit and patch that stands there is used again.
+        folder: where the clone goes; an existing one of the same commit and patch is used again.
 
     Returns:
         The project's root in the clone.
@@ -60,17 +63,17 @@ def _git(root: Path, *arguments: str, failed: str, stdin: bytes = b"") -> bytes:
             input=stdin,
             check=True,
         )
-    except (OSError, subprocess.CalledProcessError) as fault:
-        said = (getattr(fault, "stderr", b"") or b"").decode(errors="replace").strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, "stderr", b"") or b"").decode(errors="replace").strip()
         raise PipelineError(
-            f"{root}: {failed}{f' ({said})' if said else ''}.",
+            f"{root}: {failed}{f' ({reason})' if reason else ''}.",
             "Fetch the branch that holds the run's commit: `git fetch --all`.",
-        ) from fault
+        ) from error
     return done.stdout
 
 
 def place_data(root: Path, digests: Mapping[str, str], target: Path) -> None:
-    """Put DVC's objects into another folder, as files of their own.
+    """Put DVC's objects into another folder, as separate files.
 
     Args:
         root: the project whose cache and remote are used.
@@ -80,11 +83,6 @@ def place_data(root: Path, digests: Mapping[str, str], target: Path) -> None:
     Raises:
         PipelineError: an object is neither in the cache nor in the remote.
     """
-    from dvc.repo import Repo
-    from dvc_data.hashfile import load
-    from dvc_data.hashfile.checkout import checkout
-    from dvc_data.hashfile.hash_info import HashInfo
-
     with Repo(str(root)) as repo:
         _fetch(repo, digests)
         cache = repo.cache.local
@@ -94,10 +92,8 @@ def place_data(root: Path, digests: Mapping[str, str], target: Path) -> None:
             checkout(str(target / path), cache.fs, tree, cache, force=True, quiet=True)
 
 
-def _fetch(repo: "Repo", digests: Mapping[str, str]) -> None:
+def _fetch(repo: Repo, digests: Mapping[str, str]) -> None:
     """Bring what the cache lacks into it: listings of folders first, then the files that they name."""
-    from dvc.exceptions import DvcException
-
     reason = ""
     for _ in range(2):
         wanted = [info for digest in digests.values() for info in _absent(repo, digest)]
@@ -105,25 +101,20 @@ def _fetch(repo: "Repo", digests: Mapping[str, str]) -> None:
             return
         try:
             repo.cloud.pull(wanted)
-        except (DvcException, OSError) as fault:
-            reason = f" ({str(fault).splitlines()[0]})" if str(fault) else ""
+        except (DvcException, OSError) as error:
+            reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
     missing = [path for path, digest in digests.items() if _absent(repo, digest)]
     if missing:
-        told = ", ".join(f"{path} {digests[path]}" for path in missing)
+        names = ", ".join(f"{path} {digests[path]}" for path in missing)
         raise PipelineError(
-            f"DVC's cache: has no {told}, and the remote did not give it{reason}.",
+            f"DVC's cache: has no {names}, and the remote did not give it{reason}.",
             "Bring back the data that the run read: `dvc pull` from the remote it was pushed to, or make it again "
             "with the settings of the run's commit.",
         )
 
 
-def _absent(repo: "Repo", digest: str) -> "list[HashInfo]":
+def _absent(repo: Repo, digest: str) -> list[HashInfo]:
     """Objects of an output that the cache does not hold, as far as they are known."""
-    from dvc_data.hashfile import load
-    from dvc_data.hashfile.hash_info import HashInfo
-    from dvc_data.hashfile.tree import Tree
-    from dvc_objects.errors import ObjectFormatError
-
     cache, whole = repo.cache.local, HashInfo("md5", digest)
     try:
         found = load(cache, whole)

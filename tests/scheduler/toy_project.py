@@ -11,14 +11,14 @@ from pathlib import Path
 import yaml
 from dvc.repo import Repo
 
-from sensorium.commands import run as repro
+from sensorium.commands import run as command
 from sensorium.paths import Paths
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds after which a test gives up waiting."""
 
 
-def wait_until(condition, what="the condition", seconds=PATIENCE):
+def wait_until(condition, what="the condition", seconds=TIMEOUT):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds} s for {what}"
@@ -50,12 +50,12 @@ class Project:
             return [stage.addressing for stage in repo.reproduce(list(targets) or None)]
 
     def run(self, *targets, **options):
-        repro.run_pipeline(Paths(self.root), repro.Options(targets, **options))
+        command.run(Paths(self.root), list(targets), **options)
 
     def start(self, *arguments, **environment):
-        """`sensorium repro` in a process of its own."""
+        """`sensorium run` in a process of its own."""
         return subprocess.Popen(
-            [Path(sys.executable).with_name("sensorium"), "repro", *arguments],
+            [Path(sys.executable).with_name("sensorium"), "run", *arguments],
             cwd=self.root,
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
@@ -77,7 +77,7 @@ class Project:
         return self.root / name
 
     def log(self, name):
-        return (self.root / ".sensorium/repro/logs" / f"{name}.log").read_text()
+        return (self.root / ".sensorium/scheduler/logs" / f"{name}.log").read_text()
 
 
 def stage(command, deps=(), outs=(), **more):

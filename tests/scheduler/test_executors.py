@@ -3,14 +3,14 @@
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from toy_project import alive, diamond, wait_until
 
 from sensorium.errors import ConfigError, PipelineError
-from sensorium.repro import backends, shell
+from sensorium.scheduler import shell
+from sensorium.scheduler.executors import make_executor, wait
 
 SLURM = Path(__file__).parent / "slurm"
 
@@ -27,7 +27,7 @@ def slurm(tmp_path, monkeypatch):
 
 @pytest.fixture(params=["local", "slurm"])
 def executor(request, slurm):
-    return backends.make_executor(request.param, 0)
+    return make_executor(request.param, 0)
 
 
 @pytest.fixture
@@ -44,33 +44,33 @@ def submit(executor, tmp_path):
     for handle in handles:
         if handle.poll() is None:
             handle.cancel(force=True)
-            shell.wait(handle, [])
+            wait([handle])
 
 
 def test_the_exit_code_is_the_commands(submit):
-    assert shell.wait(submit("true"), []) == 0
-    assert shell.wait(submit("exit 7"), []) == 7
+    assert wait([submit("true")]) == [0]
+    assert wait([submit("exit 7")]) == [7]
 
 
 def test_the_command_sees_its_folder_and_environment(submit, tmp_path):
     handle = submit('echo "$COLOUR $(pwd)" > seen', COLOUR="deep red")
-    assert shell.wait(handle, []) == 0
+    assert wait([handle]) == [0]
     assert (tmp_path / "seen").read_text() == f"deep red {tmp_path}\n"
 
 
 def test_output_is_appended_to_the_log(submit, tmp_path):
     (tmp_path / "log").write_text("earlier\n")
-    assert shell.wait(submit("echo out; echo err >&2"), []) == 0
+    assert wait([submit("echo out; echo err >&2")]) == [0]
     assert (tmp_path / "log").read_text() == "earlier\nout\nerr\n"
 
 
 def test_quotes_and_lines_arrive_as_written(submit, tmp_path):
-    assert shell.wait(submit("""echo 'a "b" $c' > seen\necho "it's" >> seen"""), []) == 0
+    assert wait([submit("""echo 'a "b" $c' > seen\necho "it's" >> seen""")]) == [0]
     assert (tmp_path / "seen").read_text() == 'a "b" $c\nit\'s\n'
 
 
 def test_a_command_killed_by_a_signal_is_a_failure(submit):
-    assert shell.wait(submit("kill -9 $$"), []) != 0
+    assert wait([submit("kill -9 $$")]) != [0]
 
 
 def test_a_cancelled_command_may_save_its_state(submit, tmp_path):
@@ -78,14 +78,14 @@ def test_a_cancelled_command_may_save_its_state(submit, tmp_path):
     wait_until((tmp_path / "here").exists)
     assert handle.poll() is None
     handle.cancel()
-    assert shell.wait(handle, []) == 5
+    assert wait([handle]) == [5]
     assert (tmp_path / "saved").read_text() == "yes\n"
 
 
 def test_a_stubborn_command_is_killed_after_the_grace(submit, tmp_path):
     handle = submit("trap '' TERM; echo $$ > pid; touch here; while :; do sleep 0.1; done")
     wait_until((tmp_path / "here").exists)
-    assert shell.wait(handle, [time.monotonic()], grace=1) != 0
+    assert wait([handle], lambda: True, grace=1) != [0]
     wait_until(lambda: not alive(int((tmp_path / "pid").read_text())), "the command to die")
 
 

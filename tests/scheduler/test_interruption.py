@@ -1,10 +1,10 @@
 """Runs that are interrupted or killed: nothing is left behind, nothing is lost, the next run goes on."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -13,13 +13,15 @@ from dvc.lock import make_lock
 from toy_project import alive, diamond, meet, wait_until
 
 from sensorium.errors import PipelineError
-from sensorium.repro import process
+from sensorium.scheduler.executors import LOCK_VARIABLE, LOG_VARIABLE
+from sensorium.scheduler.processes import FAILED
+from sensorium.scheduler.shell import install_shell
 
 ENDURE = "echo $$ > pid; touch started; sleep 300 & wait"
 """A command that never ends by itself."""
 
 SAVE = f"trap 'echo saved > saved; exit 1' TERM; {ENDURE}"
-"""One that saves its state when it is told to end."""
+"""One that saves its state when it is asked to stop."""
 
 STUBBORN = f"trap '' TERM; {ENDURE}"
 
@@ -31,7 +33,7 @@ def hang_once(command):
 
 @pytest.fixture
 def launch(processes):
-    """Start `sensorium repro` and wait until the hanging stage runs."""
+    """Start `sensorium run` and wait until the hanging stage runs."""
 
     def start(toy, *arguments):
         run = toy.start("-j", "2", *arguments)
@@ -104,16 +106,12 @@ def test_the_next_run_waits_for_what_a_killed_one_left(project, launch):
 
 def test_a_stage_that_starts_after_its_run_was_killed_does_nothing(project):
     toy = project(diamond())
-    claims = toy.path("claims")
-    claims.touch()
-    order = process.Order(toy.root, ("first",), dict(os.environ), toy.path("log"), claims, {})
-    context = multiprocessing.get_context("fork")
-    lifeline, held = context.Pipe(duplex=False)
-    held.close()
-    child = context.Process(target=process.run, args=(lifeline, order))
-    child.start()
-    child.join()
-    assert child.exitcode == process.FAILED
+    toy.path("orders.json").write_text("{}")
+    install_shell(toy.path("shell"), "local", 0)
+    paths = {LOG_VARIABLE: "log", LOCK_VARIABLE: "stages.lock", "SHELL": str(toy.path("shell"))}
+    call = [sys.executable, "-m", "sensorium.scheduler.stage", "run", "orders.json", "first"]
+    done = subprocess.run(call, cwd=toy.root, env={**os.environ, **paths}, stdin=subprocess.DEVNULL)
+    assert done.returncode == FAILED
     assert not toy.path("one").exists()
     assert not toy.recorded()
 
@@ -162,7 +160,7 @@ def test_a_second_ctrl_c_kills(project, launch):
 def test_two_runs_at_once_are_refused(project, launch):
     toy = project(diamond(left=hang_once(ENDURE)))
     run = launch(toy)
-    with pytest.raises(PipelineError, match="Another `sensorium repro` is at work"):
+    with pytest.raises(PipelineError, match="Another `sensorium run` is at work"):
         toy.run(jobs=2)
     run.send_signal(signal.SIGTERM)
     assert run.wait() == 130
@@ -188,7 +186,7 @@ def test_a_table_of_busy_paths_cut_short_is_dropped(project, damage):
     assert toy.clean()
 
 
-def test_claims_of_living_processes_stay(project):
+def test_locks_of_running_processes_stay(project):
     toy = project(diamond())
     info = {"pid": os.getpid(), "cmd": "someone else"}
     table = {"write": {str(toy.path("two")): info}, "read": {}}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 
 class State(enum.Enum):
-    """Where a stage stands."""
+    """State of a stage."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -23,8 +23,6 @@ class State(enum.Enum):
 FINAL = frozenset({State.DONE, State.UNCHANGED, State.FAILED, State.SKIPPED})
 """States that a stage does not leave."""
 
-_PASSED = frozenset({State.DONE, State.UNCHANGED})
-
 
 @dataclass
 class Task:
@@ -32,13 +30,15 @@ class Task:
 
     name: str
     upstream: frozenset[str]
-    chain: int
+    chain: int = 1
     """Stages on the longest way from here to an end of the graph, this one included."""
 
     state: State = State.WAITING
     attempts: int = 0
     gpu: str | None = None
     """GPU leased while it runs; kept afterwards for the report."""
+    started: float = 0.0
+    """`time.monotonic` at the start of the last attempt, which the coordinator sets."""
 
 
 @dataclass
@@ -46,10 +46,9 @@ class Scheduler:
     """The state of one run.
 
     Args:
-        upstream: names of the stages that each stage needs, in the order of a serial run; every name
-            mentioned is a key.
+        upstream: names of the stages that each stage needs, in the order of a serial run.
         jobs: stages that may run at once.
-        gpus: ids to lease, one a running stage; empty to lease none. At least `jobs` of them otherwise.
+        gpus: ids to lease, one per running stage; empty to lease none. At least `jobs` of them otherwise.
         retries: times that a failed stage is run again.
         keep_going: go on with what does not depend on a failed stage.
     """
@@ -66,25 +65,21 @@ class Scheduler:
     def __post_init__(self) -> None:
         assert self.jobs > 0
         assert not self.gpus or len(self.gpus) >= self.jobs
-        chains = _chains(self.upstream)
-        self.tasks = {name: Task(name, frozenset(needs), chains[name]) for name, needs in self.upstream.items()}
+        self.tasks = {name: Task(name, frozenset(needs)) for name, needs in self.upstream.items()}
+        for task in reversed(self.tasks.values()):
+            for need in task.upstream:
+                self.tasks[need].chain = max(self.tasks[need].chain, task.chain + 1)
         self._free = list(self.gpus)
 
     def start(self) -> Iterator[Task]:
         """Yield the stages to start now, each already marked as running and given its GPU."""
         ready = [task for task in self.tasks.values() if self._ready(task)]
         ready.sort(key=lambda task: -task.chain)
-        running = self.count(State.RUNNING)
-        for task in ready[: max(0, self.jobs - running)]:
+        for task in ready[: max(0, self.jobs - self.count(State.RUNNING))]:
             task.state = State.RUNNING
             task.attempts += 1
             task.gpu = self._free.pop(0) if self.gpus else None
             yield task
-
-    def unchanged(self, name: str) -> None:
-        """Note that a stage has nothing to do and needs no process."""
-        assert self.tasks[name].state is State.WAITING
-        self.tasks[name].state = State.UNCHANGED
 
     def finish(self, name: str, succeeded: bool, changed: bool = True) -> State:
         """Take note that a running stage has ended.
@@ -122,47 +117,20 @@ class Scheduler:
         """Nothing runs and nothing is left to run."""
         return all(task.state in FINAL for task in self.tasks.values())
 
-    def count(self, *states: State) -> int:
-        """Number of stages in any of the states."""
-        return sum(task.state in states for task in self.tasks.values())
+    def count(self, state: State) -> int:
+        """Number of stages in a state."""
+        return sum(task.state is state for task in self.tasks.values())
 
     def _ready(self, task: Task) -> bool:
-        return task.state is State.WAITING and all(self.tasks[name].state in _PASSED for name in task.upstream)
+        passed = (State.DONE, State.UNCHANGED)
+        return task.state is State.WAITING and all(self.tasks[name].state in passed for name in task.upstream)
 
     def _fail(self, name: str) -> None:
         if not self.keep_going:
             self.stop()
             return
         lost = {name}
-        for task in self._topological():
+        for task in self.tasks.values():
             if task.upstream & lost:
                 lost.add(task.name)
                 task.state = State.SKIPPED
-
-    def _topological(self) -> list[Task]:
-        return sorted(self.tasks.values(), key=lambda task: -task.chain)
-
-
-def _chains(upstream: Mapping[str, Collection[str]]) -> dict[str, int]:
-    """Length of the longest chain that begins at each stage.
-
-    Raises:
-        AssertionError: the graph has a cycle or an unknown name; DVC lets neither pass.
-    """
-    downstream: dict[str, list[str]] = {name: [] for name in upstream}
-    missing = {name: len(set(needs)) for name, needs in upstream.items()}
-    for name, needs in upstream.items():
-        for need in set(needs):
-            assert need in downstream, f"{name} needs {need}, which is not in the graph"
-            downstream[need].append(name)
-    order = [name for name, count in missing.items() if count == 0]
-    for name in order:
-        for successor in downstream[name]:
-            missing[successor] -= 1
-            if missing[successor] == 0:
-                order.append(successor)
-    assert len(order) == len(upstream), "the graph has a cycle"
-    chains: dict[str, int] = {}
-    for name in reversed(order):
-        chains[name] = 1 + max((chains[successor] for successor in downstream[name]), default=0)
-    return chains

@@ -234,11 +234,10 @@ def test_a_dead_head_is_named_and_nothing_is_lost(on_ray, project, monkeypatch):
 def test_workers_of_a_sweep_run_on_the_cluster(on_ray, tmp_path):
     """In a process of its own, as Ray starts threads: two commands that wait for each other, one of which fails."""
     code = (
-        "import os, sys; from pathlib import Path; from sensorium.repro import variables, workers;"
-        "from sensorium.repro.backends import make_executor; root = Path.cwd();"
-        "shared = {**os.environ, variables.USER_SHELL: '/bin/sh', variables.EXECUTOR: 'ray', variables.GPUS: '0'};"
+        "import os; from pathlib import Path; from sensorium.scheduler import workers;"
+        "from sensorium.scheduler.executors import make_executor; root = Path.cwd();"
         "meet = 'touch here.$N; until [ -e here.0 ] && [ -e here.1 ]; do sleep 0.1; done; echo met; exit $N';"
-        "started = [workers.Worker(meet, {**shared, 'N': str(n)}, root / f'{n}.log') for n in range(2)];"
+        "started = [workers.Worker(meet, {**os.environ, 'N': str(n)}, root / f'{n}.log') for n in range(2)];"
         "print(workers.run(make_executor('ray', 0), started, root, lambda: None))"
     )
     done = subprocess.run(

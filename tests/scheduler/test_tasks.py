@@ -2,11 +2,10 @@
 
 import random
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sensorium.repro.scheduler import FINAL, Scheduler, State
+from sensorium.scheduler.tasks import FINAL, Scheduler, State
 
 DIAMOND = {"first": [], "left": ["first"], "right": ["first"], "last": ["left", "right"]}
 
@@ -91,12 +90,6 @@ def test_after_stop_nothing_starts_and_nothing_is_retried():
     assert scheduler.finish("a", False) is State.FAILED
     assert names(scheduler) == []
     assert scheduler.finished
-
-
-@pytest.mark.parametrize("graph", [{"a": ["b"], "b": ["a"]}, {"a": ["nowhere"]}])
-def test_a_graph_that_dvc_would_refuse_is_our_own_fault(graph):
-    with pytest.raises(AssertionError):
-        Scheduler(graph)
 
 
 @settings(deadline=None)

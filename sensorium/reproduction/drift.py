@@ -10,7 +10,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,20 +80,11 @@ class Drift:
 
     def to_json(self) -> dict[str, Any]:
         """The findings; an infinite difference is written as null."""
-        return {
-            "verdict": self.verdict,
-            "tolerance": self.tolerance,
-            "weights": _to_json(self.weights),
-            "metrics": _to_json(self.metrics),
-            "causes": self.causes,
-        }
-
-
-def _to_json(difference: Difference | None) -> dict[str, Any] | None:
-    if difference is None:
-        return None
-    relative = difference.relative if math.isfinite(difference.relative) else None
-    return {"relative": relative, "place": difference.place}
+        tree = asdict(self)
+        for found in (tree["weights"], tree["metrics"]):
+            if found and math.isinf(found["relative"]):
+                found["relative"] = None
+        return tree
 
 
 def judge(first: Outcome, again: Outcome, tolerance: float, causes: list[str] | None = None) -> Drift:
@@ -112,13 +103,12 @@ def judge(first: Outcome, again: Outcome, tolerance: float, causes: list[str] | 
     metrics = None
     if first.history is not None and again.history is not None:
         metrics = largest(_columns(first.history), _columns(again.history))
-    bitwise = (same_weights or first.digest is None) and first.history in {None, again.history}
     known = [difference.relative for difference in (weights, metrics) if difference is not None]
-    verdict: Verdict = "within tolerance" if known and max(known) <= tolerance else "drift"
-    if bitwise:
+    verdict: Verdict = "drift"
+    if (same_weights or first.digest is None) and first.history in {None, again.history}:
         verdict = "bitwise"
-    elif tolerance == 0:
-        verdict = "drift"  # equal numbers in other bytes are not what was asked for
+    elif tolerance > 0 and known and max(known) <= tolerance:  # zero asks for equal bytes, not equal numbers
+        verdict = "within tolerance"
     found = differing(first.provenance, again.provenance) if first.provenance else []
     return Drift(verdict, tolerance, weights, metrics, [*found, *(causes or [])])
 
@@ -128,12 +118,9 @@ def largest(first: Mapping[str, NDArray[Any]], again: Mapping[str, NDArray[Any]]
     odd = sorted(first.keys() ^ again.keys())
     if odd:
         return Difference(math.inf, f"{odd[0]} (only in one)")
-    worst = Difference(0.0, "")
-    for name, values in first.items():
-        found = Difference(_relative(values, again[name]), name)
-        if found.relative > worst.relative:
-            worst = found
-    return worst
+    found = [Difference(_relative(values, again[name]), name) for name, values in first.items()]
+    worst = max(found, key=lambda difference: difference.relative, default=Difference(0.0, ""))
+    return worst if worst.relative else Difference(0.0, "")
 
 
 def _relative(first: NDArray[Any], again: NDArray[Any]) -> float:

@@ -15,13 +15,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from sensorium.repro.deathsig import die_with_parent
-from sensorium.repro.executors import LocalHandle, shell_call
-
-_ANSWER = 60.0
-"""Seconds that the controller has to answer."""
+from sensorium.scheduler.executors import CLUSTER_TIMEOUT, LocalHandle, shell_call
+from sensorium.scheduler.processes import die_with_parent
 
 
 class SlurmHandle(LocalHandle):
@@ -34,13 +32,14 @@ class SlurmHandle(LocalHandle):
     def cancel(self, force: bool = False) -> None:
         """See `Handle`; Slurm itself sends SIGTERM, then SIGKILL after its KillWait.
 
-        By force, this process stops waiting as well, in case that the controller has gone.
+        By force, this process stops waiting as well, in case that the controller does not answer.
         """
         _cancel(self._job)
         if force:
             super().cancel(force=True)
 
 
+@dataclass(frozen=True)
 class SlurmExecutor:
     """Submit to the cluster that `sbatch` knows; the project lies on storage that its nodes share.
 
@@ -48,8 +47,7 @@ class SlurmExecutor:
         gpus: GPUs that each job asks for.
     """
 
-    def __init__(self, gpus: int) -> None:
-        self._gpus = gpus
+    gpus: int
 
     def submit(self, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> SlurmHandle:
         """See `Executor`.
@@ -59,12 +57,12 @@ class SlurmExecutor:
         """
         job = job_name(folder, environment.get("DVC_STAGE", command))
         _cancel(job)
-        order = ["sbatch", "--wait", "--quiet", f"--job-name={job}", "--dependency=singleton", f"--chdir={folder}"]
-        order += [f"--output={log}", "--open-mode=append", "--export=ALL"]
-        order += [f"--gpus={self._gpus}"] if self._gpus else []
+        call = ["sbatch", "--wait", "--quiet", f"--job-name={job}", "--dependency=singleton", f"--chdir={folder}"]
+        call += [f"--output={log}", "--open-mode=append", "--export=ALL"]
+        call += [f"--gpus={self.gpus}"] if self.gpus else []
         parent = os.getpid()
         process = subprocess.Popen(  # noqa: S603
-            order,
+            call,
             env=dict(environment),
             cwd=folder,
             stdin=subprocess.PIPE,
@@ -84,8 +82,8 @@ def job_name(folder: Path, stage: str) -> str:
 
 
 def _cancel(job: str) -> None:
-    order = ["scancel", "--quiet", f"--name={job}", f"--user={getpass.getuser()}"]
+    call = ["scancel", "--quiet", f"--name={job}", f"--user={getpass.getuser()}"]
     try:
-        subprocess.run(order, timeout=_ANSWER, check=False)  # noqa: S603
+        subprocess.run(call, timeout=CLUSTER_TIMEOUT, check=False)  # noqa: S603
     except subprocess.TimeoutExpired:
-        print(f"scancel gave no answer in {_ANSWER:.0f} s; job {job} may still run.", file=sys.stderr)  # noqa: T201
+        print(f"scancel gave no answer in {CLUSTER_TIMEOUT:.0f} s; job {job} may still run.", file=sys.stderr)  # noqa: T201

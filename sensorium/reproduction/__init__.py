@@ -1,0 +1,1 @@
+"""Train a fold again from what its run recorded, and compare."""

@@ -1,0 +1,209 @@
+"""Where the command of a stage runs: a protocol, the implementation for this machine, the choice by name.
+
+DVC always runs on the coordinator's host, since its locks look at local process ids; only the commands
+go elsewhere.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from sensorium.errors import ConfigError, PipelineError
+from sensorium.scheduler.processes import GRACE_SECONDS, die_with_parent, members
+
+EXECUTORS = ("local", "slurm", "ray")
+
+LOG_VARIABLE = "SENSORIUM_STAGE_LOG"
+"""Environment variable with the log of a stage."""
+
+LOCK_VARIABLE = "SENSORIUM_STAGES_LOCK"
+"""Environment variable with the file whose shared lock all processes of a run hold."""
+
+CLUSTER_TIMEOUT = 60.0
+"""Seconds that a cluster has to answer."""
+
+_NICENESS = 5
+"""Commands yield to DVC's own work, so that the next ones start soon where all cores are busy."""
+
+_WITHOUT_PROFILE = {"bash": ["--noprofile", "--norc"], "zsh": ["--no-rcs"], "fish": ["--no-config"]}
+
+
+class Handle(Protocol):
+    """A submitted command."""
+
+    def poll(self) -> int | None:
+        """Exit code, 128 + n after a signal n; None while the command waits or runs."""
+        ...
+
+    def cancel(self, force: bool = False) -> None:
+        """Ask the command to end; kill it when `force`. Does not wait; may be repeated."""
+        ...
+
+
+class Executor(Protocol):
+    """A place to run commands."""
+
+    def submit(self, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> Handle:
+        """Start a shell command.
+
+        Args:
+            command: what `$SHELL -c` takes.
+            environment: all of the command's environment.
+            folder: its working folder, at the same path wherever the command runs.
+            log: file that its output is appended to.
+        """
+        ...
+
+
+class LocalHandle:
+    """A command in a process group of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._cancelled = False
+
+    def poll(self) -> int | None:
+        """See `Handle`.
+
+        The shell that leads the group dies from SIGTERM at once, while a training under it saves its state:
+        a cancelled command has ended when all of its group has. The leader is left unreaped until then, so
+        that its id stays the group's.
+        """
+        if self._cancelled and members(self._process.pid, os.getpgid):
+            return None
+        code = self._process.poll()
+        return code if code is None or code >= 0 else 128 - code
+
+    def cancel(self, force: bool = False) -> None:
+        """See `Handle`; everything that the command started in its group is meant."""
+        self._cancelled = True
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL if force else signal.SIGTERM)
+
+
+class LocalExecutor:
+    """Run on this machine."""
+
+    def submit(self, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> LocalHandle:
+        """See `Executor`; the command is killed when this process dies without having ended it."""
+        parent = os.getpid()
+
+        def begin() -> None:
+            die_with_parent(signal.SIGKILL, parent)
+            os.nice(_NICENESS)
+
+        with log.open("ab") as output:
+            process = subprocess.Popen(  # noqa: S603 - the commands of dvc.yaml are what is to be run
+                shell_call(command, environment),
+                env=dict(environment),
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                process_group=0,
+                preexec_fn=begin,
+            )
+        return LocalHandle(process)
+
+
+def shell_call(command: str, environment: Mapping[str, str]) -> list[str]:
+    """The call of the user's shell that runs a command, without start-up files, as DVC itself makes it."""
+    shell = environment.get("SHELL") or "/bin/sh"
+    return [shell, *_WITHOUT_PROFILE.get(Path(shell).name, []), "-c", command]
+
+
+def wait(
+    handles: Sequence[Handle],
+    stop: Callable[[], bool] = lambda: False,
+    on_tick: Callable[[], None] = lambda: None,
+    grace: float = GRACE_SECONDS,
+    tick: float = 0.05,
+) -> list[int]:
+    """Wait until all commands have ended.
+
+    Args:
+        handles: the commands.
+        stop: whether they are to be ended.
+        on_tick: called after every look at them.
+        grace: seconds that they have to end before they are killed.
+        tick: seconds between two looks.
+
+    Returns:
+        Their exit codes.
+    """
+    deadline = None
+    while None in (codes := [handle.poll() for handle in handles]):
+        if deadline is None and stop():
+            deadline = time.monotonic() + grace
+            for handle in handles:
+                handle.cancel()
+        if deadline is not None and time.monotonic() > deadline:
+            for handle in handles:
+                handle.cancel(force=True)
+        on_tick()
+        time.sleep(tick)
+    return [code for code in codes if code is not None]
+
+
+def make_executor(name: str, gpus: int) -> Executor:
+    """The executor of a name that `check` has passed.
+
+    Args:
+        name: one of `EXECUTORS`.
+        gpus: GPUs that each command asks a cluster for.
+    """
+    if name == "slurm":
+        from sensorium.scheduler.slurm import SlurmExecutor
+
+        return SlurmExecutor(gpus)
+    if name == "ray":
+        from sensorium.scheduler.ray_executor import RayExecutor
+
+        return RayExecutor(gpus)
+    assert name == "local", name
+    return LocalExecutor()
+
+
+def check(name: str, gpus: int) -> None:
+    """Find out before a run whether its executor can work.
+
+    Raises:
+        ConfigError: there is no such executor, it is not installed, or its cluster lacks the GPUs.
+        PipelineError: its cluster does not answer.
+    """
+    if name not in EXECUTORS:
+        raise ConfigError(f"--executor {name!r}: does not exist.", f"Choose one of: {', '.join(EXECUTORS)}.")
+    for program in ("sbatch", "scancel") if name == "slurm" else ():
+        if shutil.which(program) is None:
+            raise ConfigError(
+                f"--executor slurm: no {program} on this machine.", "Run it on a login node of the cluster."
+            )
+    if name == "ray":
+        _check_ray(gpus)
+
+
+def _check_ray(gpus: int) -> None:
+    """Ask the cluster what it has, in another process: Ray's client may hang, or abort its process."""
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("--executor ray: Ray is not installed.", "Install the extra: pip install 'sensorium[ray]'")
+    remedy = "Start a cluster (ray start --head), or set RAY_ADDRESS to the address of a running head."
+    call = [sys.executable, "-m", "sensorium.scheduler.ray_executor"]
+    try:
+        answer = subprocess.run(call, capture_output=True, text=True, timeout=CLUSTER_TIMEOUT, check=True)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        raise PipelineError(f"Ray: no answer from the cluster in {CLUSTER_TIMEOUT:.0f} s.", remedy) from None
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.strip().rpartition("\n")[2] or "unknown reason"
+        raise PipelineError(f"Ray: no cluster to run on ({reason}).", remedy) from None
+    available = json.loads(answer.stdout.splitlines()[-1]).get("GPU", 0)
+    if gpus > available:
+        raise ConfigError(f"--gpus-per-stage {gpus}: the Ray cluster has {available:g} GPUs.", "Ask for fewer.")

@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 WORKERS ?= 2
-FAST_TESTS ?= tests/data_store tests/project
+FAST_TESTS ?= tests/data_store tests/project/test_commands.py tests/project/test_config.py tests/project/test_files.py
 # Scripts of an environment name the folder that it was made in: a moved or copied one runs other code, or none.
 MOVED := $(shell test ! -e $(VENV)/.created || grep -qsF "$(CURDIR)/$(VENV)" $(BIN)/activate || echo moved)
 

@@ -23,7 +23,6 @@ from numpy.lib import format as npy
 from sensorium import mice
 from sensorium.errors import DataError
 from sensorium.mice import TIERS
-from sensorium.recordings.place import require_flat, require_linked
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -131,6 +130,37 @@ def first_nan(row: npt.NDArray[Any]) -> int:
     """Position of the first NaN, or the length where there is none."""
     missing = np.isnan(row)
     return int(missing.argmax()) if missing.any() else len(row)
+
+
+def require_linked(folder: Path) -> None:
+    """Refuse a folder that is, or lies in, a link to nowhere: most likely to a disk that is not mounted.
+
+    Raises:
+        DataError: naming the link and where it points.
+    """
+    for place in (folder, *folder.parents):
+        if place.is_symlink() and not place.exists():
+            raise DataError(
+                f"{place}: a link to {place.readlink()}, which does not exist.",
+                "Mount the disk that it points to, or remove the link.",
+            )
+
+
+def is_too_deep(folder: Path) -> bool:
+    """Whether a mouse's folder holds the mouse's folder, as some programs unpack a zip."""
+    return (folder / folder.name / "data").is_dir() and not (folder / "data").exists()
+
+
+def require_flat(folder: Path) -> None:
+    """Refuse a mouse's folder that holds the mouse's folder.
+
+    Raises:
+        DataError: naming the inner folder.
+    """
+    if is_too_deep(folder):
+        raise DataError(
+            f"{folder / folder.name}: the recordings lie one folder too deep.", f"Move what is in there to {folder}."
+        )
 
 
 class RawMouse:

@@ -8,8 +8,7 @@ import numpy.typing as npt
 
 from sensorium.mice import MouseSet
 from sensorium.recordings.phash import thumbnails
-from sensorium.recordings.place import is_too_deep
-from sensorium.recordings.raw import RawMouse
+from sensorium.recordings.raw import RawMouse, is_too_deep
 from sensorium.recordings.similarity import SHARE, TOLERANCE, near_pairs
 from sensorium.recordings.verify.report import Report
 from sensorium.recordings.verify.structure import Structure, check_structure

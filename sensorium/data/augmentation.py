@@ -66,7 +66,8 @@ class Augmentation(Protocol):
         >>> class MiddleQuarter:
         ...     def draw(self, generator, samples, canvas):
         ...         centre = np.array(canvas)[:, None] // 2
-        ...         return Draws(generator.random(samples) < 0.5, np.full(samples, 0.25), centre.repeat(samples, axis=1))
+        ...         mixed = generator.random(samples) < 0.5
+        ...         return Draws(mixed, np.full(samples, 0.25), centre.repeat(samples, axis=1))
         >>> augmentation: Augmentation = MiddleQuarter()
         >>> draws = augmentation.draw(np.random.default_rng(0), samples=3, canvas=(64, 64))
         >>> cut_box(draws.shares[0], *draws.centres[:, 0], canvas=(64, 64))

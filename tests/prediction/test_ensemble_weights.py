@@ -231,7 +231,7 @@ def test_the_commands_weigh_and_average(predicted, make_predictions, command, pr
     code, told = command("ensemble", "-e", pair, "-s", TIER)
     assert code == 1
     assert f"{project.weights([STUDENT, TEACHER])}: the file does not exist" in told
-    assert f"sensorium weigh -e {pair}" in told
+    assert f"sensorium fit-ensemble -e {pair}" in told
     assert command("weigh", "-e", f"{TEACHER},{STUDENT}")[0] == 0
     assert command("ensemble", "-e", pair, "-s", TIER)[0] == 0
     weights = read_weights(project.weights([STUDENT, TEACHER]), [STUDENT, TEACHER])

@@ -20,7 +20,7 @@ from sensorium.evaluation.tables import SINGLE_TRIAL
 from sensorium.files import read_json, waiting_lock
 from sensorium.mice import FOLDS_SPLIT
 from sensorium.paths import Paths
-from sensorium.scheduler.processes import die_with_parent
+from sensorium.processes import die_with_parent
 from sensorium.tracking.event_log import event_logs
 from sensorium.tracking.project_run import RUN_VARIABLE, RUN_VARIABLES, log_results
 from sensorium.tracking.recorder import ADOPT_VARIABLE, Past, record_past

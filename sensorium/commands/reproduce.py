@@ -15,10 +15,10 @@ from sensorium.config import Config
 from sensorium.errors import PipelineError, TrackingError
 from sensorium.files import exclusive_lock, write_json
 from sensorium.paths import Paths
+from sensorium.processes import die_with_parent
 from sensorium.registry.pair import find_weights
 from sensorium.reproduction.drift import Drift, Outcome, judge
 from sensorium.reproduction.rebuild import clone_commit, place_data
-from sensorium.scheduler.processes import die_with_parent
 from sensorium.tracking.project_run import log_results
 from sensorium.tracking.provenance import hardware
 from sensorium.tracking.run_links import RunLink

@@ -12,9 +12,8 @@ from sensorium.paths import Paths
 from sensorium.remote.config import folder_of
 from sensorium.scheduler import executors, graph
 from sensorium.scheduler import gpus as devices
-from sensorium.scheduler.coordinator import Run, lock_project
+from sensorium.scheduler.coordinator import Run, command_environment, lock_project
 from sensorium.scheduler.display import Display, duration
-from sensorium.scheduler.environment import command_environment
 from sensorium.scheduler.shell import install_shell
 from sensorium.scheduler.tasks import Scheduler, State
 

@@ -25,9 +25,9 @@ from sensorium.experiments import experiment_file
 from sensorium.files import atomic_file, digest_json, waiting_lock, write_text
 from sensorium.lineage import provenance
 from sensorium.paths import Paths
-from sensorium.scheduler import executors, workers
+from sensorium.scheduler import executors
 from sensorium.scheduler import gpus as devices
-from sensorium.scheduler.environment import command_environment
+from sensorium.scheduler.coordinator import command_environment
 from sensorium.stages import train
 from sensorium.sweep import results
 from sensorium.sweep.space import Space, candidates, load_space, settings_of
@@ -196,7 +196,7 @@ def _start_workers(paths: Paths, options: Options, sweep: Sweep, console: Consol
     logs = sweep.plan.folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     started = [
-        workers.Worker(
+        executors.Worker(
             _command(options, name), {**command_environment(options.executor), **lease}, logs / f"{name}.log"
         )
         for name, lease in _leases(options).items()
@@ -204,7 +204,7 @@ def _start_workers(paths: Paths, options: Options, sweep: Sweep, console: Consol
     console.print(f"{sweep.plan.name}: {len(started)} processes; their logs are in {logs}.")
     executor = executors.make_executor(options.executor, options.gpus_per_trial)
     with show_progress(sweep, console) as update:
-        codes = workers.run(executor, started, paths.root, update)
+        codes = executors.run_workers(executor, started, paths.root, update)
     failed = [worker.log for worker, code in zip(started, codes, strict=True) if code]
     if failed and not sweep.is_over():
         raise PipelineError(

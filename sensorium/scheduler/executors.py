@@ -1,4 +1,4 @@
-"""Where the command of a stage runs: a protocol, the implementation for this machine, the choice by name.
+"""Where commands run: a protocol, the implementation for this machine, the choice by name.
 
 DVC always runs on the coordinator's host, since its locks look at local process ids; only the commands
 go elsewhere.
@@ -15,25 +15,21 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sensorium.errors import ConfigError, PipelineError
-from sensorium.scheduler.processes import GRACE_SECONDS, die_with_parent, members
+from sensorium.processes import die_with_parent
+from sensorium.scheduler.processes import GRACE_SECONDS, StopSignals, members
 
 EXECUTORS = ("local", "slurm", "ray")
-
 LOG_VARIABLE = "SENSORIUM_STAGE_LOG"
 """Environment variable with the log of a stage."""
-
 LOCK_VARIABLE = "SENSORIUM_STAGES_LOCK"
 """Environment variable with the file whose shared lock all processes of a run hold."""
-
 CLUSTER_TIMEOUT = 60.0
 """Seconds that a cluster has to answer."""
-
 _NICENESS = 5
 """Commands yield to DVC's own work, so that the next ones start soon where all cores are busy."""
-
 _WITHOUT_PROFILE = {"bash": ["--noprofile", "--norc"], "zsh": ["--no-rcs"], "fish": ["--no-config"]}
 
 
@@ -128,17 +124,14 @@ def wait(
     grace: float = GRACE_SECONDS,
     tick: float = 0.05,
 ) -> list[int]:
-    """Wait until all commands have ended.
+    """Wait until all commands have ended, and return their exit codes.
 
     Args:
         handles: the commands.
         stop: whether they are to be ended.
-        on_tick: called after every look at them.
+        on_tick: called every `tick` seconds.
         grace: seconds that they have to end before they are killed.
-        tick: seconds between two looks.
-
-    Returns:
-        Their exit codes.
+        tick: seconds between two polls.
     """
     deadline = None
     while None in (codes := [handle.poll() for handle in handles]):
@@ -154,13 +147,38 @@ def wait(
     return [code for code in codes if code is not None]
 
 
-def make_executor(name: str, gpus: int) -> Executor:
-    """The executor of a name that `check` has passed.
+class Worker(NamedTuple):
+    """A command that finds its own work."""
 
-    Args:
-        name: one of `EXECUTORS`.
-        gpus: GPUs that each command asks a cluster for.
+    command: str
+    """What `$SHELL -c` takes; no two of them are equal."""
+    environment: Mapping[str, str]
+    log: Path
+
+
+def run_workers(executor: Executor, workers: Sequence[Worker], folder: Path, on_tick: Callable[[], None]) -> list[int]:
+    """Run commands in a folder, in parallel, until all of them have ended, and return their exit codes.
+
+    Raises:
+        KeyboardInterrupt: asked to stop; all commands were asked to, and have ended.
     """
+    handles: list[Handle] = []
+    with StopSignals() as signals:
+        try:
+            for worker in workers:
+                handles.append(executor.submit(worker.command, worker.environment, folder, worker.log))
+            signals.install()  # again: a cluster's library may have taken the signals
+            codes = wait(handles, lambda: signals.count > 0, on_tick, tick=0.2)
+        except BaseException:
+            wait(handles, lambda: True)
+            raise
+    if signals.count:
+        raise KeyboardInterrupt
+    return codes
+
+
+def make_executor(name: str, gpus: int) -> Executor:
+    """The executor of a name that `check` has passed, whose commands each ask a cluster for `gpus` GPUs."""
     if name == "slurm":
         from sensorium.scheduler.slurm import SlurmExecutor
 
@@ -182,11 +200,8 @@ def check(name: str, gpus: int) -> None:
     """
     if name not in EXECUTORS:
         raise ConfigError(f"--executor {name!r}: does not exist.", f"Choose one of: {', '.join(EXECUTORS)}.")
-    for program in ("sbatch", "scancel") if name == "slurm" else ():
-        if shutil.which(program) is None:
-            raise ConfigError(
-                f"--executor slurm: no {program} on this machine.", "Run it on a login node of the cluster."
-            )
+    if name == "slurm" and shutil.which("sbatch") is None:
+        raise ConfigError("--executor slurm: no sbatch on this machine.", "Run it on a login node of the cluster.")
     if name == "ray":
         _check_ray(gpus)
 

@@ -27,10 +27,8 @@ class StageGraph:
 
     upstream: dict[str, frozenset[str]]
     """Stage -> the stages it needs, in the order of a serial `dvc repro`."""
-
     unchanged: list[str]
     """Stages that neither changed nor depend on one that did."""
-
     orders: dict[str, list[str]]
     """Lock file -> the order of its entries after a serial run: old ones first, new ones as planned."""
 

@@ -26,7 +26,6 @@ from sensorium.scheduler.executors import LOCK_VARIABLE, LOG_VARIABLE
 
 _LOST = 128 + signal.SIGKILL
 """Exit code of a command whose worker is gone."""
-
 _TICK = 0.1
 
 
@@ -54,13 +53,10 @@ class RayHandle:
 
 @dataclass(frozen=True)
 class RayExecutor:
-    """Submit to the cluster that RAY_ADDRESS, or Ray's own record of a started cluster, names.
-
-    Args:
-        gpus: GPUs that each command asks for.
-    """
+    """Submit to the cluster that RAY_ADDRESS, or Ray's own record of a started cluster, names."""
 
     gpus: int
+    """GPUs that each command asks for."""
 
     def submit(self, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> RayHandle:
         """See `executors.Executor`; retrying is the coordinator's: DVC clears a stage's outputs before each attempt."""

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sensorium.processes import die_with_parent
 from sensorium.scheduler.executors import CLUSTER_TIMEOUT, LocalHandle, shell_call
-from sensorium.scheduler.processes import die_with_parent
 
 
 class SlurmHandle(LocalHandle):
@@ -41,13 +41,10 @@ class SlurmHandle(LocalHandle):
 
 @dataclass(frozen=True)
 class SlurmExecutor:
-    """Submit to the cluster that `sbatch` knows; the project lies on storage that its nodes share.
-
-    Args:
-        gpus: GPUs that each job asks for.
-    """
+    """Submit to the cluster that `sbatch` knows; the project lies on storage that its nodes share."""
 
     gpus: int
+    """GPUs that each job asks for."""
 
     def submit(self, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> SlurmHandle:
         """See `Executor`.

@@ -28,15 +28,12 @@ _log = logging.getLogger("dvc")
 
 
 def run(repo: Repo, name: str, orders: Mapping[str, Sequence[str]]) -> int:
-    """Bring one stage up to date.
+    """Bring one stage up to date, and return whether it was `CHANGED`.
 
     Args:
         repo: waits for DVC's lock.
         name: address of the stage.
         orders: lock file -> names of all its entries, in the order to keep.
-
-    Returns:
-        Whether it was `CHANGED`.
     """
 
     def reproduce(stage: Any, **options: Any) -> Any:

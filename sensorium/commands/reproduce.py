@@ -58,16 +58,18 @@ def run(
 def reproduce(config: Config, paths: Paths, name: str, tolerance: float, keep: bool) -> Drift:
     """Train a fold again, in a folder of its own, and compare.
 
+    Nothing in the project's tree is changed but reports/reproduction and `.sensorium`.
+
     Args:
         config: all settings in force; the repetition has those of its run.
-        paths: the project; nothing in its tree is changed but reports/reproduction and `.sensorium`.
+        paths: the project.
         name: a fold's run id, or EXPERIMENT/fold_<k>.
         tolerance: largest relative difference that passes; 0 asks for equal bits.
         keep: leave the folder also when the training is reproduced.
 
     Raises:
         ConfigError: no such name.
-        TrackingError: the run is missing or does not tell enough.
+        TrackingError: the run is missing or does not record enough.
         PipelineError: commit or data are missing, the training fails, or the run is being reproduced already.
     """
     upload_remaining(TrackingStore.of(paths))  # of a training that ended a moment ago; what cannot arrive stays on disk

@@ -38,10 +38,7 @@ RESTORE_DATABASE = (
 
 @contextmanager
 def database_errors(path: Path) -> Iterator[None]:
-    """Turn what SQLite raises into an error for the user.
-
-    Args:
-        path: the database.
+    """Turn what SQLite raises about a database into an error for the user.
 
     Raises:
         TrackingError: it is damaged, or cannot be opened or written.
@@ -110,8 +107,7 @@ def rebase(path: Path, root: Path) -> None:
 def set_aside(path: Path) -> Path | None:
     """Move a damaged database out of the way; only for the holder of the database's lock.
 
-    Returns:
-        Its new name, or None where the database is whole or there is none.
+    Returns its new name, or None where the database is whole or there is none.
 
     Raises:
         TrackingError: it cannot be read, for another reason than damage.

@@ -71,11 +71,7 @@ class EventLog:
         return self.folder.name
 
     def append(self, kind: str, **event: Any) -> None:
-        """Add an event and flush it to disk.
-
-        Args:
-            kind: `start`, `params`, `metrics`, `artifact` or `close`.
-            event: its content; JSON values.
+        """Add an event of a kind (see `_FIELDS`), and flush it to disk.
 
         Raises:
             TrackingError: the disk is full or refuses; the events before this one are whole.
@@ -152,11 +148,8 @@ class EventLog:
             return None
         return str(last["status"]) if last.get("kind") == "close" else None
 
-    def add_file(self, source: Path) -> str:
+    def add_file(self, source: Path) -> None:
         """Copy a file or folder into the log, where no stage removes it before it is uploaded.
-
-        Returns:
-            Its name below `artifacts/`.
 
         Raises:
             TrackingError: the disk is full or refuses.
@@ -168,7 +161,6 @@ class EventLog:
                 shutil.copytree(source, target, dirs_exist_ok=True)
             else:
                 shutil.copyfile(source, target)
-        return source.name
 
     def artifact(self, name: str) -> Path:
         """Where a copied file lies."""
@@ -228,11 +220,9 @@ class EventLog:
 
     @contextlib.contextmanager
     def locked(self, role: str, seconds: float = 0.0) -> Iterator[bool]:
-        """Lock the log for one role; yields whether nobody else has locked it, and it exists.
+        """Lock the log as WRITER or UPLOADER; yields whether nobody else has locked it, and it exists.
 
-        Args:
-            role: WRITER or UPLOADER.
-            seconds: how long to wait for whoever holds the lock, or asks whether it is held.
+        Waits some seconds for whoever holds the lock, or asks whether it is held.
         """
         try:
             stream = self._lock_file(role).open("a")
@@ -261,12 +251,7 @@ def event_logs(state: Path) -> list[EventLog]:
 
 
 def log_for(state: Path, fields: Mapping[str, Any]) -> EventLog:
-    """The unfinished event log of a fingerprint, or a new one beside those that are finished.
-
-    Args:
-        state: folder of the event logs and locks.
-        fields: `experiment`, `fold` and `fingerprint`.
-    """
+    """The unfinished event log of `experiment`, `fold` and `fingerprint`, or a new one beside finished ones."""
     name, number = f"{fields['experiment']}-fold_{fields['fold']}-{fields['fingerprint'][:16]}", 1
     while True:
         log = EventLog(state / _FOLDER / (name if number == 1 else f"{name}.{number}"))

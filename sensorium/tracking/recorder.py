@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from sensorium.tracking.run_links import RunLink
 from sensorium.tracking.store import TrackingStore, mlflow_errors
 from sensorium.tracking.sweeps import SweepPlace
 from sensorium.tracking.system import SystemLoad
-from sensorium.tracking.timeouts import GRACE_SECONDS, check_timeouts, closing_seconds, upload_timeout
+from sensorium.tracking.timeouts import GRACE_SECONDS, closing_seconds, idle_timeout, upload_timeout
 from sensorium.tracking.uploader_process import ensure_running
 
 _log = logging.getLogger(__name__)
@@ -94,14 +94,11 @@ class TrainingRun:
 
     def artifact(self, path: Path) -> None:
         """Record a file or folder as it is now."""
-        self._events.append("artifact", name=self._events.add_file(path))
+        self._events.add_file(path)
+        self._events.append("artifact", name=path.name)
 
     def close(self, status: Status = "FINISHED") -> None:
-        """End the run, wait a moment for the uploader, and write the link to the run.
-
-        Args:
-            status: FINISHED, FAILED or KILLED.
-        """
+        """End the run, wait a moment for the uploader, and write the link to the run."""
         self._events.append("close", status=status)
         duration = time.monotonic() - self._began
         seconds = upload_timeout() if self._load is None else closing_seconds(duration)  # no stage waits for a record
@@ -126,10 +123,7 @@ class TrainingRun:
 def _await_upload(log: EventLog, store: TrackingStore, seconds: float) -> None:
     """Wait until the store has all events, or the uploader had its time.
 
-    Args:
-        log: what is to be uploaded.
-        store: where to.
-        seconds: the uploader's time; when that is all it ever gets, its start does not count.
+    When `seconds` is all the time that it ever gets, its start does not count.
     """
     began = asked = time.monotonic()
     grace = GRACE_SECONDS if seconds and seconds == upload_timeout() else 0.0
@@ -152,7 +146,7 @@ def start_training_run(
 
     Args:
         config: the settings in force, which become the run's params.
-        paths: where everything lies.
+        paths: the project.
         experiment: name in params.yaml.
         fold: fold that is held out.
         fingerprint: digest of everything that the training depends on; the same after a resume.
@@ -162,12 +156,12 @@ def start_training_run(
         TrackingError: another process trains this fold, or `MLFLOW_TRACKING_URI` is of no use.
     """
     store = TrackingStore.of(paths)
-    check_timeouts()
+    upload_timeout(), idle_timeout()  # refused at once, not hours later at the end of a training
     fields = {"experiment": experiment, "fold": fold, "fingerprint": fingerprint}
     log = log_for(store.state, fields)
     _remove_others(store, log)
     stage = f"train {experiment}/fold_{fold}"
-    made = Provenance.current(store.root, stage, _inputs(config, store, experiment, fold))
+    made = Provenance.current(store.root, stage, training_inputs(config, store.root, experiment, fold))
     header = {**fields, "name": f"fold_{fold}", **_header(config, fields, made)}
     link = paths.run_link(experiment, fold) if place is None else None
     header = header if place is None else place.placed(header)
@@ -181,42 +175,48 @@ def start_training_run(
     return run
 
 
-@dataclass(frozen=True)
-class Past:
-    """A training that is over, to be recorded from what it left on disk."""
-
-    run_id: str | None
-    """The run to record it in, made by `mlflow run`; None for a run of its own, in a store that lost it."""
-    fingerprint: str
-    original: str | None
-    """The run that held the training, where it is known."""
-    epochs: Sequence[tuple[Mapping[str, float], int]]
-    """Metrics and step of every epoch."""
-
-
 def record_past(
-    config: Config, paths: Paths, experiment: str, fold: int, past: Past, artifacts: Sequence[Path] = ()
+    config: Config,
+    paths: Paths,
+    experiment: str,
+    fold: int,
+    fingerprint: str,
+    run_id: str | None,
+    original: str | None,
+    epochs: Sequence[tuple[Mapping[str, float], int]] = (),
+    artifacts: Sequence[Path] = (),
 ) -> None:
     """Record a training that is over: where there was nothing left to train, or the store was lost.
 
     The run gets params, metrics and artifacts. One that asked for it has the role `record`: the parent's figures
     leave it out. Code, machine and threads are those of the original; where there is none, nothing is recorded
     of them, as what is known here is another process.
+
+    Args:
+        config: the settings in force, which become the run's params.
+        paths: the project.
+        experiment: what was trained.
+        fold: fold that was held out.
+        fingerprint: digest of everything that the training depended on.
+        run_id: run to record it in, made by `mlflow run`; None for a run of its own, in a store that lost it.
+        original: run that held the training, where it is known.
+        epochs: metrics and step of every epoch.
+        artifacts: files that the training left.
     """
     store = TrackingStore.of(paths)
-    fields = {"experiment": experiment, "fold": fold, "fingerprint": past.fingerprint}
-    log = log_for(store.state, {**fields, "fingerprint": past.run_id or f"rebuilt{past.fingerprint}"})
-    original = _provenance_of(store, past.original)
-    inputs = {**_inputs(config, store, experiment, fold), **original.inputs}
-    header = {**fields, "name": f"fold_{fold}", **_header(config, fields, replace(original, inputs=inputs))}
-    header["adopt"] = past.run_id
-    if past.original is not None:
-        header["tags"][runs.REBUILT if past.run_id is None else runs.RECORDED] = past.original
-    if past.run_id is not None:
+    fields = {"experiment": experiment, "fold": fold, "fingerprint": fingerprint}
+    log = log_for(store.state, {**fields, "fingerprint": run_id or f"rebuilt{fingerprint}"})
+    made = _provenance_of(store, original)
+    inputs = {**training_inputs(config, store.root, experiment, fold), **made.inputs}
+    header = {**fields, "name": f"fold_{fold}", **_header(config, fields, replace(made, inputs=inputs))}
+    header["adopt"] = run_id
+    if original is not None:
+        header["tags"][runs.REBUILT if run_id is None else runs.RECORDED] = original
+    if run_id is not None:
         header["name"] = f"{experiment}/fold_{fold} recorded"  # a row of the leaderboard, below no parent
         header["tags"][runs.ROLE] = runs.RECORD
     run = TrainingRun(log, store, None, header, None)
-    for values, step in past.epochs:
+    for values, step in epochs:
         run.metrics(values, step)
     for path in artifacts:
         run.artifact(path)
@@ -230,10 +230,6 @@ def _provenance_of(store: TrackingStore, run_id: str | None) -> Provenance:
     with mlflow_errors(Paths(store.root)):
         client = store.client()
         return Provenance.from_tags(client.get_run(run_id).data.tags if runs.is_alive(client, run_id) else {})
-
-
-def _inputs(config: Config, store: TrackingStore, experiment: str, fold: int) -> dict[str, str]:
-    return training_inputs(store.root, config.dataset.mice, fold, config.experiment(experiment).distillation)
 
 
 def _header(config: Config, fields: Mapping[str, Any], made: Provenance) -> dict[str, Any]:

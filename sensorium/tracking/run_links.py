@@ -67,14 +67,7 @@ def run_links(paths: Paths, experiment: str) -> dict[int, RunLink]:
 
 
 def find_run(client: "MlflowClient", paths: Paths, experiment: str, fold: int) -> str | None:
-    """The run of a fold on disk: the linked one, or one of the same fingerprint; None where the store has neither.
-
-    Args:
-        client: client of the store in force.
-        paths: where links and folds lie.
-        experiment: what was trained.
-        fold: fold that was held out.
-    """
+    """The run of a fold on disk: the linked one, or one of the same fingerprint; None where the store has neither."""
     link = RunLink.read(paths.run_link(experiment, fold))
     if link.run_id is not None and is_alive(client, link.run_id):
         return link.run_id
@@ -85,26 +78,15 @@ def find_run(client: "MlflowClient", paths: Paths, experiment: str, fold: int) -
     finished = [run for run in search(client, everywhere(client), tags) if run.info.status == FINISHED]
     if not finished:
         return None
-    known = _fingerprint(folder)
+    path = folder / "config.json"
+    document = read_json(path, TrackingError, later_remedy(path, "Train the fold again."))
+    known = digest_json(document["info"]["provenance"])  # `lineage.fingerprint`, without PyTorch
     runs = [run for run in finished if run.data.tags.get(FINGERPRINT) == known]
     return str(runs[-1].info.run_id) if runs else None
 
 
-def _fingerprint(folder: Path) -> str:
-    """`lineage.fingerprint` of a trained fold, without PyTorch."""
-    path = folder / "config.json"
-    document = read_json(path, TrackingError, later_remedy(path, "Train the fold again."))
-    return digest_json(document["info"]["provenance"])
-
-
 def origin(client: "MlflowClient", paths: Paths, experiment: str) -> dict[str, str]:
-    """Tags that say where folds were trained; folds that were pulled have runs in another store.
-
-    Args:
-        client: client of the store in force.
-        paths: where links and folds lie.
-        experiment: what was trained.
-    """
+    """Tags that say where an experiment's folds were trained; folds that were pulled have runs in another store."""
     links = run_links(paths, experiment)
     runs = {fold: find_run(client, paths, experiment, fold) for fold in links}
     names = {fold: runs[fold] or link.run_id or link.source or "unknown" for fold, link in links.items()}

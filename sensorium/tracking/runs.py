@@ -39,7 +39,7 @@ DIFFERENCE = "score/vs_"
 """Before the name of an experiment, in the metric of how much more a row scored than it."""
 WARMUP = "training.warmup_epochs"
 """Param: epochs that are never the best one."""
-_SOURCE = ("mlflow.source.name", "mlflow.source.type")
+_SOURCE = {"mlflow.source.name", "mlflow.source.type"}
 """Tags by which `mlflow run` names the project that it ran."""
 PARENT = "mlflow.parentRunId"
 """MLflow's tag of a child."""
@@ -147,7 +147,9 @@ def attach(client: "MlflowClient", store: TrackingStore, header: Mapping[str, An
         if run is None:
             run = client.create_run(experiment, start_time=header["time"], run_name=header["name"], tags=tags)
         else:
-            _rename(client, run.info.run_id, header["name"], tags)
+            for key in tags.keys() - _SOURCE:
+                client.set_tag(run.info.run_id, key, tags[key])
+            client.update_run(run.info.run_id, name=header["name"])
     return str(run.info.experiment_id), str(run.info.run_id)
 
 
@@ -157,14 +159,6 @@ def _own_run(client: "MlflowClient", header: Mapping[str, Any]) -> "Run | None":
     runs = search(client, everywhere(client), {FINGERPRINT: header["fingerprint"], ROLE: "fold"})
     unfinished = [run for run in runs if run.info.status != FINISHED]
     return unfinished[-1] if unfinished else None
-
-
-def _rename(client: "MlflowClient", run_id: str, name: str, tags: Mapping[str, str]) -> None:
-    """Give a run that exists, such as one that `mlflow run` made, the name and tags of its training."""
-    for key, value in tags.items():
-        if key not in _SOURCE:
-            client.set_tag(run_id, key, value)
-    client.update_run(run_id, name=name)
 
 
 def _parent(client: "MlflowClient", experiment: str, header: Mapping[str, Any]) -> str:
@@ -228,12 +222,7 @@ def best_epoch(client: "MlflowClient", fold: "Run") -> dict[str, float]:
 
 
 def validation_scores(client: "MlflowClient", run_id: str) -> dict[str, dict[str, float]]:
-    """Validation correlation by mouse and fold: of an experiment's finished folds, or of one fold.
-
-    Args:
-        client: client of the store.
-        run_id: a parent run, or a child.
-    """
+    """Validation correlation by mouse and fold: of a parent's finished folds, or of one fold."""
     run = client.get_run(run_id)
     children = _children(client, run_id) if run.data.tags.get(ROLE) == "experiment" else [run]
     scores: dict[str, dict[str, float]] = {}

@@ -30,20 +30,12 @@ _TIMEOUT, _RETRIES = "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RET
 _CLIENT_SETTINGS = {_TIMEOUT: "600", _RETRIES: "2", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 """Client settings unless the user sets others: a server answers an upload only when S3 has all of the weights,
 and MLflow's own retries would hold a stage for minutes when nobody answers."""
-_SHORT_SETTINGS = {_TIMEOUT: "10", _RETRIES: "1"}
-
-
-def _absolute(uri: str) -> str:
-    """Make the path of an SQLite URI absolute and free of links, so that equal stores have equal URIs."""
-    if uri.startswith(_SQLITE) and "?" not in uri:
-        return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).resolve())
-    return uri
 
 
 def set_short_timeouts() -> None:
     """Give up soon on a server that is slow: for a process that sends small things and can try again."""
-    for name, value in _SHORT_SETTINGS.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault(_TIMEOUT, "10")
+    os.environ.setdefault(_RETRIES, "1")
 
 
 def redact(text: str) -> str:
@@ -65,10 +57,7 @@ def expected_faults() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def mlflow_errors(paths: Paths) -> Iterator[None]:
-    """Turn what MLflow raises into an error for the user.
-
-    Args:
-        paths: the project, whose database a message names.
+    """Turn what MLflow raises about a project's store into an error for the user.
 
     Raises:
         TrackingError: the store is damaged, cannot be reached, or refuses.
@@ -110,18 +99,15 @@ class TrackingStore:
         root = paths.root.resolve()
         queued = os.environ.get("DVC_EXP_NAME") and os.environ.get("DVC_ROOT")  # DVC sets them for an experiment
         home = Path(queued).resolve() if queued else root
-        uri = _absolute(os.environ.get(URI_VARIABLE) or f"{_SQLITE}{home}/mlflow.db")
+        uri = os.environ.get(URI_VARIABLE) or f"{_SQLITE}{home}/mlflow.db"
+        if uri.startswith(_SQLITE) and "?" not in uri:  # equal stores have equal URIs
+            uri = _SQLITE + str(Path(uri.removeprefix(_SQLITE)).resolve())
         if urlsplit(uri).scheme in {"", "file"}:
             raise TrackingError(
                 f"{URI_VARIABLE}: {uri} is a folder, which MLflow 3 does not write runs into.",
                 f"Unset {URI_VARIABLE} for the embedded store, or name a server or a database.",
             )
         return cls(uri, root, home)
-
-    @property
-    def embedded(self) -> bool:
-        """Whether the store is the project's own SQLite file."""
-        return self.database is not None
 
     @property
     def _served(self) -> bool:
@@ -239,7 +225,7 @@ class TrackingStore:
         # a project that MLflow cloned for one run is not where artifacts should be: they lie beside a database file
         is_file = self.uri.startswith(_SQLITE) and "?" not in self.uri
         folder = Path(self.uri.removeprefix(_SQLITE)).parent if is_file else self.home
-        default = client.get_experiment(_DEFAULT_ID) if self.embedded else None
+        default = client.get_experiment(_DEFAULT_ID) if self.database is not None else None
         try:
             if default is not None and default.name == _DEFAULT and self._is_ours(default.artifact_location):
                 client.rename_experiment(_DEFAULT_ID, name)

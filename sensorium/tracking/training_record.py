@@ -87,11 +87,7 @@ def read_training_record(config: Config, paths: Paths, name: str) -> TrainingRec
 
 
 def _complete(run_id: str, tags: Mapping[str, str], artifacts: dict[str, bytes]) -> TrainingRecord:
-    """The record, where tags and artifacts of a run suffice to train again.
-
-    Raises:
-        TrackingError: they do not.
-    """
+    """The record; raises a TrackingError where tags and artifacts of a run do not suffice to train again."""
     made = Provenance.from_tags(tags)
     inputs = {path: digest for path, digest in made.inputs.items() if path.startswith("data/")}
     patch = artifacts.pop(PATCH, b"")
@@ -116,11 +112,7 @@ def note_verdict(paths: Paths, record: TrainingRecord, verdict: str) -> None:
 
 
 def _parse(name: str) -> tuple[str, int]:
-    """Experiment and fold.
-
-    Raises:
-        ConfigError: the name is of another form.
-    """
+    """Experiment and fold; raises a ConfigError where the name is of another form."""
     match = _FOLD.fullmatch(name)
     if match is None:
         raise ConfigError(
@@ -139,7 +131,7 @@ def _pulled(config: Config, paths: Paths, experiment: str, fold: int) -> Trainin
             raise TrackingError(
                 f"{file}: the file does not exist.", remedy(folder, "Type `dvc pull`, or name a run's id.")
             )
-    inputs = training_inputs(paths.root, config.dataset.mice, fold, config.experiment(experiment).distillation)
+    inputs = training_inputs(config, paths.root, experiment, fold)
     if commit is None or patch is None or not inputs:
         raise TrackingError(
             f"{folder}: neither its run nor a commit with dvc.lock shows how it was trained.", "Name a run's id."
@@ -149,11 +141,7 @@ def _pulled(config: Config, paths: Paths, experiment: str, fold: int) -> Trainin
 
 
 def _training(client: "MlflowClient", store: TrackingStore, run_id: str) -> "Run":
-    """The run that holds a fold's training.
-
-    Raises:
-        TrackingError: there is none.
-    """
+    """The run that holds a fold's training; raises a TrackingError where there is none."""
     if not is_alive(client, run_id):
         raise TrackingError(
             f"run {run_id}: not at {store.label}.",

@@ -25,10 +25,11 @@ from sensorium.scheduler.coordinator import command_environment
 from sensorium.tracking.event_log import event_logs
 from sensorium.tracking.project_run import RUN_VARIABLE, install_environment, log_results
 from sensorium.tracking.recorder import ADOPT_VARIABLE, record_past
-from sensorium.tracking.run_links import RunLink
+from sensorium.tracking.run_links import RunLink, trained_fingerprint
 from sensorium.tracking.runs import FINGERPRINT, ROLE
 from sensorium.tracking.store import TrackingStore, mlflow_errors
 from sensorium.tracking.timeouts import UPLOAD_TIMEOUT, upload_timeout
+from sensorium.tracking.training_record import CONFIG, HISTORY
 
 ALL = "all"
 EVALUATE = "evaluate"
@@ -87,11 +88,7 @@ def _stage_name(name: str) -> str:
 
 
 def _find_upstream(root: Path, names: Sequence[str]) -> list[str]:
-    """Names of the stages that some stages need.
-
-    Raises:
-        ConfigError: there is no such stage.
-    """
+    """Names of the stages that some stages need; raises a ConfigError where there is no such stage."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -149,53 +146,33 @@ def _repro(root: Path, arguments: list[str], adopt: Mapping[str, str] | None = N
     if done.returncode != 0:
         raise PipelineError(
             f"dvc repro {' '.join(arguments)}: failed with exit code {done.returncode}.{message}",
-            "What was finished before it is kept."
-            if message
-            else "The reason is shown above; what was finished is kept.",
+            "What was finished before it is kept; the reason is shown above.",
         )
 
 
 def _trained_here(paths: Paths, experiment: str, fold: int, run_id: str) -> bool:
-    """Whether the training went into the run, or waits on disk to be uploaded to it."""
-    waiting = any(
-        (header := log.header).get("adopt") == run_id and header["experiment"] == experiment
-        for log in event_logs(TrackingStore.of(paths).state)
-    )
-    return waiting or _holds(paths, experiment, fold, run_id)
-
-
-def _holds(paths: Paths, experiment: str, fold: int, run_id: str) -> bool:
-    """Whether the run has the training already, uploaded after its link was written.
-
-    Raises:
-        TrackingError: the store cannot be reached, or refuses.
-    """
-    from sensorium.lineage import fingerprint
-    from sensorium.model.checkpoint import read_info
-
+    """Whether the run has the training, or will get it from an event log on disk; see `mlflow_errors`."""
+    store = TrackingStore.of(paths)
+    for header in (log.header for log in event_logs(store.state)):
+        if header.get("adopt") == run_id and header["experiment"] == experiment:
+            return True
     with mlflow_errors(paths):
-        tags: dict[str, str] = TrackingStore.of(paths).client().get_run(run_id).data.tags
-    known = fingerprint(read_info(paths.fold(experiment, fold)).provenance)
-    return tags.get(ROLE) == "fold" and tags.get(FINGERPRINT) == known
+        tags: dict[str, str] = store.client().get_run(run_id).data.tags
+    return tags.get(ROLE) == "fold" and tags.get(FINGERPRINT) == trained_fingerprint(paths.fold(experiment, fold))
 
 
 def record_published(
     config: Config, paths: Paths, experiment: str, fold: int, linked: str | None, run_id: str | None = None
 ) -> None:
     """Log the published training of a fold, whose link names the run `linked`, to a run; to a new one by default."""
-    from sensorium.lineage import fingerprint
-    from sensorium.model.checkpoint import CONFIG, HISTORY, read_info
-
     folder, epochs = paths.fold(experiment, fold), published_epochs(config, paths, experiment, fold)
-    known = fingerprint(read_info(folder).provenance)
+    known = trained_fingerprint(folder)
     artifacts = [path for path in (folder / CONFIG, folder / HISTORY) if path.exists()]
     record_past(config, paths, experiment, fold, known, run_id, linked, epochs, artifacts)
 
 
 def published_epochs(config: Config, paths: Paths, experiment: str, fold: int) -> list[tuple[dict[str, float], int]]:
     """Metrics and step of every epoch in a fold's history.csv; empty where the weights came without one of ours."""
-    from sensorium.model.checkpoint import HISTORY
-
     recipe = config.experiment(experiment).training
     steps = recipe.samples_per_epoch // recipe.batch_size
     history = paths.fold(experiment, fold) / HISTORY

@@ -23,7 +23,11 @@ def run(config: Config, paths: Paths) -> None:
         TrackingError: folds or scores are missing, or are not those of the pin.
     """
     store = TrackingStore.of(paths)
-    _make_room(store)
+    if store.database is not None:
+        with store.database_lock():
+            aside = set_aside(store.database)
+        if aside is not None:
+            Console().print(f"{store.database} was damaged; it is kept as {aside.name}.", soft_wrap=True)
     upload_remaining(store)
     count = sum(_rebuild(config, paths, name) for name in config.experiments)
     if count:
@@ -35,15 +39,6 @@ def run(config: Config, paths: Paths) -> None:
             "Type `dvc checkout` to bring back the pinned ones, or `dvc repro register` to pin the present ones.",
         )
     Console().print(f"{restored.pair.name} {restored.pair.version} is registered, with all of its files.")
-
-
-def _make_room(store: TrackingStore) -> None:
-    """Move a damaged database aside, so that a new one is made."""
-    if store.database is not None:
-        with store.database_lock():
-            aside = set_aside(store.database)
-        if aside is not None:
-            Console().print(f"{store.database} was damaged; it is kept as {aside.name}.", soft_wrap=True)
 
 
 def _rebuild(config: Config, paths: Paths, experiment: str) -> int:

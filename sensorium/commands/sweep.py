@@ -26,7 +26,6 @@ from sensorium.files import atomic_file, digest_json, waiting_lock, write_text
 from sensorium.lineage import provenance
 from sensorium.paths import Paths
 from sensorium.scheduler import executors
-from sensorium.scheduler import gpus as devices
 from sensorium.scheduler.coordinator import command_environment
 from sensorium.stages import train
 from sensorium.sweep import results
@@ -183,7 +182,7 @@ def _jobs(options: Options) -> int | None:
         return None
     if options.jobs is not None:
         return options.jobs
-    return len(devices.parse(options.gpus)) if options.gpus else 1
+    return len(executors.parse_gpus(options.gpus)) if options.gpus else 1
 
 
 def _start_workers(paths: Paths, options: Options, sweep: Sweep, console: Console) -> None:
@@ -218,12 +217,12 @@ def _leases(options: Options) -> dict[str, dict[str, str]]:
     jobs = _jobs(options) or 1
     leased: list[str | None] = [None] * jobs
     if options.gpus is not None:
-        found = devices.parse(options.gpus)
+        found = executors.parse_gpus(options.gpus)
         if jobs > len(found):
             raise ConfigError(f"--jobs {jobs}: more than the {len(found)} GPUs of --gpus.", "Name more GPUs.")
         leased = list(found[:jobs])
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
-    return {f"{host}-{os.getpid()}-{number}": devices.lease(gpu) for number, gpu in enumerate(leased)}
+    return {f"{host}-{os.getpid()}-{number}": executors.lease(gpu) for number, gpu in enumerate(leased)}
 
 
 def _command(options: Options, worker: str) -> str:

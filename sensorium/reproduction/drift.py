@@ -99,7 +99,9 @@ def judge(first: Outcome, again: Outcome, tolerance: float, causes: list[str] | 
     same_weights = first.digest == again.digest
     weights = Difference(0.0, "") if same_weights else None
     if not same_weights and first.weights is not None and again.weights is not None:
-        weights = largest(_tensors(first.weights), _tensors(again.weights))
+        from safetensors.numpy import load_file
+
+        weights = largest(load_file(first.weights), load_file(again.weights))
     metrics = None
     if first.history is not None and again.history is not None:
         metrics = largest(_columns(first.history), _columns(again.history))
@@ -131,12 +133,6 @@ def _relative(first: NDArray[Any], again: NDArray[Any]) -> float:
     before, after = first.astype(np.float64), again.astype(np.float64)
     difference = float(np.max(np.abs(after - before)) / max(float(np.max(np.abs(before))), _TINY))
     return difference if math.isfinite(difference) else math.inf
-
-
-def _tensors(path: Path) -> dict[str, NDArray[Any]]:
-    from safetensors.numpy import load_file
-
-    return dict(load_file(path))
 
 
 def _columns(history: bytes) -> dict[str, NDArray[Any]]:

@@ -65,12 +65,12 @@ def _git(root: Path, *arguments: str, failed: str, stdin: bytes = b"") -> bytes:
 
 
 def place_data(root: Path, digests: Mapping[str, str], target: Path) -> None:
-    """Put DVC's objects into another folder, as separate files.
+    """Put DVC's objects into another project's root, as separate files; outputs that are there already are made equal.
 
     Args:
         root: the project whose cache and remote are used.
         digests: DVC's md5 by path below the root; folders end in `.dir`.
-        target: root of the folder to fill; outputs that are there already are made equal.
+        target: root of the folder to fill.
 
     Raises:
         PipelineError: an object is neither in the cache nor in the remote.

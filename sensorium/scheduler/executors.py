@@ -1,4 +1,4 @@
-"""Where commands run: a protocol, the implementation for this machine, the choice by name.
+"""Where commands run: a protocol, the implementation for this machine, the choice by name; GPUs.
 
 DVC always runs on the coordinator's host, since its locks look at local process ids; only the commands
 go elsewhere.
@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ CLUSTER_TIMEOUT = 60.0
 """Seconds that a cluster has to answer."""
 _NICENESS = 5
 """Commands yield to DVC's own work, so that the next ones start soon where all cores are busy."""
+_LINE = re.compile(r"^\s*(?:GPU (?P<index>\d+):.*|MIG .*)\(UUID: (?P<uuid>[\w./-]+)\)", re.MULTILINE)
 _WITHOUT_PROFILE = {"bash": ["--noprofile", "--norc"], "zsh": ["--no-rcs"], "fish": ["--no-config"]}
 
 
@@ -222,3 +224,30 @@ def _check_ray(gpus: int) -> None:
     available = json.loads(answer.stdout.splitlines()[-1]).get("GPU", 0)
     if gpus > available:
         raise ConfigError(f"--gpus-per-stage {gpus}: the Ray cluster has {available:g} GPUs.", "Ask for fewer.")
+
+
+def _present_gpus() -> list[str]:
+    """Indices and UUIDs of the GPUs and their MIG slices; empty without an NVIDIA driver."""
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True)  # noqa: S607
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [name for match in _LINE.finditer(listing.stdout) for name in (match["index"], match["uuid"]) if name]
+
+
+def parse_gpus(text: str) -> list[str]:
+    """Parse `0,1,2` or UUIDs; raises a ConfigError for a GPU that is named twice, or that this machine lacks."""
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise ConfigError(f"--gpus {text!r}: name each GPU once.", "For example: --gpus 0,1")
+    known = _present_gpus()
+    for name in wanted:
+        if name not in known:
+            found = ", ".join(known) if known else "none; `nvidia-smi -L` lists none or does not run"
+            raise ConfigError(f"--gpus: no GPU {name!r} on this machine.", f"Present: {found}.")
+    return wanted
+
+
+def lease(gpu: str | None) -> dict[str, str]:
+    """Environment that shows a stage its GPU alone, numbered as `nvidia-smi` numbers them."""
+    return {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}

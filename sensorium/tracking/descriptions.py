@@ -58,14 +58,7 @@ def run_name(experiment: str, changes: Sequence[str], taken: Iterable[str], dvc_
 
 
 def interval(metrics: Mapping[str, float], key: str, prefix: str, style: str = ".3f") -> str | None:
-    """A score and its interval as text, None where the run has no such score.
-
-    Args:
-        metrics: of a run.
-        key: of the score.
-        prefix: of its interval's ends, `<prefix>/ci_low` and `<prefix>/ci_high`.
-        style: of the numbers.
-    """
+    """A score and its interval, `<prefix>/ci_low` to `<prefix>/ci_high`, as text; None where there is no such score."""
     if key not in metrics:
         return None
     ends = [metrics[f"{prefix}/{end}"] for end in ("ci_low", "ci_high") if f"{prefix}/{end}" in metrics]

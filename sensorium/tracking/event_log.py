@@ -106,11 +106,7 @@ class EventLog:
             os.truncate(self.events_file, whole)
 
     def read(self, position: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield the whole events from a byte position on, each with the position after it.
-
-        Raises:
-            TrackingError: the log is damaged.
-        """
+        """Yield the whole events from a byte position on, each with the position after it; raises a TrackingError."""
         if not self.events_file.exists():
             return
         with self.events_file.open("rb") as stream:
@@ -149,11 +145,7 @@ class EventLog:
         return str(last["status"]) if last.get("kind") == "close" else None
 
     def add_file(self, source: Path) -> None:
-        """Copy a file or folder into the log, where no stage removes it before it is uploaded.
-
-        Raises:
-            TrackingError: the disk is full or refuses.
-        """
+        """Copy a file or folder into the log, where no stage removes it before it is uploaded."""
         target = self.artifact(source.name)
         with self._writing():
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -46,11 +46,7 @@ fi
 
 
 def log_results(paths: Paths, values: Mapping[str, float | None]) -> None:
-    """Record what a verb measured, where `mlflow run` started it; None is left out.
-
-    Raises:
-        TrackingError: the store cannot be reached, or refuses.
-    """
+    """Record what a verb measured, where `mlflow run` started it; None is left out. See `mlflow_errors`."""
     if run_id := os.environ.get(RUN_VARIABLE):
         known = [(key, value, now(), 0) for key, value in values.items() if value is not None]
         with mlflow_errors(paths):
@@ -58,11 +54,7 @@ def log_results(paths: Paths, values: Mapping[str, float | None]) -> None:
 
 
 def note_run(paths: Paths, arguments: Sequence[str], fault: str | None) -> None:
-    """Name the run of this process after its command, and describe it by the message of the error that ended it.
-
-    Raises:
-        TrackingError: the store cannot be reached, or refuses.
-    """
+    """Name the run of this process after its command, and describe it by the message of the error that ended it."""
     run_id = os.environ[RUN_VARIABLE]
     with mlflow_errors(paths):
         client = TrackingStore.of(paths).client()

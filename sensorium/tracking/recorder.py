@@ -62,19 +62,13 @@ class TrainingRun:
                 "Wait for it to end, or end it.",
             )
         log.repair()
-        recorded = [event for event, _ in log.read()]
-        self._steps = {(key, e["step"]) for e in recorded if e["kind"] == "metrics" for key in e["values"]}
-        self._params = {key for e in recorded if e["kind"] == "params" for key in e["values"]} | set(header["params"])
         log.address = store.label
         log.append("start", **header)
         ensure_running(store)
 
     def params(self, values: Mapping[str, object]) -> None:
         """Record settings and facts of the run, once each; nested mappings become dotted keys."""
-        fresh = {key: value for key, value in flatten(values).items() if key not in self._params}
-        if fresh:
-            self._events.append("params", values=fresh)
-            self._params |= set(fresh)
+        self._events.append("params", values=flatten(values))
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record numbers at a step, an epoch as a rule; a step that the run already has is left as it is."""
@@ -82,10 +76,7 @@ class TrainingRun:
         if load:
             ensure_running(self._store)  # one that died has a successor within seconds
         named = {self._short_key(key): float(value) for key, value in {**values, **load}.items()}
-        fresh = {key: value for key, value in named.items() if (key, step) not in self._steps}
-        if fresh:
-            self._events.append("metrics", values=fresh, step=step)
-            self._steps |= {(key, step) for key in fresh}
+        self._events.append("metrics", values=named, step=step)
 
     def _short_key(self, key: str) -> str:
         """The key with the mouse that it may end in called as in all tables, where that tells the mice apart."""
@@ -114,7 +105,8 @@ class TrainingRun:
         if status == FINISHED:
             if self._link is not None:
                 waiting = self._events.name if state.run_id is None else None
-                RunLink(self._store.portable, state.experiment_id, state.run_id, waiting).write(self._link)
+                known = {"experiment_id": state.experiment_id, "run_id": state.run_id, "journal": waiting}
+                RunLink(tracking_uri=self._store.portable, **known).save(self._link)
             if uploaded:
                 self._events.remove()
         self._lock.close()

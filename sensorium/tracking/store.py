@@ -57,11 +57,7 @@ def expected_faults() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def mlflow_errors(paths: Paths) -> Iterator[None]:
-    """Turn what MLflow raises about a project's store into an error for the user.
-
-    Raises:
-        TrackingError: the store is damaged, cannot be reached, or refuses.
-    """
+    """Turn what MLflow raises into a TrackingError: the store is damaged, cannot be reached, or refuses."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -204,10 +200,8 @@ class TrackingStore:
         A database keeps rows alone, so the artifacts lie beside its file, or in the project where it has none; a
         server decides by itself.
         """
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            with waiting_lock(self.state / "experiments.lock"):
-                found = self._create_experiment(client, name)
+        with waiting_lock(self.state / "experiments.lock"):
+            found = client.get_experiment_by_name(name) or self._create_experiment(client, name)
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         for key in TAGS.keys() - found.tags.keys():  # `mlflow run --experiment-name` may have made it
@@ -220,21 +214,14 @@ class TrackingStore:
         MLflow makes the experiment 0, `Default`, in every store, makes it anew where it is missing, and puts runs of
         `mlflow run` there. Renamed, it stays, and these runs lie beside the others.
         """
-        from mlflow.exceptions import MlflowException
-
         # a project that MLflow cloned for one run is not where artifacts should be: they lie beside a database file
         is_file = self.uri.startswith(_SQLITE) and "?" not in self.uri
         folder = Path(self.uri.removeprefix(_SQLITE)).parent if is_file else self.home
         default = client.get_experiment(_DEFAULT_ID) if self.database is not None else None
-        try:
-            if default is not None and default.name == _DEFAULT and self._is_ours(default.artifact_location):
-                client.rename_experiment(_DEFAULT_ID, name)
-            else:
-                client.create_experiment(name, None if self._served else (folder / ARTIFACTS / name).as_uri())
-        except MlflowException:
-            if (found := client.get_experiment_by_name(name)) is not None:
-                return found  # another process was faster
-            raise
+        if default is not None and default.name == _DEFAULT and self._is_ours(default.artifact_location):
+            client.rename_experiment(_DEFAULT_ID, name)
+        else:
+            client.create_experiment(name, None if self._served else (folder / ARTIFACTS / name).as_uri())
         return client.get_experiment_by_name(name)
 
     def _is_ours(self, location: str) -> bool:

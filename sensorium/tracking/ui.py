@@ -48,11 +48,7 @@ def create_app() -> "FastAPI":
 
 
 def script(views: dict[str, str]) -> str:
-    """What the first page runs: settings that the browser does not have yet.
-
-    Args:
-        views: tag of the saved view by experiment id.
-    """
+    """What the first page runs: settings that the browser does not have yet; saved views by experiment id."""
     states = {_STATE.format(key=json.dumps([key])): json.dumps(unpacked(tag)) for key, tag in views.items()}
     items = json.dumps(list((_SETTINGS | states).items())).replace("<", "\\u003c")
     return _SCRIPT.replace("{items}", items)

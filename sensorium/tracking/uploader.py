@@ -117,7 +117,7 @@ class Uploader:
             self._known |= runs.known_steps(client, run_id, unknown)
         batch = {
             (key, event["step"]): (key, value, event["time"], event["step"])
-            for event in events
+            for event in reversed(events)  # of a step that a resumed training repeats, the first value is kept
             for key, value in event["values"].items()
             if event["step"] not in self._known[key]
         }

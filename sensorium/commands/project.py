@@ -1,6 +1,5 @@
 """The other end of `mlflow run`: stages through DVC, and the run that MLflow made handed to the right one."""
 
-import csv
 import json
 import os
 import re
@@ -25,11 +24,10 @@ from sensorium.scheduler.coordinator import command_environment
 from sensorium.tracking.event_log import event_logs
 from sensorium.tracking.project_run import RUN_VARIABLE, install_environment, log_results
 from sensorium.tracking.recorder import ADOPT_VARIABLE, record_past
-from sensorium.tracking.run_links import RunLink, trained_fingerprint
+from sensorium.tracking.run_links import trained_fingerprint
 from sensorium.tracking.runs import FINGERPRINT, ROLE
 from sensorium.tracking.store import TrackingStore, mlflow_errors
 from sensorium.tracking.timeouts import UPLOAD_TIMEOUT, upload_timeout
-from sensorium.tracking.training_record import CONFIG, HISTORY
 
 ALL = "all"
 EVALUATE = "evaluate"
@@ -73,7 +71,9 @@ def run(
     upstream = _find_upstream(paths.root, names)
     run_id = os.environ.get(RUN_VARIABLE)
     if run_id is not None and len(names) == 1 and (training := _TRAINING.fullmatch(names[0])):
-        _repro_upstream(paths, upstream)
+        with waiting_lock(paths.state / "project.lock"):  # parallel calls share what a training needs
+            if upstream:
+                _repro(paths.root, upstream)
         _train(config, paths, names[0], training["experiment"], int(training["fold"]), run_id)
         return
     _repro(paths.root, names)
@@ -107,13 +107,6 @@ def _find_upstream(root: Path, names: Sequence[str]) -> list[str]:
     return sorted(upstream)
 
 
-def _repro_upstream(paths: Paths, stages: Sequence[str]) -> None:
-    """Bring what a training needs up to date, one process at a time: parallel calls share it."""
-    with waiting_lock(paths.state / "project.lock"):
-        if stages:
-            _repro(paths.root, list(stages))
-
-
 def _train(config: Config, paths: Paths, stage: str, experiment: str, fold: int, run_id: str) -> None:
     """Train a fold in the run that `mlflow run` started.
 
@@ -122,8 +115,7 @@ def _train(config: Config, paths: Paths, stage: str, experiment: str, fold: int,
     """
     _repro(paths.root, ["--single-item", stage], {f"{experiment}/fold_{fold}": run_id})
     if not _trained_here(paths, experiment, fold, run_id):
-        linked = RunLink.read(paths.run_link(experiment, fold)).run_id
-        record_published(config, paths, experiment, fold, linked, run_id)
+        record_past(config, paths, experiment, fold, run_id)
         Console().print(f"{experiment} fold {fold} is up to date; its training is recorded in the run {run_id}.")
 
 
@@ -159,31 +151,3 @@ def _trained_here(paths: Paths, experiment: str, fold: int, run_id: str) -> bool
     with mlflow_errors(paths):
         tags: dict[str, str] = store.client().get_run(run_id).data.tags
     return tags.get(ROLE) == "fold" and tags.get(FINGERPRINT) == trained_fingerprint(paths.fold(experiment, fold))
-
-
-def record_published(
-    config: Config, paths: Paths, experiment: str, fold: int, linked: str | None, run_id: str | None = None
-) -> None:
-    """Log the published training of a fold, whose link names the run `linked`, to a run; to a new one by default."""
-    folder, epochs = paths.fold(experiment, fold), published_epochs(config, paths, experiment, fold)
-    known = trained_fingerprint(folder)
-    artifacts = [path for path in (folder / CONFIG, folder / HISTORY) if path.exists()]
-    record_past(config, paths, experiment, fold, known, run_id, linked, epochs, artifacts)
-
-
-def published_epochs(config: Config, paths: Paths, experiment: str, fold: int) -> list[tuple[dict[str, float], int]]:
-    """Metrics and step of every epoch in a fold's history.csv; empty where the weights came without one of ours."""
-    recipe = config.experiment(experiment).training
-    steps = recipe.samples_per_epoch // recipe.batch_size
-    history = paths.fold(experiment, fold) / HISTORY
-    rows = list(csv.DictReader(history.read_text(encoding="utf-8").splitlines())) if history.exists() else []
-    if not rows or not {"train_loss", "val_correlation"} <= rows[0].keys():
-        return []
-    return [
-        (
-            {"train/epoch_loss": float(row["train_loss"])}
-            | {name.replace("val_", "val/", 1): float(text) for name, text in row.items() if name.startswith("val_")},
-            (int(row["epoch"]) + 1) * steps,
-        )
-        for row in rows
-    ]

@@ -21,10 +21,11 @@ from sensorium.reproduction.drift import Drift, Outcome, judge
 from sensorium.reproduction.rebuild import clone_commit, place_data
 from sensorium.tracking.project_run import log_results
 from sensorium.tracking.provenance import hardware
+from sensorium.tracking.recorder import CONFIG, HISTORY
 from sensorium.tracking.run_links import RunLink
 from sensorium.tracking.store import TrackingStore
 from sensorium.tracking.timeouts import child_variables, upload_timeout
-from sensorium.tracking.training_record import CONFIG, HISTORY, TrainingRecord, note_verdict, read_training_record
+from sensorium.tracking.training_record import TrainingRecord, note_verdict, read_training_record
 from sensorium.tracking.uploader import upload_remaining
 from sensorium.tracking.uploader_process import await_end
 

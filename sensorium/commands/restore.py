@@ -2,12 +2,12 @@
 
 from rich.console import Console
 
-from sensorium.commands.project import published_epochs, record_published
 from sensorium.config import Config
 from sensorium.errors import TrackingError
 from sensorium.paths import Paths
 from sensorium.registry import restore_pair
 from sensorium.tracking.database import set_aside
+from sensorium.tracking.recorder import published_epochs, record_past
 from sensorium.tracking.run_links import find_run, run_links
 from sensorium.tracking.store import TrackingStore, mlflow_errors
 from sensorium.tracking.uploader import upload_remaining
@@ -46,12 +46,12 @@ def _rebuild(config: Config, paths: Paths, experiment: str) -> int:
     with mlflow_errors(paths):
         client = TrackingStore.of(paths).client()
         lost = {
-            fold: link
+            fold
             for fold, link in run_links(paths, experiment).items()
             if link.tracking_uri is not None
             and published_epochs(config, paths, experiment, fold)
             and find_run(client, paths, experiment, fold) is None
         }
-        for fold, link in lost.items():
-            record_published(config, paths, experiment, fold, link.run_id)
+        for fold in lost:
+            record_past(config, paths, experiment, fold)
     return len(lost)

@@ -165,7 +165,8 @@ class Run:
             attempt = f"attempt {task.attempts + 1} of {self.scheduler.retries + 1}"
             self.display.event(f"{name}: {reason} {after}; {attempt} follows")
         else:
-            self.display.event(f"{name}: {reason} {after}\n{_tail(self._log(name))}")
+            lines = self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:]
+            self.display.event("\n".join([f"{name}: {reason} {after}", *(f"  | {line}" for line in lines)]))
 
     def _stop(self, kill: bool) -> None:
         self.scheduler.stop()
@@ -193,8 +194,3 @@ class Run:
                 f"All stages are done, but some were not pushed: {', '.join(self._unpushed)}.",
                 f"See {self._log(self._unpushed[0])}, then: dvc push {' '.join(self._unpushed)}",
             )
-
-
-def _tail(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:]
-    return "\n".join(f"  | {line}" for line in lines)

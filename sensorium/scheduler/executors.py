@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -47,19 +48,9 @@ class Handle(Protocol):
         ...
 
 
-class Executor(Protocol):
-    """A place to run commands."""
-
-    def submit(self, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> Handle:
-        """Start a shell command.
-
-        Args:
-            command: what `$SHELL -c` takes.
-            environment: all of the command's environment.
-            folder: its working folder, at the same path wherever the command runs.
-            log: file that its output is appended to.
-        """
-        ...
+Executor = Callable[[str, Mapping[str, str], Path, Path], Handle]
+"""Starts what `$SHELL -c` takes, with all of its environment, in a working folder that has the same path wherever the
+command runs, and appends its output to a log file."""
 
 
 class LocalHandle:
@@ -88,29 +79,26 @@ class LocalHandle:
             os.killpg(self._process.pid, signal.SIGKILL if force else signal.SIGTERM)
 
 
-class LocalExecutor:
-    """Run on this machine."""
+def run_here(command: str, environment: Mapping[str, str], folder: Path, log: Path) -> LocalHandle:
+    """Executor of this machine; the command is killed when this process dies without having ended it."""
+    parent = os.getpid()
 
-    def submit(self, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> LocalHandle:
-        """See `Executor`; the command is killed when this process dies without having ended it."""
-        parent = os.getpid()
+    def begin() -> None:
+        die_with_parent(signal.SIGKILL, parent)
+        os.nice(_NICENESS)
 
-        def begin() -> None:
-            die_with_parent(signal.SIGKILL, parent)
-            os.nice(_NICENESS)
-
-        with log.open("ab") as output:
-            process = subprocess.Popen(  # noqa: S603 - the commands of dvc.yaml are what is to be run
-                shell_call(command, environment),
-                env=dict(environment),
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                process_group=0,
-                preexec_fn=begin,
-            )
-        return LocalHandle(process)
+    with log.open("ab") as output:
+        process = subprocess.Popen(  # noqa: S603 - the commands of dvc.yaml are what is to be run
+            shell_call(command, environment),
+            env=dict(environment),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            process_group=0,
+            preexec_fn=begin,
+        )
+    return LocalHandle(process)
 
 
 def shell_call(command: str, environment: Mapping[str, str]) -> list[str]:
@@ -168,7 +156,7 @@ def run_workers(executor: Executor, workers: Sequence[Worker], folder: Path, on_
     with StopSignals() as signals:
         try:
             for worker in workers:
-                handles.append(executor.submit(worker.command, worker.environment, folder, worker.log))
+                handles.append(executor(worker.command, worker.environment, folder, worker.log))
             signals.install()  # again: a cluster's library may have taken the signals
             codes = wait(handles, lambda: signals.count > 0, on_tick, tick=0.2)
         except BaseException:
@@ -182,15 +170,14 @@ def run_workers(executor: Executor, workers: Sequence[Worker], folder: Path, on_
 def make_executor(name: str, gpus: int) -> Executor:
     """The executor of a name that `check` has passed, whose commands each ask a cluster for `gpus` GPUs."""
     if name == "slurm":
-        from sensorium.scheduler.slurm import SlurmExecutor
+        from sensorium.scheduler import slurm
 
-        return SlurmExecutor(gpus)
+        return partial(slurm.submit, gpus)
     if name == "ray":
-        from sensorium.scheduler.ray_executor import RayExecutor
+        from sensorium.scheduler import ray_executor
 
-        return RayExecutor(gpus)
-    assert name == "local", name
-    return LocalExecutor()
+        return partial(ray_executor.submit, gpus)
+    return run_here
 
 
 def check(name: str, gpus: int) -> None:

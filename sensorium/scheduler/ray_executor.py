@@ -51,19 +51,15 @@ class RayHandle:
         ray.cancel(self.task, force=force)
 
 
-@dataclass(frozen=True)
-class RayExecutor:
-    """Submit to the cluster that RAY_ADDRESS, or Ray's own record of a started cluster, names."""
+def submit(gpus: int, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> RayHandle:
+    """Executor of the cluster that RAY_ADDRESS, or Ray's own record, names; a task gets `gpus` GPUs.
 
-    gpus: int
-    """GPUs that each command asks for."""
-
-    def submit(self, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> RayHandle:
-        """See `executors.Executor`; retrying is the coordinator's: DVC clears a stage's outputs before each attempt."""
-        _connect()
-        task = ray.remote(max_retries=0, num_cpus=1, num_gpus=self.gpus)(_work)
-        variables = {LOCK_VARIABLE: f"{log}.lock", **environment, LOG_VARIABLE: str(log)}
-        return RayHandle(task.remote(command, variables, str(folder)))
+    Retrying is the coordinator's: DVC clears a stage's outputs before each attempt.
+    """
+    _connect()
+    task = ray.remote(max_retries=0, num_cpus=1, num_gpus=gpus)(_work)
+    variables = {LOCK_VARIABLE: f"{log}.lock", **environment, LOG_VARIABLE: str(log)}
+    return RayHandle(task.remote(command, variables, str(folder)))
 
 
 def _work(command: str, environment: dict[str, str], folder: str) -> int:

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     with StopSignals() as signals, waiting_lock(Path(environment[LOCK_VARIABLE]), shared=True):
         if _parent_gone():
             return 128 + signal.SIGTERM
-        submit = make_executor(executor, int(gpus)).submit
+        submit = make_executor(executor, int(gpus))
         handle = submit(command, environment, Path.cwd(), Path(environment[LOG_VARIABLE]))
         signals.install()  # again: a cluster's library may have taken the signals
         (code,) = wait([handle], lambda: signals.count > 0 or _parent_gone())

@@ -29,22 +29,16 @@ def differences(params: Params, reference: Params) -> list[str]:
     found = []
     for key in differing([reference, params]):
         short = key.rpartition(".")[2]
-        found.append(f"{short if last.count(short) == 1 else key}={_shortened(params.get(key, 'none'))}")
+        value = params.get(key, "none")
+        value = value if len(value) <= _MOST_CHARACTERS else f"{value[: _MOST_CHARACTERS - 1]}…"
+        found.append(f"{short if last.count(short) == 1 else key}={value}")
     return found
 
 
-def _shortened(value: str) -> str:
-    return value if len(value) <= _MOST_CHARACTERS else f"{value[: _MOST_CHARACTERS - 1]}…"
-
-
 def run_name(experiment: str, changes: Sequence[str], taken: Iterable[str], dvc_experiment: str | None = None) -> str:
-    """Name of an execution of an experiment that no other has.
+    """Name of an execution that none of those `taken` has: the experiment, and what differs from its first execution.
 
-    Args:
-        experiment: what is trained.
-        changes: what differs from the experiment's first execution.
-        taken: names of the executions that there are.
-        dvc_experiment: name that DVC gave to the experiment that it runs, for executions that differ in nothing.
+    Executions that differ in nothing have the name that DVC gave to the experiment that it runs.
     """
     more = len(changes) - _MOST_DIFFERENCES
     shown = [*changes[:_MOST_DIFFERENCES], *([f"+{more}"] if more > 0 else [])]

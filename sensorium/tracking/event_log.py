@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -242,9 +242,9 @@ def event_logs(state: Path) -> list[EventLog]:
     return [EventLog(path.parent) for path in sorted(state.glob(f"{_FOLDER}/*/events.jsonl"))]
 
 
-def log_for(state: Path, fields: Mapping[str, Any]) -> EventLog:
-    """The unfinished event log of `experiment`, `fold` and `fingerprint`, or a new one beside finished ones."""
-    name, number = f"{fields['experiment']}-fold_{fields['fold']}-{fields['fingerprint'][:16]}", 1
+def log_for(state: Path, experiment: str, fold: int, fingerprint: str) -> EventLog:
+    """The unfinished event log of a fold and fingerprint, or a new one beside finished ones."""
+    name, number = f"{experiment}-fold_{fold}-{fingerprint[:16]}", 1
     while True:
         log = EventLog(state / _FOLDER / (name if number == 1 else f"{name}.{number}"))
         if log.status != FINISHED:

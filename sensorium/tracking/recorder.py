@@ -1,11 +1,12 @@
 """The training's side of tracking: it writes to an event log and waits for nobody."""
 
 import contextlib
+import csv
 import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from sensorium.tracking import runs
 from sensorium.tracking.event_log import FINISHED, UPLOADER, WRITER, EventLog, event_logs, log_for
 from sensorium.tracking.leaderboard import leaderboard_name
 from sensorium.tracking.provenance import Provenance, flatten, source_tags, training_inputs
-from sensorium.tracking.run_links import RunLink
+from sensorium.tracking.run_links import RunLink, trained_fingerprint
 from sensorium.tracking.store import TrackingStore, mlflow_errors
 from sensorium.tracking.sweeps import SweepPlace
 from sensorium.tracking.system import SystemLoad
@@ -32,6 +33,8 @@ _log = logging.getLogger(__name__)
 ADOPT_VARIABLE = "SENSORIUM_RUN"
 """JSON object: MLflow run id by fold, such as {"true_batch_001/fold_1": "..."}; `mlflow run` made the run."""
 
+CONFIG, HISTORY = "config.json", "history.csv"
+"""Files of a trained fold, artifacts of its run."""
 PATCH = "uncommitted.patch"
 """Artifact: what the tracked files differed in from the commit."""
 _PATCH_BYTES = 4 << 20
@@ -149,12 +152,11 @@ def start_training_run(
     """
     store = TrackingStore.of(paths)
     upload_timeout(), idle_timeout()  # refused at once, not hours later at the end of a training
-    fields = {"experiment": experiment, "fold": fold, "fingerprint": fingerprint}
-    log = log_for(store.state, fields)
+    log = log_for(store.state, experiment, fold, fingerprint)
     _remove_others(store, log)
     stage = f"train {experiment}/fold_{fold}"
     made = Provenance.current(store.root, stage, training_inputs(config, store.root, experiment, fold))
-    header = {**fields, "name": f"fold_{fold}", **_header(config, fields, made)}
+    header = _header(config, experiment, fold, fingerprint, made)
     link = paths.run_link(experiment, fold) if place is None else None
     header = header if place is None else place.placed(header)
     run = TrainingRun(log, store, link, header, SystemLoad())
@@ -167,52 +169,56 @@ def start_training_run(
     return run
 
 
-def record_past(
-    config: Config,
-    paths: Paths,
-    experiment: str,
-    fold: int,
-    fingerprint: str,
-    run_id: str | None,
-    original: str | None,
-    epochs: Sequence[tuple[Mapping[str, float], int]] = (),
-    artifacts: Sequence[Path] = (),
-) -> None:
-    """Record a training that is over: where there was nothing left to train, or the store was lost.
+def record_past(config: Config, paths: Paths, experiment: str, fold: int, run_id: str | None = None) -> None:
+    """Record a training that is over, from what it left: nothing was left to train, or the store was lost.
 
     The run gets params, metrics and artifacts. One that asked for it has the role `record`: the parent's figures
-    leave it out. Code, machine and threads are those of the original; where there is none, nothing is recorded
-    of them, as what is known here is another process.
+    leave it out. Code, machine and threads are those of the run that the fold's link names; where there is none,
+    nothing is recorded of them, as what is known here is another process.
 
     Args:
         config: the settings in force, which become the run's params.
         paths: the project.
         experiment: what was trained.
         fold: fold that was held out.
-        fingerprint: digest of everything that the training depended on.
         run_id: run to record it in, made by `mlflow run`; None for a run of its own, in a store that lost it.
-        original: run that held the training, where it is known.
-        epochs: metrics and step of every epoch.
-        artifacts: files that the training left.
     """
-    store = TrackingStore.of(paths)
-    fields = {"experiment": experiment, "fold": fold, "fingerprint": fingerprint}
-    log = log_for(store.state, {**fields, "fingerprint": run_id or f"rebuilt{fingerprint}"})
+    store, folder = TrackingStore.of(paths), paths.fold(experiment, fold)
+    fingerprint, original = trained_fingerprint(folder), RunLink.read(paths.run_link(experiment, fold)).run_id
+    log = log_for(store.state, experiment, fold, run_id or f"rebuilt{fingerprint}")
     made = _provenance_of(store, original)
     inputs = {**training_inputs(config, store.root, experiment, fold), **made.inputs}
-    header = {**fields, "name": f"fold_{fold}", **_header(config, fields, replace(made, inputs=inputs))}
-    header["adopt"] = run_id
+    header = _header(config, experiment, fold, fingerprint, replace(made, inputs=inputs)) | {"adopt": run_id}
     if original is not None:
         header["tags"][runs.REBUILT if run_id is None else runs.RECORDED] = original
     if run_id is not None:
         header["name"] = f"{experiment}/fold_{fold} recorded"  # a row of the leaderboard, below no parent
         header["tags"][runs.ROLE] = runs.RECORD
     run = TrainingRun(log, store, None, header, None)
-    for values, step in epochs:
+    for values, step in published_epochs(config, paths, experiment, fold):
         run.metrics(values, step)
-    for path in artifacts:
-        run.artifact(path)
+    for path in (folder / CONFIG, folder / HISTORY):
+        if path.exists():
+            run.artifact(path)
     run.close(FINISHED)
+
+
+def published_epochs(config: Config, paths: Paths, experiment: str, fold: int) -> list[tuple[dict[str, float], int]]:
+    """Metrics and step of every epoch in a fold's history.csv; empty where the weights came without one of ours."""
+    recipe = config.experiment(experiment).training
+    steps = recipe.samples_per_epoch // recipe.batch_size
+    history = paths.fold(experiment, fold) / HISTORY
+    rows = list(csv.DictReader(history.read_text(encoding="utf-8").splitlines())) if history.exists() else []
+    if not rows or not {"train_loss", "val_correlation"} <= rows[0].keys():
+        return []
+    return [
+        (
+            {"train/epoch_loss": float(row["train_loss"])}
+            | {name.replace("val_", "val/", 1): float(text) for name, text in row.items() if name.startswith("val_")},
+            (int(row["epoch"]) + 1) * steps,
+        )
+        for row in rows
+    ]
 
 
 def _provenance_of(store: TrackingStore, run_id: str | None) -> Provenance:
@@ -224,12 +230,15 @@ def _provenance_of(store: TrackingStore, run_id: str | None) -> Provenance:
         return Provenance.from_tags(client.get_run(run_id).data.tags if runs.is_alive(client, run_id) else {})
 
 
-def _header(config: Config, fields: Mapping[str, Any], made: Provenance) -> dict[str, Any]:
-    """What a run gets at its start: group, tags, params, datasets, and the run to adopt."""
-    experiment, name = fields["experiment"], f"{fields['experiment']}/fold_{fields['fold']}"
+def _header(config: Config, experiment: str, fold: int, fingerprint: str, made: Provenance) -> dict[str, Any]:
+    """What a run gets at its start: name, group, tags, params, datasets, and the run to adopt."""
     params, settings = _params(config, experiment), config.experiment(experiment)
     group = digest_json([params, sorted(config.dataset.mice), os.environ.get("DVC_EXP_NAME", "")])
     return {
+        "experiment": experiment,
+        "fold": fold,
+        "fingerprint": fingerprint,
+        "name": f"fold_{fold}",
         "leaderboard": leaderboard_name(config.preset),
         "mice": short_names(config.dataset.mice),
         "group": group,
@@ -238,16 +247,16 @@ def _header(config: Config, fields: Mapping[str, Any], made: Provenance) -> dict
             **made.to_tags(),
             runs.ARCHITECTURE: settings.model.architecture,
             **({runs.TEACHER: settings.distillation.teacher} if settings.distillation else {}),
-            runs.FINGERPRINT: fields["fingerprint"],
+            runs.FINGERPRINT: fingerprint,
             runs.GROUP: group,
             runs.ROLE: "fold",
             runs.EXPERIMENT: experiment,
-            runs.FOLD: str(fields["fold"]),
+            runs.FOLD: str(fold),
             runs.FOLDS: str(len(config.folds.train)),
         },
         "params": params,
         "datasets": dict(made.inputs),
-        "adopt": json.loads(os.environ.get(ADOPT_VARIABLE) or "{}").get(name),
+        "adopt": json.loads(os.environ.get(ADOPT_VARIABLE) or "{}").get(f"{experiment}/fold_{fold}"),
     }
 
 

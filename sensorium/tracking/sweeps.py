@@ -27,7 +27,6 @@ class SweepPlace:
     """What a run is to its sweep."""
 
     sweep: str
-    """Name of the sweep."""
     fingerprint: str
     """Digest of the sweep."""
     trial: int | None = None

@@ -13,7 +13,7 @@ from sensorium.paths import Paths
 from sensorium.recovery import remedy
 from sensorium.tracking.event_log import FINISHED
 from sensorium.tracking.provenance import Provenance, commit_of, training_inputs, uncommitted
-from sensorium.tracking.recorder import PATCH
+from sensorium.tracking.recorder import CONFIG, HISTORY, PATCH
 from sensorium.tracking.run_links import find_run
 from sensorium.tracking.runs import EXPERIMENT, FOLD, PARENT, RECORD, RECORDED, ROLE, is_alive, search
 from sensorium.tracking.store import URI_VARIABLE, TrackingStore, mlflow_errors
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 REPRODUCED = "sensorium.reproduced"
 """Tag: verdict of the last reproduction."""
-CONFIG, HISTORY = "config.json", "history.csv"
-"""Artifacts that a training leaves on its run."""
 _RUN = re.compile(r"[0-9a-f]{32}")
 _FOLD = re.compile(r"(?P<experiment>.+)/fold_(?P<fold>\d+)")
 _TRAIN = "Train the fold again by `dvc repro`, in a clean clone; its run can be reproduced."
@@ -82,7 +80,9 @@ def read_training_record(config: Config, paths: Paths, name: str) -> TrainingRec
         run = _training(client, store, run_id)
         run_id, tags = str(run.info.run_id), run.data.tags
         held = {a.path for a in client.list_artifacts(run_id)}
-        artifacts = {key: _fetch(client, run_id, key) for key in (CONFIG, HISTORY, PATCH) if key in held}
+        with tempfile.TemporaryDirectory() as folder:
+            files = {key: client.download_artifacts(run_id, key, folder) for key in {CONFIG, HISTORY, PATCH} & held}
+            artifacts = {key: Path(file).read_bytes() for key, file in files.items()}
     return _complete(run_id, tags, artifacts)
 
 
@@ -161,8 +161,3 @@ def _training(client: "MlflowClient", store: TrackingStore, run_id: str) -> "Run
     if run.info.status != FINISHED:
         raise TrackingError(f"run {run_id}: not finished, its status is {run.info.status}.", "Name a finished run.")
     return run
-
-
-def _fetch(client: "MlflowClient", run_id: str, name: str) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run_id, name, folder)).read_bytes()

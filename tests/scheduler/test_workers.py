@@ -7,7 +7,7 @@ import threading
 import pytest
 from toy_project import wait_until
 
-from sensorium.scheduler.executors import LocalExecutor, Worker, run_workers
+from sensorium.scheduler.executors import Worker, run_here, run_workers
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def run(tmp_path):
             Worker(command, {**os.environ, "NUMBER": str(number)}, tmp_path / f"{number}.log")
             for number, command in enumerate(commands)
         ]
-        return run_workers(LocalExecutor(), started, tmp_path, on_tick)
+        return run_workers(run_here, started, tmp_path, on_tick)
 
     return start
 

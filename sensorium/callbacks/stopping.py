@@ -29,7 +29,7 @@ def _parent_of(process: int) -> int | None:
 
 
 def _orphaned() -> bool:
-    """Whether init has already adopted this process: its first parent died before anyone could look."""
+    """Whether init has already adopted this process: its first parent died before anyone could notice."""
     parent = os.getppid()
     try:
         name = Path(f"/proc/{parent}/comm").read_text(encoding="utf-8").strip()
@@ -48,7 +48,7 @@ def _ancestors(generations: int) -> list[int | None]:
 
 
 class ParentWatch:
-    """Tells whether the processes that started this one are still running."""
+    """Notices the death of the processes that started this one."""
 
     def __init__(self, generations: int) -> None:
         """Record the present ancestors.

@@ -1,6 +1,6 @@
 """Where commands run: a protocol, the implementation for this machine, the choice by name; GPUs.
 
-DVC always runs on the coordinator's host, since its locks look at local process ids; only the commands
+DVC always runs on the coordinator's host, since its locks test local process ids; only the commands
 go elsewhere.
 """
 

@@ -1,6 +1,6 @@
 """Run the commands of stages on a Ray cluster.
 
-The coordinator's host is a node of the cluster, and the project lies on storage that all nodes share, at
+The coordinator's host is a node of the cluster, and the project is on storage that all nodes share, at
 the same path. Each command is one Ray task of one driver: when the driver dies, Ray ends its task
 wherever it runs, and when a node dies, the driver learns of it and the stage is run again elsewhere.
 

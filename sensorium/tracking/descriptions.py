@@ -24,7 +24,7 @@ def differing(rows: Sequence[Params]) -> list[str]:
 
 
 def differences(params: Params, reference: Params) -> list[str]:
-    """What differs, such as `learning_rate=0.005`; a key's last part stands for it where no other key shares it."""
+    """What differs, such as `learning_rate=0.005`; a key is shortened to its last part where no other key shares it."""
     last = [key.rpartition(".")[2] for key in {**reference, **params}]
     found = []
     for key in differing([reference, params]):

@@ -155,7 +155,7 @@ class EventLog:
                 shutil.copyfile(source, target)
 
     def artifact(self, name: str) -> Path:
-        """Where a copied file lies."""
+        """Path of a copied file."""
         return self.folder / "artifacts" / name
 
     @property

@@ -82,7 +82,7 @@ class TrainingRun:
         self._events.append("metrics", values=named, step=step)
 
     def _short_key(self, key: str) -> str:
-        """The key with the mouse that it may end in called as in all tables, where that tells the mice apart."""
+        """The key with the mouse that it may end in called as in all tables, where that is unambiguous."""
         prefix, slash, last = key.rpartition("/")
         return f"{prefix}{slash}{self._names.get(last, last)}"
 

@@ -32,7 +32,7 @@ DIFFERS = "sensorium.differs"
 FOLDS = "sensorium.folds"
 """Tag: number of folds that the experiment trains."""
 RECORDED, REBUILT = "sensorium.recorded_from", "sensorium.rebuilt_from"
-"""Tags: the run that held the training, on a record of it and on a run that stands for it."""
+"""Tags: the run that held the training, on a record of it and on a run that replaces it."""
 VALIDATION, SCORE = "val/", "val/correlation"
 """Prefix of validation metrics, and the one that decides; `val/correlation/<mouse>` is a mouse's."""
 DIFFERENCE = "score/vs_"
@@ -96,7 +96,7 @@ def log_datasets(client: "MlflowClient", run_id: str, digests: Mapping[str, str]
 
 
 def update_metrics(client: "MlflowClient", run_id: str, metrics: Mapping[str, float]) -> None:
-    """Log figures that stand for a whole run, at step 0, where they are not what the run has."""
+    """Log figures of a whole run, at step 0, where they are not what the run has."""
     known = client.get_run(run_id).data.metrics
     log_metrics(client, run_id, [(key, value, now(), 0) for key, value in metrics.items() if known.get(key) != value])
 
@@ -186,7 +186,7 @@ def _parent(client: "MlflowClient", experiment: str, header: Mapping[str, Any]) 
 
 def _children(client: "MlflowClient", parent: str, fold: str | None = None) -> list["Run"]:
     tags = {PARENT: parent, ROLE: "fold"} | ({} if fold is None else {FOLD: fold})
-    return search(client, everywhere(client), tags)  # an adopted run may lie in any of them
+    return search(client, everywhere(client), tags)  # an adopted run may be in any of them
 
 
 def summarise(client: "MlflowClient", run_id: str) -> None:

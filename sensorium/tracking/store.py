@@ -1,7 +1,7 @@
 """Which MLflow store a command talks to, and how a fresh one comes into being.
 
 Without `MLFLOW_TRACKING_URI` the store is embedded: an SQLite file in the project's root, where a bare
-`mlflow ui` looks for it, with its artifacts beside it. With the variable, MLflow's own rules hold.
+`mlflow ui` searches for it, with its artifacts beside it. With the variable, MLflow's own rules hold.
 """
 
 import os
@@ -135,7 +135,7 @@ class TrackingStore:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """Let functions of MLflow that take no address use this store; they look into the working folder else."""
+        """Let functions of MLflow that take no address use this store; otherwise they use the working folder."""
         before = os.environ.get(URI_VARIABLE)
         os.environ[URI_VARIABLE] = self.uri
         try:
@@ -181,7 +181,7 @@ class TrackingStore:
         if self.database is not None:
             check_readable(self.database)
             if not self.database.exists():
-                SqlAlchemyStore(self.uri, (self.home / ARTIFACTS).as_uri())  # where artifacts of experiment 0 will lie
+                SqlAlchemyStore(self.uri, (self.home / ARTIFACTS).as_uri())  # where artifacts of experiment 0 will be
         client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         try:
             client.search_experiments(max_results=1)  # the first call creates the tables
@@ -197,7 +197,7 @@ class TrackingStore:
     def experiment_id(self, client: "MlflowClient", name: str) -> str:
         """The MLflow experiment of that name, made when missing.
 
-        A database keeps rows alone, so the artifacts lie beside its file, or in the project where it has none; a
+        A database keeps rows alone, so the artifacts are beside its file, or in the project where it has none; a
         server decides by itself.
         """
         with waiting_lock(self.state / "experiments.lock"):
@@ -212,9 +212,9 @@ class TrackingStore:
         """Create an MLflow experiment; the first one of an embedded store is MLflow's own, renamed.
 
         MLflow makes the experiment 0, `Default`, in every store, makes it anew where it is missing, and puts runs of
-        `mlflow run` there. Renamed, it stays, and these runs lie beside the others.
+        `mlflow run` there. Renamed, it stays, and these runs are beside the others.
         """
-        # a project that MLflow cloned for one run is not where artifacts should be: they lie beside a database file
+        # a project that MLflow cloned for one run is not where artifacts should be: they are beside a database file
         is_file = self.uri.startswith(_SQLITE) and "?" not in self.uri
         folder = Path(self.uri.removeprefix(_SQLITE)).parent if is_file else self.home
         default = client.get_experiment(_DEFAULT_ID) if self.database is not None else None
@@ -225,6 +225,6 @@ class TrackingStore:
         return client.get_experiment_by_name(name)
 
     def _is_ours(self, location: str) -> bool:
-        """Whether artifacts lie in the project; where `mlflow ui` made the store, only its server reaches them."""
+        """Whether artifacts are in the project; where `mlflow ui` made the store, only its server reaches them."""
         parts = urlsplit(location)
         return parts.scheme in {"", "file"} and Path(unquote(parts.path)).is_relative_to(self.home)

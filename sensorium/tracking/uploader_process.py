@@ -216,7 +216,7 @@ def main(root: Path, starter: int, lock: int) -> None:
     set_short_timeouts()
     store = TrackingStore.of(Paths(root))
     os.chdir(store.home)  # the root may be a copy that DVC removes when its experiment is over
-    with contextlib.suppress(OSError):  # a full disk: whoever looks into the lock file sees no process id
+    with contextlib.suppress(OSError):  # a full disk: the lock file has no process id then
         os.truncate(lock, 0)
         os.write(lock, f"{os.getpid()}\n".encode())
     try:

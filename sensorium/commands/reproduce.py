@@ -57,16 +57,9 @@ def run(
 
 
 def reproduce(config: Config, paths: Paths, name: str, tolerance: float, keep: bool) -> Drift:
-    """Train a fold again, in a folder of its own, and compare.
+    """Train a fold again, in a folder of its own, with the settings of its run, and compare.
 
     Nothing in the project's tree is changed but reports/reproduction and `.sensorium`.
-
-    Args:
-        config: all settings in force; the repetition has those of its run.
-        paths: the project.
-        name: a fold's run id, or EXPERIMENT/fold_<k>.
-        tolerance: largest relative difference that passes; 0 asks for equal bits.
-        keep: leave the folder also when the training is reproduced.
 
     Raises:
         ConfigError: no such name.

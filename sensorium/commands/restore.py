@@ -45,13 +45,13 @@ def _rebuild(config: Config, paths: Paths, experiment: str) -> int:
     """Record the trainings that the store does not have; returns how many."""
     with mlflow_errors(paths):
         client = TrackingStore.of(paths).client()
-        lost = {
+        lost = [
             fold
             for fold, link in run_links(paths, experiment).items()
             if link.tracking_uri is not None
             and published_epochs(config, paths, experiment, fold)
             and find_run(client, paths, experiment, fold) is None
-        }
+        ]
         for fold in lost:
             record_past(config, paths, experiment, fold)
     return len(lost)

@@ -88,13 +88,9 @@ class Drift:
 
 
 def judge(first: Outcome, again: Outcome, tolerance: float, causes: list[str] | None = None) -> Drift:
-    """Compare a training with its repetition.
+    """Compare a training, of which at least the weights' digest or the history is known, with its repetition.
 
-    Args:
-        first: what the original left; at least its weights' digest or its history is known.
-        again: what the repetition left.
-        tolerance: largest relative difference that passes; 0 asks for equal bits.
-        causes: differences of the surroundings that are known already.
+    A relative difference up to the tolerance passes; 0 asks for equal bits. Causes are those that are known already.
     """
     same_weights = first.digest == again.digest
     weights = Difference(0.0, "") if same_weights else None

@@ -34,11 +34,7 @@ class StageGraph:
 
 
 def read(root: Path, targets: Sequence[str]) -> StageGraph:
-    """Read the graph of a run.
-
-    Args:
-        root: folder of the DVC repository.
-        targets: stages, groups of stages or files, as `dvc repro` takes them in `root`; none for all of dvc.yaml.
+    """Read the graph of a run: of the targets that `dvc repro` would take in `root`, or of all of dvc.yaml.
 
     Raises:
         ConfigError: a target does not exist.

@@ -137,15 +137,8 @@ def start_training_run(
 ) -> TrainingRun:
     """Begin, or after a stop go on with, the MLflow run of one fold's training.
 
-    Returns at once: the run is made by the uploader, when the server answers.
-
-    Args:
-        config: the settings in force, which become the run's params.
-        paths: the project.
-        experiment: name in params.yaml.
-        fold: fold that is held out.
-        fingerprint: digest of everything that the training depends on; the same after a resume.
-        place: where it is one of a sweep's runs.
+    Returns at once: the run is made by the uploader, when the server answers. The fingerprint is the digest of everything
+    that the training depends on, the same after a resume; the place is that of a run in its sweep.
 
     Raises:
         TrackingError: another process trains this fold, or `MLFLOW_TRACKING_URI` is of no use.
@@ -174,14 +167,8 @@ def record_past(config: Config, paths: Paths, experiment: str, fold: int, run_id
 
     The run gets params, metrics and artifacts. One that asked for it has the role `record`: the parent's figures
     leave it out. Code, machine and threads are those of the run that the fold's link names; where there is none,
-    nothing is recorded of them, as what is known here is another process.
-
-    Args:
-        config: the settings in force, which become the run's params.
-        paths: the project.
-        experiment: what was trained.
-        fold: fold that was held out.
-        run_id: run to record it in, made by `mlflow run`; None for a run of its own, in a store that lost it.
+    nothing is recorded of them, as what is known here is another process. Without a run that `mlflow run` has made,
+    it gets one of its own, in a store that lost it.
     """
     store, folder = TrackingStore.of(paths), paths.fold(experiment, fold)
     fingerprint, original = trained_fingerprint(folder), RunLink.read(paths.run_link(experiment, fold)).run_id

@@ -127,13 +127,7 @@ def is_alive(client: "MlflowClient", run_id: str) -> bool:
 def attach(client: "MlflowClient", store: TrackingStore, header: Mapping[str, Any]) -> tuple[str, str]:
     """The MLflow run of a training: the adopted one, an unfinished one of its fingerprint, or a new one.
 
-    Args:
-        client: client of `store`.
-        store: where the runs are.
-        header: the `start` event of the event log.
-
-    Returns:
-        Experiment id and run id.
+    Takes the `start` event of its log, and returns experiment id and run id.
     """
     with waiting_lock(store.state / "runs.lock"):
         # a log from before the leaderboard names none

@@ -60,12 +60,7 @@ class TrainingRecord:
 
 
 def read_training_record(config: Config, paths: Paths, name: str) -> TrainingRecord:
-    """The record of a run, or of a fold that was pulled and whose run is in another store.
-
-    Args:
-        config: all settings.
-        paths: the project.
-        name: id of a fold's run, or EXPERIMENT/fold_<k> for the run of the fold on disk.
+    """The record of a run by its id, or of a fold on disk, EXPERIMENT/fold_<k>, whose run may be in another store.
 
     Raises:
         ConfigError: the name is neither.

@@ -1,8 +1,8 @@
 """MLflow's server with the leaderboards opened: `mlflow ui --app-name sensorium`.
 
 MLflow's UI keeps the state of every run table in the browser, and a browser that has none yet shows no scores. This
-server's first page puts the saved view of each leaderboard there before the UI reads it, for experiments that the browser
-has not opened before. Everything else is MLflow's own server
+server's first page puts the saved view of each leaderboard there beforehand, for experiments that the browser has
+not opened yet. Everything else is MLflow's own server
 (https://mlflow.org/docs/latest/ml/plugins/#mlflow-app-plugins).
 """
 

@@ -137,8 +137,8 @@ def start_training_run(
 ) -> TrainingRun:
     """Begin, or after a stop go on with, the MLflow run of one fold's training.
 
-    Returns at once: the run is made by the uploader, when the server answers. The fingerprint is the digest of everything
-    that the training depends on, the same after a resume; the place is that of a run in its sweep.
+    Returns at once: the run is made by the uploader, when the server answers. The fingerprint is the digest of
+    everything that the training depends on, the same after a resume; the place is that of a run in its sweep.
 
     Raises:
         TrackingError: another process trains this fold, or `MLFLOW_TRACKING_URI` is of no use.

@@ -11,6 +11,7 @@ installed: it uses the programs of the project that was installed last, and its 
 """
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -65,17 +66,9 @@ def note_run(paths: Paths, arguments: Sequence[str], fault: str | None) -> None:
 
 
 def run_name(arguments: Sequence[str]) -> str:
-    """Verb and target, such as `predict distillation_001 live_test_main` or `promote margin=0.0`."""
-    of_project = arguments[:1] == ["project"]
-    words, option = [], ""
-    for word in arguments[1 if of_project else 0 :]:
-        if word.startswith("--"):
-            words += [option] if option else []
-            option = word[2:]
-        else:
-            words.append(f"{option}={word}" if option and not of_project else word)
-            option = ""
-    return " ".join([*words, *([option] if option else [])])[:_NAME_LETTERS]
+    """Verb and options, such as `run evaluate` or `promote margin=0.0 new-data`."""
+    command = " ".join(arguments).removeprefix("project ")
+    return re.sub(r"--(\S+) (?!--)", r"\1=", command).replace(" --", " ")[:_NAME_LETTERS]
 
 
 def install_environment(paths: Paths) -> Path:

@@ -96,7 +96,7 @@ def test_no_stage_owns_recordings(stages):
     assert not [out for stage in stages.values() for out in stage.outs if "sensorium_all_2023" in out.def_path]
 
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def documented_commands(text):
@@ -108,11 +108,11 @@ def documented_commands(text):
     return [re.sub(r"<[^>]*>", "x", line) for line in lines if line.startswith("sensorium ")]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_documented_command_parses(document):
     text = document.read_text(encoding="utf-8")
     commands = documented_commands(text)
-    typed = re.findall(r"^[ $]*sensorium [a-z]+", text, flags=re.MULTILINE)
+    typed = re.findall(r"^ *(?:\$ )?sensorium [a-z]+", text, flags=re.MULTILINE)
     assert len(commands) >= len(typed), "a command stands outside of the blocks that are looked at"
     for line in commands:
         parse(line)

@@ -13,6 +13,7 @@ from tiny import preset_tree
 
 from sensorium.cli import main
 from sensorium.cli.app import app
+from sensorium.cli.verbs import RENAMED
 from sensorium.commands.options import select_folds
 from sensorium.errors import ConfigError
 from sensorium.experiments import compose, known_experiments
@@ -261,3 +262,14 @@ def test_an_unknown_key_stops_every_verb(monkeypatch, capsys, tmp_path):
 def test_a_fold_that_is_none_is_told_apart(tiny_config, fold, told):
     with pytest.raises(ConfigError, match=rf"fold {fold!r}: {told}"):
         select_folds(tiny_config, fold)
+
+
+@pytest.mark.parametrize(("former", "present"), RENAMED.items())
+def test_former_names_of_verbs_work_with_a_warning(former, present, project, monkeypatch, capsys, caplog):
+    assert run(f"{former} --help", monkeypatch, project) == 0
+    words = capsys.readouterr().out
+    assert f"sensorium {former}: renamed, type `sensorium {present}`." in caplog.text
+    assert run(f"{present} --help", monkeypatch, project) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == words.splitlines()[2:]
+    assert run("--help", monkeypatch, project) == 0
+    assert f"│ {former} " not in capsys.readouterr().out

@@ -47,7 +47,7 @@ def test_states_are_listed_the_oldest_first(paths: Paths, capsys: pytest.Capture
 
 def test_no_states_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     states.run(Paths(tmp_path))
-    assert "No states" in capsys.readouterr().out
+    assert "No checkpoints" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 
@@ -72,7 +72,7 @@ def test_what_is_being_trained_stays(paths: Paths, capsys: pytest.CaptureFixture
         with pytest.raises(TrainingError, match=r"unknown.*is being trained"):
             states.run(paths, ["bb33"])
         states.run(paths, ["all"])
-        assert "aa11aa11aa11 (teacher fold 0): is being trained, its state stays." in capsys.readouterr().out
+        assert "aa11aa11aa11 (teacher fold 0): is being trained, its checkpoints stay." in capsys.readouterr().out
     assert kept(paths) == [FIRST, OLD]
     states.run(paths, ["all"])
     assert kept(paths) == []

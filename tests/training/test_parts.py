@@ -28,6 +28,7 @@ from sensorium.lineage import fingerprint, folder_digest, provenance, store_dige
 from sensorium.metrics import correlation
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.paths import Paths
+from sensorium.training import loop
 from sensorium.training.history import Best, best_epoch, patience_exhausted, to_csv
 from sensorium.training.losses import poisson
 from sensorium.training.validation import FoldValidation
@@ -188,7 +189,7 @@ def test_code_is_part_of_the_fingerprint(tmp_path: Path) -> None:
 def test_a_provenance_names_the_code_it_ran_with(project: Path) -> None:
     code = provenance(load(project / "params.yaml"), Paths(project), EXPERIMENT, 0, None)["code"]
     assert {"data", "model", "training"} <= code.keys()
-    assert code["training"] == folder_digest(Path(resume.__file__).parent, "*.py")
+    assert code["training"] == folder_digest(Path(loop.__file__).parent, "*.py")
 
 
 # -- stopping ------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ def test_a_signal_saves_first(project: Path, long_training: dict[str, str], numb
     assert process.exitcode == code
     spoken = " ".join((project / "stderr.txt").read_text(encoding="utf-8").split())
     name = signal.Signals(number).name
-    told = re.search(rf"stopped by {name} in epoch (\d+) after (\d+) steps; its state is saved", spoken)
+    told = re.search(rf"stopped by {name} in epoch (\d+) after (\d+) steps; a checkpoint is saved", spoken)
     assert told, spoken
     assert states(project)[-1].name.startswith(f"{int(told[1]) - 1:06d}-{int(told[2]):09d}-")
     assert finish(project) == long_training

@@ -121,11 +121,6 @@ def test_a_teacher_of_another_window_is_refused(project: Path) -> None:
 # -- faults --------------------------------------------------------------------------------------
 
 
-def test_a_fold_out_of_range_is_refused(project: Path) -> None:
-    with pytest.raises(ConfigError, match="fold 3: out of range"):
-        train_here(project, fold=3)
-
-
 def test_a_missing_store_is_named(project: Path) -> None:
     store = next((project / "data" / "store").iterdir())
     shutil.rmtree(store)
@@ -201,7 +196,7 @@ def test_a_full_disk_leaves_the_last_state(project: Path, monkeypatch: pytest.Mo
     assert len(states(project)) == resume.KEPT
     monkeypatch.undo()
     assert finish(project) == expected
-    assert "goes on in epoch 1 after 3 steps" in (project / "stderr.txt").read_text(encoding="utf-8")
+    assert "continues in epoch 1 after 3 steps" in (project / "stderr.txt").read_text(encoding="utf-8")
 
 
 def test_a_full_disk_at_the_end_keeps_the_old_output(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

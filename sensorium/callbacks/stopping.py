@@ -4,21 +4,19 @@
 trainer on the same output. A trainer that runs as a DVC stage therefore ends with its parent.
 """
 
-import ctypes
 import os
 import signal
-import sys
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
 from sensorium.errors import TrainingError
+from sensorium.processes import die_with_parent
 
 STAGE_VARIABLE = "DVC_STAGE"
 """Environment variable that DVC sets for a stage's command."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
 def _parent_of(process: int) -> int | None:
@@ -31,7 +29,7 @@ def _parent_of(process: int) -> int | None:
 
 
 def _orphaned() -> bool:
-    """Whether init has already adopted this process: its first parent died before anyone could look."""
+    """Whether init has already adopted this process: its first parent died before anyone could notice."""
     parent = os.getppid()
     try:
         name = Path(f"/proc/{parent}/comm").read_text(encoding="utf-8").strip()
@@ -50,7 +48,7 @@ def _ancestors(generations: int) -> list[int | None]:
 
 
 class ParentWatch:
-    """Tells whether the processes that started this one are still running."""
+    """Notices the death of the processes that started this one."""
 
     def __init__(self, generations: int) -> None:
         """Record the present ancestors.
@@ -79,15 +77,6 @@ def watch_parents(between: int = 0) -> ParentWatch | None:
     return ParentWatch(generations=between) if between else None
 
 
-def end_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the parent dies (Linux; elsewhere nothing happens).
-
-    The parent may have died before the request: a `ParentWatch` that was made before notices it.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
-
-
 class StopRequest:
     """While entered, turns signals into a flag that the loop reads between two steps.
 
@@ -109,7 +98,7 @@ class StopRequest:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP, and should keep doing so
                 self._handlers[number] = signal.signal(number, self._receive)
         if self._parents is not None:
-            end_with_parent()
+            die_with_parent()  # one that died before is noticed by `ParentWatch`
         return self
 
     def __exit__(

@@ -15,16 +15,17 @@ from sensorium.config import Config
 from sensorium.errors import PipelineError, TrackingError
 from sensorium.files import exclusive_lock, write_json
 from sensorium.paths import Paths
+from sensorium.processes import die_with_parent
 from sensorium.registry.pair import find_weights
 from sensorium.reproduction.drift import Drift, Outcome, judge
 from sensorium.reproduction.rebuild import clone_commit, place_data
-from sensorium.scheduler.processes import die_with_parent
 from sensorium.tracking.project_run import log_results
 from sensorium.tracking.provenance import hardware
+from sensorium.tracking.recorder import CONFIG, HISTORY
 from sensorium.tracking.run_links import RunLink
 from sensorium.tracking.store import TrackingStore
 from sensorium.tracking.timeouts import child_variables, upload_timeout
-from sensorium.tracking.training_record import CONFIG, HISTORY, TrainingRecord, note_verdict, read_training_record
+from sensorium.tracking.training_record import TrainingRecord, note_verdict, read_training_record
 from sensorium.tracking.uploader import upload_remaining
 from sensorium.tracking.uploader_process import await_end
 
@@ -56,18 +57,13 @@ def run(
 
 
 def reproduce(config: Config, paths: Paths, name: str, tolerance: float, keep: bool) -> Drift:
-    """Train a fold again, in a folder of its own, and compare.
+    """Train a fold again, in a folder of its own, with the settings of its run, and compare.
 
-    Args:
-        config: all settings in force; the repetition has those of its run.
-        paths: the project; nothing in its tree is changed but reports/reproduction and `.sensorium`.
-        name: a fold's run id, or EXPERIMENT/fold_<k>.
-        tolerance: largest relative difference that passes; 0 asks for equal bits.
-        keep: leave the folder also when the training is reproduced.
+    Nothing in the project's tree is changed but reports/reproduction and `.sensorium`.
 
     Raises:
         ConfigError: no such name.
-        TrackingError: the run is missing or does not tell enough.
+        TrackingError: the run is missing or does not record enough.
         PipelineError: commit or data are missing, the training fails, or the run is being reproduced already.
     """
     upload_remaining(TrackingStore.of(paths))  # of a training that ended a moment ago; what cannot arrive stays on disk

@@ -2,13 +2,13 @@
 
 from rich.console import Console
 
-from sensorium.commands.project import published_epochs, record_published
 from sensorium.config import Config
 from sensorium.errors import TrackingError
 from sensorium.paths import Paths
 from sensorium.registry import register_pair
 from sensorium.registry.manifest import PairPin
 from sensorium.tracking.database import set_aside
+from sensorium.tracking.recorder import published_epochs, record_past
 from sensorium.tracking.run_links import find_run, run_links
 from sensorium.tracking.store import TrackingStore, mlflow_errors
 from sensorium.tracking.uploader import upload_remaining
@@ -24,7 +24,11 @@ def run(config: Config, paths: Paths) -> None:
         TrackingError: folds or scores are missing, or are not those of the pin.
     """
     store = TrackingStore.of(paths)
-    _make_room(store)
+    if store.database is not None:
+        with store.database_lock():
+            aside = set_aside(store.database)
+        if aside is not None:
+            Console().print(f"{store.database} was damaged; it is kept as {aside.name}.", soft_wrap=True)
     upload_remaining(store)
     count = sum(_rebuild(config, paths, name) for name in config.experiments)
     if count:
@@ -38,26 +42,17 @@ def run(config: Config, paths: Paths) -> None:
     Console().print(f"{restored.pair.name} {restored.pair.version} is registered, with all of its files.")
 
 
-def _make_room(store: TrackingStore) -> None:
-    """Move a damaged database aside, so that a new one is made."""
-    if store.database is not None:
-        with store.database_lock():
-            aside = set_aside(store.database)
-        if aside is not None:
-            Console().print(f"{store.database} was damaged; it is kept as {aside.name}.", soft_wrap=True)
-
-
 def _rebuild(config: Config, paths: Paths, experiment: str) -> int:
     """Record the trainings that the store does not have; returns how many."""
     with mlflow_errors(paths):
         client = TrackingStore.of(paths).client()
-        lost = {
-            fold: link
+        lost = [
+            fold
             for fold, link in run_links(paths, experiment).items()
             if link.tracking_uri is not None
             and published_epochs(config, paths, experiment, fold)
             and find_run(client, paths, experiment, fold) is None
-        }
-        for fold, link in lost.items():
-            record_published(config, paths, experiment, fold, link.run_id)
+        ]
+        for fold in lost:
+            record_past(config, paths, experiment, fold)
     return len(lost)

@@ -11,10 +11,8 @@ from sensorium.errors import ConfigError
 from sensorium.paths import Paths
 from sensorium.remote.config import folder_of
 from sensorium.scheduler import executors, graph
-from sensorium.scheduler import gpus as devices
-from sensorium.scheduler.coordinator import Run, lock_project
+from sensorium.scheduler.coordinator import Run, command_environment, lock_project
 from sensorium.scheduler.display import Display, duration
-from sensorium.scheduler.environment import command_environment
 from sensorium.scheduler.shell import install_shell
 from sensorium.scheduler.tasks import Scheduler, State
 
@@ -75,7 +73,7 @@ def _gpus(gpus: str | None, executor: str, gpus_per_stage: int) -> list[str]:
         raise ConfigError(
             f"--gpus {gpus}: --executor {executor} leases the cluster's GPUs itself.", "Use --gpus-per-stage 1."
         )
-    return devices.parse(gpus)
+    return executors.parse_gpus(gpus)
 
 
 def _jobs(jobs: int | None, gpus: Sequence[str]) -> int:

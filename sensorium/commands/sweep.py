@@ -25,9 +25,8 @@ from sensorium.experiments import experiment_file
 from sensorium.files import atomic_file, digest_json, waiting_lock, write_text
 from sensorium.lineage import provenance
 from sensorium.paths import Paths
-from sensorium.scheduler import executors, workers
-from sensorium.scheduler import gpus as devices
-from sensorium.scheduler.environment import command_environment
+from sensorium.scheduler import executors
+from sensorium.scheduler.coordinator import command_environment
 from sensorium.stages import train
 from sensorium.sweep import results
 from sensorium.sweep.space import Space, candidates, load_space, settings_of
@@ -171,7 +170,7 @@ def _jobs(options: Options) -> int | None:
         return None
     if options.jobs is not None:
         return options.jobs
-    return len(devices.parse(options.gpus)) if options.gpus else 1
+    return len(executors.parse_gpus(options.gpus)) if options.gpus else 1
 
 
 def _start_workers(paths: Paths, options: Options, sweep: Sweep, console: Console) -> None:
@@ -182,13 +181,13 @@ def _start_workers(paths: Paths, options: Options, sweep: Sweep, console: Consol
     words += ["--trials", str(options.trials), "--folds", ",".join(map(str, options.folds)), "--name", options.title]
     environment = command_environment(options.executor)
     started = [
-        workers.Worker(shlex.join([*words, "--worker", name]), environment | lease, logs / f"{name}.log")
+        executors.Worker(shlex.join([*words, "--worker", name]), environment | lease, logs / f"{name}.log")
         for name, lease in _leases(options).items()
     ]
     console.print(f"{sweep.plan.name}: {len(started)} processes; their logs are in {logs}.")
     executor = executors.make_executor(options.executor, options.gpus_per_trial)
     with show_progress(sweep, console) as update:
-        codes = workers.run(executor, started, paths.root, update)
+        codes = executors.run_workers(executor, started, paths.root, update)
     failed = [worker.log for worker, code in zip(started, codes, strict=True) if code]
     if failed and not sweep.is_over():
         raise PipelineError(
@@ -200,11 +199,11 @@ def _start_workers(paths: Paths, options: Options, sweep: Sweep, console: Consol
 def _leases(options: Options) -> dict[str, dict[str, str]]:
     """What each process is given of the GPUs, by its name, which no other process on any machine has."""
     jobs = _jobs(options) or 1
-    leased: Sequence[str | None] = [None] * jobs if options.gpus is None else devices.parse(options.gpus)
+    leased: Sequence[str | None] = [None] * jobs if options.gpus is None else executors.parse_gpus(options.gpus)
     if jobs > len(leased):
         raise ConfigError(f"--jobs {jobs}: more than the {len(leased)} GPUs of --gpus.", "Name more GPUs.")
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
-    return {f"{host}-{os.getpid()}-{number}": devices.lease(gpu) for number, gpu in enumerate(leased[:jobs])}
+    return {f"{host}-{os.getpid()}-{number}": executors.lease(gpu) for number, gpu in enumerate(leased[:jobs])}
 
 
 def _conclude(config: Config, paths: Paths, options: Options, sweep: Sweep, console: Console) -> None:

@@ -21,6 +21,6 @@ def run(paths: Paths) -> None:
     if failed:
         lines = "\n".join(f"  {name}: {fault}" for name, fault in failed.items())
         raise TrackingError(
-            f"{store.label}: {len(failed)} runs could not be delivered:\n{lines}",
+            f"{store.label}: {len(failed)} runs could not be uploaded:\n{lines}",
             "Start the server or correct MLFLOW_TRACKING_URI, then type `sensorium sync` again; nothing is lost.",
         )

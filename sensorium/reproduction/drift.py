@@ -88,18 +88,16 @@ class Drift:
 
 
 def judge(first: Outcome, again: Outcome, tolerance: float, causes: list[str] | None = None) -> Drift:
-    """Compare a training with its repetition.
+    """Compare a training, of which at least the weights' digest or the history is known, with its repetition.
 
-    Args:
-        first: what the original left; at least its weights' digest or its history is known.
-        again: what the repetition left.
-        tolerance: largest relative difference that passes; 0 asks for equal bits.
-        causes: differences of the surroundings that are known already.
+    A relative difference up to the tolerance passes; 0 asks for equal bits. Causes are those that are known already.
     """
     same_weights = first.digest == again.digest
     weights = Difference(0.0, "") if same_weights else None
     if not same_weights and first.weights is not None and again.weights is not None:
-        weights = largest(_tensors(first.weights), _tensors(again.weights))
+        from safetensors.numpy import load_file
+
+        weights = largest(load_file(first.weights), load_file(again.weights))
     metrics = None
     if first.history is not None and again.history is not None:
         metrics = largest(_columns(first.history), _columns(again.history))
@@ -131,12 +129,6 @@ def _relative(first: NDArray[Any], again: NDArray[Any]) -> float:
     before, after = first.astype(np.float64), again.astype(np.float64)
     difference = float(np.max(np.abs(after - before)) / max(float(np.max(np.abs(before))), _TINY))
     return difference if math.isfinite(difference) else math.inf
-
-
-def _tensors(path: Path) -> dict[str, NDArray[Any]]:
-    from safetensors.numpy import load_file
-
-    return dict(load_file(path))
 
 
 def _columns(history: bytes) -> dict[str, NDArray[Any]]:

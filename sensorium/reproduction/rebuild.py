@@ -20,19 +20,17 @@ from dvc_objects.errors import ObjectFormatError
 
 from sensorium.errors import PipelineError
 from sensorium.files import PARTIAL_SUFFIX
+from sensorium.tracking.provenance import git
 
 
 def clone_commit(root: Path, commit: str, patch: bytes, folder: Path) -> Path:
-    """Check a commit out into a folder of its own.
+    """Check a commit out into a folder of its own, and return the project's root in it.
 
     Args:
         root: the project's root, in a git repository.
         commit: full name of the commit.
         patch: changes to apply on top; may be empty.
         folder: where the clone goes; an existing one of the same commit and patch is used again.
-
-    Returns:
-        The project's root in the clone.
 
     Raises:
         PipelineError: the repository lacks the commit, or the patch does not apply.
@@ -57,28 +55,22 @@ def clone_commit(root: Path, commit: str, patch: bytes, folder: Path) -> Path:
 
 def _git(root: Path, *arguments: str, failed: str, stdin: bytes = b"") -> bytes:
     try:
-        done = subprocess.run(  # noqa: S603 - fixed commands
-            ["git", "-C", str(root), *arguments],  # noqa: S607 - git is looked up on PATH like every tool
-            capture_output=True,
-            input=stdin,
-            check=True,
-        )
+        return git(root, *arguments, stdin=stdin)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", b"") or b"").decode(errors="replace").strip()
         raise PipelineError(
             f"{root}: {failed}{f' ({reason})' if reason else ''}.",
             "Fetch the branch that holds the run's commit: `git fetch --all`.",
         ) from error
-    return done.stdout
 
 
 def place_data(root: Path, digests: Mapping[str, str], target: Path) -> None:
-    """Put DVC's objects into another folder, as separate files.
+    """Put DVC's objects into another project's root, as separate files; outputs that are there already are made equal.
 
     Args:
         root: the project whose cache and remote are used.
         digests: DVC's md5 by path below the root; folders end in `.dir`.
-        target: root of the folder to fill; outputs that are there already are made equal.
+        target: root of the folder to fill.
 
     Raises:
         PipelineError: an object is neither in the cache nor in the remote.

@@ -2,7 +2,9 @@
 
 import contextlib
 import fcntl
+import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,27 +13,32 @@ from pathlib import Path
 from sensorium.errors import PipelineError
 from sensorium.files import exclusive_lock, read_json, try_lock, write_json
 from sensorium.scheduler.display import Display, duration
-from sensorium.scheduler.executors import LOCK_VARIABLE, LOG_VARIABLE
-from sensorium.scheduler.gpus import lease
+from sensorium.scheduler.executors import LOCK_VARIABLE, LOG_VARIABLE, lease
 from sensorium.scheduler.graph import StageGraph
 from sensorium.scheduler.processes import CHANGED, GRACE_SECONDS, UNCHANGED, StageProcess, StopSignals
 from sensorium.scheduler.tasks import Scheduler, State, Task
+from sensorium.tracking.project_run import RUN_VARIABLES
+from sensorium.tracking.timeouts import UPLOAD_TIMEOUT, upload_timeout
 
 _TICK = 0.1
-
 _PUSHES = 2
 """Uploads at once; one alone seldom fills a line, many would starve the stages of memory."""
-
 _TAIL = 15
 """Lines of a failed stage's log that are shown."""
 
 
+def command_environment(executor: str) -> dict[str, str]:
+    """This process's environment, with the project's programs and without the MLflow run of whoever called."""
+    kept = {name: value for name, value in os.environ.items() if name not in RUN_VARIABLES}
+    kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
+    if executor != "local":  # a cluster ends what a job leaves behind, the uploader as well
+        kept[UPLOAD_TIMEOUT] = f"{upload_timeout():g}"
+    return kept
+
+
 @contextlib.contextmanager
 def lock_project(folder: Path) -> Iterator[int]:
-    """Hold a project for one run, after the last process of an earlier run has ended.
-
-    Yields:
-        Descriptor of a file with a shared lock, which the processes of the run inherit.
+    """Hold a project for one run; yields the descriptor of a shared lock, which the processes of the run inherit.
 
     Raises:
         PipelineError: another run is at work, or processes of a killed one do not end.
@@ -50,29 +57,22 @@ def lock_project(folder: Path) -> Iterator[int]:
 
 @dataclass
 class Run:
-    """One run of a graph.
-
-    Args:
-        root: folder of the DVC repository.
-        graph: what to run.
-        scheduler: decides in which order.
-        display: shows it.
-        folder: keeps its state.
-        lock: descriptor that `lock_project` has yielded.
-        environment: environment of every stage.
-        push: send the outputs of finished stages to a remote.
-        remote: name of the remote; None for the default one.
-    """
+    """One run of a graph."""
 
     root: Path
+    """Folder of the DVC repository."""
     graph: StageGraph
     scheduler: Scheduler
     display: Display
     folder: Path
+    """Keeps the state of the run."""
     lock: int
+    """Descriptor that `lock_project` has yielded."""
     environment: Mapping[str, str]
     push: bool = False
+    """Send the outputs of finished stages to a remote."""
     remote: str | None = None
+    """Its name; None for the default one."""
     _stages: dict[str, StageProcess] = field(init=False, default_factory=dict)
     _pushes: dict[tuple[str, ...], StageProcess] = field(init=False, default_factory=dict)
     _to_push: list[tuple[str, ...]] = field(init=False, default_factory=list)
@@ -165,7 +165,8 @@ class Run:
             attempt = f"attempt {task.attempts + 1} of {self.scheduler.retries + 1}"
             self.display.event(f"{name}: {reason} {after}; {attempt} follows")
         else:
-            self.display.event(f"{name}: {reason} {after}\n{_tail(self._log(name))}")
+            lines = self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:]
+            self.display.event("\n".join([f"{name}: {reason} {after}", *(f"  | {line}" for line in lines)]))
 
     def _stop(self, kill: bool) -> None:
         self.scheduler.stop()
@@ -193,8 +194,3 @@ class Run:
                 f"All stages are done, but some were not pushed: {', '.join(self._unpushed)}.",
                 f"See {self._log(self._unpushed[0])}, then: dvc push {' '.join(self._unpushed)}",
             )
-
-
-def _tail(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:]
-    return "\n".join(f"  | {line}" for line in lines)

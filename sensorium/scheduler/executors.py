@@ -1,6 +1,6 @@
-"""Where the command of a stage runs: a protocol, the implementation for this machine, the choice by name.
+"""Where commands run: a protocol, the implementation for this machine, the choice by name; GPUs.
 
-DVC always runs on the coordinator's host, since its locks look at local process ids; only the commands
+DVC always runs on the coordinator's host, since its locks test local process ids; only the commands
 go elsewhere.
 """
 
@@ -8,32 +8,31 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sensorium.errors import ConfigError, PipelineError
-from sensorium.scheduler.processes import GRACE_SECONDS, die_with_parent, members
+from sensorium.processes import die_with_parent
+from sensorium.scheduler.processes import GRACE_SECONDS, StopSignals, members
 
 EXECUTORS = ("local", "slurm", "ray")
-
 LOG_VARIABLE = "SENSORIUM_STAGE_LOG"
 """Environment variable with the log of a stage."""
-
 LOCK_VARIABLE = "SENSORIUM_STAGES_LOCK"
 """Environment variable with the file whose shared lock all processes of a run hold."""
-
 CLUSTER_TIMEOUT = 60.0
 """Seconds that a cluster has to answer."""
-
 _NICENESS = 5
 """Commands yield to DVC's own work, so that the next ones start soon where all cores are busy."""
-
+_LINE = re.compile(r"^\s*(?:GPU (?P<index>\d+):.*|MIG .*)\(UUID: (?P<uuid>[\w./-]+)\)", re.MULTILINE)
 _WITHOUT_PROFILE = {"bash": ["--noprofile", "--norc"], "zsh": ["--no-rcs"], "fish": ["--no-config"]}
 
 
@@ -49,19 +48,9 @@ class Handle(Protocol):
         ...
 
 
-class Executor(Protocol):
-    """A place to run commands."""
-
-    def submit(self, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> Handle:
-        """Start a shell command.
-
-        Args:
-            command: what `$SHELL -c` takes.
-            environment: all of the command's environment.
-            folder: its working folder, at the same path wherever the command runs.
-            log: file that its output is appended to.
-        """
-        ...
+Executor = Callable[[str, Mapping[str, str], Path, Path], Handle]
+"""Starts what `$SHELL -c` takes, with all of its environment, in a working folder that has the same path wherever the
+command runs, and appends its output to a log file."""
 
 
 class LocalHandle:
@@ -90,29 +79,26 @@ class LocalHandle:
             os.killpg(self._process.pid, signal.SIGKILL if force else signal.SIGTERM)
 
 
-class LocalExecutor:
-    """Run on this machine."""
+def run_here(command: str, environment: Mapping[str, str], folder: Path, log: Path) -> LocalHandle:
+    """Executor of this machine; the command is killed when this process dies without having ended it."""
+    parent = os.getpid()
 
-    def submit(self, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> LocalHandle:
-        """See `Executor`; the command is killed when this process dies without having ended it."""
-        parent = os.getpid()
+    def begin() -> None:
+        die_with_parent(signal.SIGKILL, parent)
+        os.nice(_NICENESS)
 
-        def begin() -> None:
-            die_with_parent(signal.SIGKILL, parent)
-            os.nice(_NICENESS)
-
-        with log.open("ab") as output:
-            process = subprocess.Popen(  # noqa: S603 - the commands of dvc.yaml are what is to be run
-                shell_call(command, environment),
-                env=dict(environment),
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                process_group=0,
-                preexec_fn=begin,
-            )
-        return LocalHandle(process)
+    with log.open("ab") as output:
+        process = subprocess.Popen(  # noqa: S603 - the commands of dvc.yaml are what is to be run
+            shell_call(command, environment),
+            env=dict(environment),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            process_group=0,
+            preexec_fn=begin,
+        )
+    return LocalHandle(process)
 
 
 def shell_call(command: str, environment: Mapping[str, str]) -> list[str]:
@@ -128,17 +114,14 @@ def wait(
     grace: float = GRACE_SECONDS,
     tick: float = 0.05,
 ) -> list[int]:
-    """Wait until all commands have ended.
+    """Wait until all commands have ended, and return their exit codes.
 
     Args:
         handles: the commands.
         stop: whether they are to be ended.
-        on_tick: called after every look at them.
+        on_tick: called every `tick` seconds.
         grace: seconds that they have to end before they are killed.
-        tick: seconds between two looks.
-
-    Returns:
-        Their exit codes.
+        tick: seconds between two polls.
     """
     deadline = None
     while None in (codes := [handle.poll() for handle in handles]):
@@ -154,23 +137,47 @@ def wait(
     return [code for code in codes if code is not None]
 
 
-def make_executor(name: str, gpus: int) -> Executor:
-    """The executor of a name that `check` has passed.
+class Worker(NamedTuple):
+    """A command that finds its own work."""
 
-    Args:
-        name: one of `EXECUTORS`.
-        gpus: GPUs that each command asks a cluster for.
+    command: str
+    """What `$SHELL -c` takes; no two of them are equal."""
+    environment: Mapping[str, str]
+    log: Path
+
+
+def run_workers(executor: Executor, workers: Sequence[Worker], folder: Path, on_tick: Callable[[], None]) -> list[int]:
+    """Run commands in a folder, in parallel, until all of them have ended, and return their exit codes.
+
+    Raises:
+        KeyboardInterrupt: asked to stop; all commands were asked to, and have ended.
     """
+    handles: list[Handle] = []
+    with StopSignals() as signals:
+        try:
+            for worker in workers:
+                handles.append(executor(worker.command, worker.environment, folder, worker.log))
+            signals.install()  # again: a cluster's library may have taken the signals
+            codes = wait(handles, lambda: signals.count > 0, on_tick, tick=0.2)
+        except BaseException:
+            wait(handles, lambda: True)
+            raise
+    if signals.count:
+        raise KeyboardInterrupt
+    return codes
+
+
+def make_executor(name: str, gpus: int) -> Executor:
+    """The executor of a name that `check` has passed, whose commands each ask a cluster for `gpus` GPUs."""
     if name == "slurm":
-        from sensorium.scheduler.slurm import SlurmExecutor
+        from sensorium.scheduler import slurm
 
-        return SlurmExecutor(gpus)
+        return partial(slurm.submit, gpus)
     if name == "ray":
-        from sensorium.scheduler.ray_executor import RayExecutor
+        from sensorium.scheduler import ray_executor
 
-        return RayExecutor(gpus)
-    assert name == "local", name
-    return LocalExecutor()
+        return partial(ray_executor.submit, gpus)
+    return run_here
 
 
 def check(name: str, gpus: int) -> None:
@@ -182,11 +189,8 @@ def check(name: str, gpus: int) -> None:
     """
     if name not in EXECUTORS:
         raise ConfigError(f"--executor {name!r}: does not exist.", f"Choose one of: {', '.join(EXECUTORS)}.")
-    for program in ("sbatch", "scancel") if name == "slurm" else ():
-        if shutil.which(program) is None:
-            raise ConfigError(
-                f"--executor slurm: no {program} on this machine.", "Run it on a login node of the cluster."
-            )
+    if name == "slurm" and shutil.which("sbatch") is None:
+        raise ConfigError("--executor slurm: no sbatch on this machine.", "Run it on a login node of the cluster.")
     if name == "ray":
         _check_ray(gpus)
 
@@ -207,3 +211,30 @@ def _check_ray(gpus: int) -> None:
     available = json.loads(answer.stdout.splitlines()[-1]).get("GPU", 0)
     if gpus > available:
         raise ConfigError(f"--gpus-per-stage {gpus}: the Ray cluster has {available:g} GPUs.", "Ask for fewer.")
+
+
+def _present_gpus() -> list[str]:
+    """Indices and UUIDs of the GPUs and their MIG slices; empty without an NVIDIA driver."""
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True)  # noqa: S607
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [name for match in _LINE.finditer(listing.stdout) for name in (match["index"], match["uuid"]) if name]
+
+
+def parse_gpus(text: str) -> list[str]:
+    """Parse `0,1,2` or UUIDs; raises a ConfigError for a GPU that is named twice, or that this machine lacks."""
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise ConfigError(f"--gpus {text!r}: name each GPU once.", "For example: --gpus 0,1")
+    known = _present_gpus()
+    for name in wanted:
+        if name not in known:
+            found = ", ".join(known) if known else "none; `nvidia-smi -L` lists none or does not run"
+            raise ConfigError(f"--gpus: no GPU {name!r} on this machine.", f"Present: {found}.")
+    return wanted
+
+
+def lease(gpu: str | None) -> dict[str, str]:
+    """Environment that shows a stage its GPU alone, numbered as `nvidia-smi` numbers them."""
+    return {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}

@@ -27,20 +27,14 @@ class StageGraph:
 
     upstream: dict[str, frozenset[str]]
     """Stage -> the stages it needs, in the order of a serial `dvc repro`."""
-
     unchanged: list[str]
     """Stages that neither changed nor depend on one that did."""
-
     orders: dict[str, list[str]]
     """Lock file -> the order of its entries after a serial run: old ones first, new ones as planned."""
 
 
 def read(root: Path, targets: Sequence[str]) -> StageGraph:
-    """Read the graph of a run.
-
-    Args:
-        root: folder of the DVC repository.
-        targets: stages, groups of stages or files, as `dvc repro` takes them in `root`; none for all of dvc.yaml.
+    """Read the graph of a run: of the targets that `dvc repro` would take in `root`, or of all of dvc.yaml.
 
     Raises:
         ConfigError: a target does not exist.

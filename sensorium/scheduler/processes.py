@@ -1,7 +1,6 @@
 """Processes of a run: how they are started, asked to stop, and cleared up after a violent death."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -14,31 +13,10 @@ from typing import Any, Self
 
 GRACE_SECONDS = 30.0
 """Time that a command has to save its state after SIGTERM, before it is killed."""
-
 CHANGED, FAILED, UNCHANGED = 0, 1, 3
 """Exit codes of a stage's process: the stage was run and recorded, it failed, it had nothing to do."""
-
-_PR_SET_PDEATHSIG = 1
-"""prctl(2), https://man7.org/linux/man-pages/man2/pr_set_pdeathsig.2const.html"""
-
 _MARGIN_SECONDS = 5.0
 """Time over the grace in which the parent of a command has killed it."""
-
-
-def die_with_parent(signum: int = signal.SIGTERM, parent: int | None = None) -> None:
-    """Ask Linux to send this process a signal when its parent ends, however it ends; elsewhere do nothing.
-
-    Args:
-        signum: the signal to receive.
-        parent: process id that the parent had; the signal is sent at once if it is no longer our parent.
-    """
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if parent is not None and os.getppid() != parent:
-        os.kill(os.getpid(), signum)
 
 
 def members(leader: int, id_of: Callable[[int], int]) -> list[int]:
@@ -86,16 +64,7 @@ class StageProcess:
     def __init__(
         self, arguments: Sequence[str], environment: Mapping[str, str], root: Path, log: Path, lock: int
     ) -> None:
-        """Start the process.
-
-        Args:
-            arguments: of `sensorium.scheduler.stage`.
-            environment: all of its environment.
-            root: folder of the DVC repository.
-            log: file that the output is appended to.
-            lock: descriptor of a file whose lock is held until this process has ended.
-        """
-        self.started = time.monotonic()
+        """Start `sensorium.scheduler.stage`; the lock of the open file `lock` is held until the process has ended."""
         self._orphaned: float | None = None
         with log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 - arguments are names of stages that exist

@@ -1,6 +1,6 @@
 """Run the commands of stages on a Ray cluster.
 
-The coordinator's host is a node of the cluster, and the project lies on storage that all nodes share, at
+The coordinator's host is a node of the cluster, and the project is on storage that all nodes share, at
 the same path. Each command is one Ray task of one driver: when the driver dies, Ray ends its task
 wherever it runs, and when a node dies, the driver learns of it and the stage is run again elsewhere.
 
@@ -26,7 +26,6 @@ from sensorium.scheduler.executors import LOCK_VARIABLE, LOG_VARIABLE
 
 _LOST = 128 + signal.SIGKILL
 """Exit code of a command whose worker is gone."""
-
 _TICK = 0.1
 
 
@@ -52,22 +51,15 @@ class RayHandle:
         ray.cancel(self.task, force=force)
 
 
-@dataclass(frozen=True)
-class RayExecutor:
-    """Submit to the cluster that RAY_ADDRESS, or Ray's own record of a started cluster, names.
+def submit(gpus: int, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> RayHandle:
+    """Executor of the cluster that RAY_ADDRESS, or Ray's own record, names; a task gets `gpus` GPUs.
 
-    Args:
-        gpus: GPUs that each command asks for.
+    Retrying is the coordinator's: DVC clears a stage's outputs before each attempt.
     """
-
-    gpus: int
-
-    def submit(self, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> RayHandle:
-        """See `executors.Executor`; retrying is the coordinator's: DVC clears a stage's outputs before each attempt."""
-        _connect()
-        task = ray.remote(max_retries=0, num_cpus=1, num_gpus=self.gpus)(_work)
-        variables = {LOCK_VARIABLE: f"{log}.lock", **environment, LOG_VARIABLE: str(log)}
-        return RayHandle(task.remote(command, variables, str(folder)))
+    _connect()
+    task = ray.remote(max_retries=0, num_cpus=1, num_gpus=gpus)(_work)
+    variables = {LOCK_VARIABLE: f"{log}.lock", **environment, LOG_VARIABLE: str(log)}
+    return RayHandle(task.remote(command, variables, str(folder)))
 
 
 def _work(command: str, environment: dict[str, str], folder: str) -> int:

@@ -19,26 +19,17 @@ from sensorium.scheduler.processes import StopSignals
 
 
 def install_shell(script: Path, executor: str, gpus: int) -> None:
-    """Write the script that stands in for the user's shell.
-
-    Args:
-        script: file to write.
-        executor: name of the executor.
-        gpus: GPUs that each command asks a cluster for.
-    """
+    """Write the script that replaces the user's shell; each command asks the executor's cluster for `gpus` GPUs."""
     call = [sys.executable, "-m", __name__, executor, str(gpus), os.environ.get("SHELL") or "/bin/sh"]
     write_text(script, f'#!/bin/sh\nexec {shlex.join(call)} "$@"\n')
     script.chmod(0o755)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command as `$SHELL -c <command>` would, and end it when it is asked to stop.
+    """Run one command as `$SHELL -c <command>` would, end it when it is asked to stop, and return its exit code.
 
     Args:
         arguments: name of the executor, GPUs per command, the user's shell, `-c`, the command.
-
-    Returns:
-        Exit code of the command.
     """
     executor, gpus, user_shell, _, command = arguments
     began = time.monotonic()
@@ -47,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     with StopSignals() as signals, waiting_lock(Path(environment[LOCK_VARIABLE]), shared=True):
         if _parent_gone():
             return 128 + signal.SIGTERM
-        submit = make_executor(executor, int(gpus)).submit
+        submit = make_executor(executor, int(gpus))
         handle = submit(command, environment, Path.cwd(), Path(environment[LOG_VARIABLE]))
         signals.install()  # again: a cluster's library may have taken the signals
         (code,) = wait([handle], lambda: signals.count > 0 or _parent_gone())

@@ -15,11 +15,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from sensorium.processes import die_with_parent
 from sensorium.scheduler.executors import CLUSTER_TIMEOUT, LocalHandle, shell_call
-from sensorium.scheduler.processes import die_with_parent
 
 
 class SlurmHandle(LocalHandle):
@@ -39,40 +38,30 @@ class SlurmHandle(LocalHandle):
             super().cancel(force=True)
 
 
-@dataclass(frozen=True)
-class SlurmExecutor:
-    """Submit to the cluster that `sbatch` knows; the project lies on storage that its nodes share.
+def submit(gpus: int, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> SlurmHandle:
+    """Executor of the cluster that `sbatch` knows, whose nodes share the project's storage; a job gets `gpus` GPUs.
 
-    Args:
-        gpus: GPUs that each job asks for.
+    A job that an earlier, killed run left is cancelled first. Jobs of one name wait for each other
+    (singleton), so that two never write the same outputs.
     """
-
-    gpus: int
-
-    def submit(self, command: str, environment: Mapping[str, str], folder: Path, log: Path) -> SlurmHandle:
-        """See `Executor`.
-
-        A job that an earlier, killed run left is cancelled first. Jobs of one name wait for each other
-        (singleton), so that two never write the same outputs.
-        """
-        job = job_name(folder, environment.get("DVC_STAGE", command))
-        _cancel(job)
-        call = ["sbatch", "--wait", "--quiet", f"--job-name={job}", "--dependency=singleton", f"--chdir={folder}"]
-        call += [f"--output={log}", "--open-mode=append", "--export=ALL"]
-        call += [f"--gpus={self.gpus}"] if self.gpus else []
-        parent = os.getpid()
-        process = subprocess.Popen(  # noqa: S603
-            call,
-            env=dict(environment),
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            process_group=0,
-            preexec_fn=lambda: die_with_parent(signal.SIGKILL, parent),
-        )
-        assert process.stdin is not None
-        with process.stdin as script:
-            script.write(f"#!/bin/sh\nexec {shlex.join(shell_call(command, environment))}\n".encode())
-        return SlurmHandle(process, job)
+    job = job_name(folder, environment.get("DVC_STAGE", command))
+    _cancel(job)
+    call = ["sbatch", "--wait", "--quiet", f"--job-name={job}", "--dependency=singleton", f"--chdir={folder}"]
+    call += [f"--output={log}", "--open-mode=append", "--export=ALL"]
+    call += [f"--gpus={gpus}"] if gpus else []
+    parent = os.getpid()
+    process = subprocess.Popen(  # noqa: S603
+        call,
+        env=dict(environment),
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        process_group=0,
+        preexec_fn=lambda: die_with_parent(signal.SIGKILL, parent),
+    )
+    assert process.stdin is not None
+    with process.stdin as script:
+        script.write(f"#!/bin/sh\nexec {shlex.join(shell_call(command, environment))}\n".encode())
+    return SlurmHandle(process, job)
 
 
 def job_name(folder: Path, stage: str) -> str:

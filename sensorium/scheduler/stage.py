@@ -28,15 +28,9 @@ _log = logging.getLogger("dvc")
 
 
 def run(repo: Repo, name: str, orders: Mapping[str, Sequence[str]]) -> int:
-    """Bring one stage up to date.
+    """Bring one stage up to date, and return whether it was `CHANGED`.
 
-    Args:
-        repo: waits for DVC's lock.
-        name: address of the stage.
-        orders: lock file -> names of all its entries, in the order to keep.
-
-    Returns:
-        Whether it was `CHANGED`.
+    `orders` has the names of all entries of each lock file, in the order to keep.
     """
 
     def reproduce(stage: Any, **options: Any) -> Any:
@@ -67,11 +61,7 @@ def record(stage: Any, orders: Mapping[str, Sequence[str]]) -> None:
 
 
 def push(repo: Repo, names: Sequence[str], remote: str | None) -> None:
-    """Send the outputs of finished stages to a remote, without DVC's lock: other stages need it meanwhile.
-
-    Raises:
-        DvcException: some files were not sent.
-    """
+    """Send the outputs of finished stages to a remote, without DVC's lock: other stages need it meanwhile."""
     target = repo.cloud.get_remote(remote, "push")
     if target.worktree or target.fs.version_aware:
         repo.push(targets=list(names), remote=remote)

@@ -32,7 +32,6 @@ class Task:
     upstream: frozenset[str]
     chain: int = 1
     """Stages on the longest way from here to an end of the graph, this one included."""
-
     state: State = State.WAITING
     attempts: int = 0
     gpu: str | None = None
@@ -43,19 +42,14 @@ class Task:
 
 @dataclass
 class Scheduler:
-    """The state of one run.
-
-    Args:
-        upstream: names of the stages that each stage needs, in the order of a serial run.
-        jobs: stages that may run at once.
-        gpus: ids to lease, one per running stage; empty to lease none. At least `jobs` of them otherwise.
-        retries: times that a failed stage is run again.
-        keep_going: go on with what does not depend on a failed stage.
-    """
+    """The state of one run."""
 
     upstream: Mapping[str, Collection[str]]
+    """Names of the stages that each stage needs, in the order of a serial run."""
     jobs: int = 1
+    """Stages that may run at once."""
     gpus: Sequence[str] = ()
+    """Ids to lease, one per running stage; empty to lease none."""
     retries: int = 0
     keep_going: bool = False
     tasks: dict[str, Task] = field(init=False)
@@ -63,8 +57,6 @@ class Scheduler:
     _stopped: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        assert self.jobs > 0
-        assert not self.gpus or len(self.gpus) >= self.jobs
         self.tasks = {name: Task(name, frozenset(needs)) for name, needs in self.upstream.items()}
         for task in reversed(self.tasks.values()):
             for need in task.upstream:
@@ -82,18 +74,8 @@ class Scheduler:
             yield task
 
     def finish(self, name: str, succeeded: bool, changed: bool = True) -> State:
-        """Take note that a running stage has ended.
-
-        Args:
-            name: the stage.
-            succeeded: it, and its record in dvc.lock, are complete.
-            changed: False when it had nothing to do.
-
-        Returns:
-            Its new state; WAITING when it is to be run again.
-        """
+        """Record that a running stage has ended; returns its new state, WAITING when it is to be run again."""
         task = self.tasks[name]
-        assert task.state is State.RUNNING
         if task.gpu is not None:
             self._free.append(task.gpu)
         if succeeded:

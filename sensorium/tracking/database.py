@@ -38,14 +38,7 @@ RESTORE_DATABASE = (
 
 @contextmanager
 def database_errors(path: Path) -> Iterator[None]:
-    """Turn what SQLite raises into an error for the user.
-
-    Args:
-        path: the database.
-
-    Raises:
-        TrackingError: it is damaged, or cannot be opened or written.
-    """
+    """Turn what SQLite raises about a database into a TrackingError: it is damaged, or cannot be opened or written."""
     try:
         yield
     except sqlite3.Error as fault:
@@ -63,11 +56,7 @@ def is_damage(message: str) -> bool:
 
 
 def check_readable(path: Path) -> None:
-    """Read the schema, before MLflow tries again and again to open what nobody can.
-
-    Raises:
-        TrackingError: the database is damaged, or cannot be opened.
-    """
+    """Read the schema, before MLflow tries again and again to open what nobody can; see `database_errors`."""
     if not path.exists():
         return
     with database_errors(path), closing(_connect(path)) as connection:
@@ -81,14 +70,7 @@ def check_readable(path: Path) -> None:
 def rebase(path: Path, root: Path) -> None:
     """Let all addresses below the root that the database was made for point below the present one.
 
-    Only for the holder of the database's lock, once MLflow has made its tables.
-
-    Args:
-        path: the embedded database.
-        root: the project's root, absolute and free of links.
-
-    Raises:
-        TrackingError: the database is damaged, or cannot be written.
+    Only for the holder of the database's lock, once MLflow has made its tables. The root is absolute and free of links.
     """
     with database_errors(path), closing(_connect(path)) as connection:
         if _recorded(connection) == str(root):
@@ -110,11 +92,7 @@ def rebase(path: Path, root: Path) -> None:
 def set_aside(path: Path) -> Path | None:
     """Move a damaged database out of the way; only for the holder of the database's lock.
 
-    Returns:
-        Its new name, or None where the database is whole or there is none.
-
-    Raises:
-        TrackingError: it cannot be read, for another reason than damage.
+    Returns its new name, or None where the database is whole or there is none.
     """
     if not path.exists() or _is_whole(path):
         return None

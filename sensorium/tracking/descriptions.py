@@ -24,27 +24,21 @@ def differing(rows: Sequence[Params]) -> list[str]:
 
 
 def differences(params: Params, reference: Params) -> list[str]:
-    """What differs, such as `learning_rate=0.005`; a key's last part stands for it where no other key shares it."""
+    """What differs, such as `learning_rate=0.005`; a key is shortened to its last part where no other key shares it."""
     last = [key.rpartition(".")[2] for key in {**reference, **params}]
     found = []
     for key in differing([reference, params]):
         short = key.rpartition(".")[2]
-        found.append(f"{short if last.count(short) == 1 else key}={_shortened(params.get(key, 'none'))}")
+        value = params.get(key, "none")
+        value = value if len(value) <= _MOST_CHARACTERS else f"{value[: _MOST_CHARACTERS - 1]}…"
+        found.append(f"{short if last.count(short) == 1 else key}={value}")
     return found
 
 
-def _shortened(value: str) -> str:
-    return value if len(value) <= _MOST_CHARACTERS else f"{value[: _MOST_CHARACTERS - 1]}…"
-
-
 def run_name(experiment: str, changes: Sequence[str], taken: Iterable[str], dvc_experiment: str | None = None) -> str:
-    """Name of an execution of an experiment that no other has.
+    """Name of an execution that none of those `taken` has: the experiment, and what differs from its first execution.
 
-    Args:
-        experiment: what is trained.
-        changes: what differs from the experiment's first execution.
-        taken: names of the executions that there are.
-        dvc_experiment: name that DVC gave to the experiment that it runs, for executions that differ in nothing.
+    Executions that differ in nothing have the name that DVC gave to the experiment that it runs.
     """
     more = len(changes) - _MOST_DIFFERENCES
     shown = [*changes[:_MOST_DIFFERENCES], *([f"+{more}"] if more > 0 else [])]
@@ -58,14 +52,7 @@ def run_name(experiment: str, changes: Sequence[str], taken: Iterable[str], dvc_
 
 
 def interval(metrics: Mapping[str, float], key: str, prefix: str, style: str = ".3f") -> str | None:
-    """A score and its interval as text, None where the run has no such score.
-
-    Args:
-        metrics: of a run.
-        key: of the score.
-        prefix: of its interval's ends, `<prefix>/ci_low` and `<prefix>/ci_high`.
-        style: of the numbers.
-    """
+    """A score and its interval, `<prefix>/ci_low` to `<prefix>/ci_high`, as text; None where there is no such score."""
     if key not in metrics:
         return None
     ends = [metrics[f"{prefix}/{end}"] for end in ("ci_low", "ci_high") if f"{prefix}/{end}" in metrics]

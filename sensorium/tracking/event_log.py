@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -71,11 +71,7 @@ class EventLog:
         return self.folder.name
 
     def append(self, kind: str, **event: Any) -> None:
-        """Add an event and flush it to disk.
-
-        Args:
-            kind: `start`, `params`, `metrics`, `artifact` or `close`.
-            event: its content; JSON values.
+        """Add an event of a kind (see `_FIELDS`), and flush it to disk.
 
         Raises:
             TrackingError: the disk is full or refuses; the events before this one are whole.
@@ -110,11 +106,7 @@ class EventLog:
             os.truncate(self.events_file, whole)
 
     def read(self, position: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield the whole events from a byte position on, each with the position after it.
-
-        Raises:
-            TrackingError: the log is damaged.
-        """
+        """Yield the whole events from a byte position on, each with the position after it; raises a TrackingError."""
         if not self.events_file.exists():
             return
         with self.events_file.open("rb") as stream:
@@ -152,15 +144,8 @@ class EventLog:
             return None
         return str(last["status"]) if last.get("kind") == "close" else None
 
-    def add_file(self, source: Path) -> str:
-        """Copy a file or folder into the log, where no stage removes it before it is uploaded.
-
-        Returns:
-            Its name below `artifacts/`.
-
-        Raises:
-            TrackingError: the disk is full or refuses.
-        """
+    def add_file(self, source: Path) -> None:
+        """Copy a file or folder into the log, where no stage removes it before it is uploaded."""
         target = self.artifact(source.name)
         with self._writing():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -168,10 +153,9 @@ class EventLog:
                 shutil.copytree(source, target, dirs_exist_ok=True)
             else:
                 shutil.copyfile(source, target)
-        return source.name
 
     def artifact(self, name: str) -> Path:
-        """Where a copied file lies."""
+        """Path of a copied file."""
         return self.folder / "artifacts" / name
 
     @property
@@ -228,11 +212,9 @@ class EventLog:
 
     @contextlib.contextmanager
     def locked(self, role: str, seconds: float = 0.0) -> Iterator[bool]:
-        """Lock the log for one role; yields whether nobody else has locked it, and it exists.
+        """Lock the log as WRITER or UPLOADER; yields whether nobody else has locked it, and it exists.
 
-        Args:
-            role: WRITER or UPLOADER.
-            seconds: how long to wait for whoever holds the lock, or asks whether it is held.
+        Waits some seconds for whoever holds the lock, or asks whether it is held.
         """
         try:
             stream = self._lock_file(role).open("a")
@@ -260,14 +242,9 @@ def event_logs(state: Path) -> list[EventLog]:
     return [EventLog(path.parent) for path in sorted(state.glob(f"{_FOLDER}/*/events.jsonl"))]
 
 
-def log_for(state: Path, fields: Mapping[str, Any]) -> EventLog:
-    """The unfinished event log of a fingerprint, or a new one beside those that are finished.
-
-    Args:
-        state: folder of the event logs and locks.
-        fields: `experiment`, `fold` and `fingerprint`.
-    """
-    name, number = f"{fields['experiment']}-fold_{fields['fold']}-{fields['fingerprint'][:16]}", 1
+def log_for(state: Path, experiment: str, fold: int, fingerprint: str) -> EventLog:
+    """The unfinished event log of a fold and fingerprint, or a new one beside finished ones."""
+    name, number = f"{experiment}-fold_{fold}-{fingerprint[:16]}", 1
     while True:
         log = EventLog(state / _FOLDER / (name if number == 1 else f"{name}.{number}"))
         if log.status != FINISHED:

@@ -7,7 +7,7 @@ saved view has a column for every setting that differs, and the description list
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sensorium.tracking import runs
 from sensorium.tracking.descriptions import NOTE, differing, interval
@@ -82,7 +82,10 @@ def row_note(run: "Run") -> str:
     for key in _differences(metrics):
         text += f" Difference to {key.removeprefix(runs.DIFFERENCE)}: {interval(metrics, key, key, '+.4f')}."
     if tags.get(runs.ROLE) == "evaluation":
-        return f"{text}\n\n{_evaluated(tags[runs.EXPERIMENT])}"
+        names = tags[runs.EXPERIMENT].replace(",", " and ")
+        mean = f"Mean of the predictions of {names}."
+        elsewhere = f"Folds of {names} that were trained elsewhere; their runs are not in this store."
+        return f"{text}\n\n{mean if ',' in tags[runs.EXPERIMENT] else elsewhere}"
     if tags.get(runs.ROLE) == SWEEP:
         best = f"; best validation correlation **{metrics[runs.SCORE]:.3f}**" if runs.SCORE in metrics else ""
         return f"Search of the hyper-parameters of {tags[runs.EXPERIMENT]}{best}. {_origin(run)}"
@@ -97,12 +100,6 @@ def row_note(run: "Run") -> str:
     if runs.DIFFERS in tags:
         lines.append(f"Differs from its first execution in {tags[runs.DIFFERS]}.")
     return "\n".join(lines)
-
-
-def _evaluated(experiment: str) -> str:
-    if "," in experiment:
-        return f"Mean of the predictions of {experiment.replace(',', ' and ')}."
-    return f"Folds of {experiment} that were trained elsewhere; their runs are not in this store."
 
 
 def _origin(run: "Run") -> str:
@@ -148,7 +145,8 @@ def _rows(client: "MlflowClient", experiment_id: str) -> list["Run"]:
 
 def _views(rows: Sequence["Run"]) -> dict[str, str]:
     metrics = dict.fromkeys(key for run in rows for key in run.data.metrics)
-    mice = [key.removeprefix(f"{runs.SCORE}/") for key in metrics if _is_curve(key, metrics)]
+    prefix = f"{runs.SCORE}/"  # of the mice's curves, and of figures over folds
+    mice = [key.removeprefix(prefix) for key in metrics if key.startswith(prefix) and f"{key}/mean" in metrics]
     params = [key for key in differing([run.data.params for run in rows if run.data.params]) if key not in _SHOWN]
     return saved_views(params[:_COLUMNS], _differences(metrics), sorted(mice))
 
@@ -156,11 +154,6 @@ def _views(rows: Sequence["Run"]) -> dict[str, str]:
 def _differences(metrics: Iterable[str]) -> list[str]:
     """Those of a row's metrics that are differences to experiments, not ends of intervals."""
     return sorted(key for key in metrics if key.startswith(runs.DIFFERENCE) and not key.endswith(_ENDS))
-
-
-def _is_curve(key: str, known: Mapping[str, Any]) -> bool:
-    """Whether a metric is the validation correlation of one mouse, not a figure over folds."""
-    return key.startswith(f"{runs.SCORE}/") and f"{key}/mean" in known
 
 
 def _description(experiment_id: str, rows: Sequence["Run"]) -> str:

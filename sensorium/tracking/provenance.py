@@ -14,13 +14,13 @@ import getpass
 import os
 import platform
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from sensorium import __version__
-from sensorium.config import DistillationConfig
+from sensorium.config import Config
 from sensorium.paths import Paths
 from sensorium.recovery import locked_digests
 
@@ -38,7 +38,6 @@ _TAGS = {
 """Tags by field."""
 _DATA = "dvc."
 """Before the path of an input, in the tag that holds DVC's digest of it."""
-_GIT_SECONDS = 10
 _PLAIN_DIFF = ("--binary", "--full-index", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/")
 """Whatever the user's git configuration says, the patch is one that `git apply` takes."""
 
@@ -65,13 +64,7 @@ class Provenance:
 
     @classmethod
     def current(cls, root: Path, stage: str, inputs: Mapping[str, str] | None = None) -> Self:
-        """What a run of this process is made from.
-
-        Args:
-            root: the project's root.
-            stage: name to use when no DVC stage runs the command.
-            inputs: DVC's digests of what is read.
-        """
+        """What a run of this process is made from; `stage` is the name to use when no DVC stage runs the command."""
         import torch  # here, as the uploader does without it
 
         commit, patch = commit_of(root), uncommitted(root)
@@ -110,24 +103,18 @@ def source_tags(seed: int) -> dict[str, str]:
     }
 
 
-def _git(root: Path, *arguments: str) -> bytes | None:
-    """Output of a git command, or None outside a repository or without git."""
-    try:
-        done = subprocess.run(  # noqa: S603 - fixed arguments
-            ["git", "-C", str(root), *arguments],  # noqa: S607 - git is looked up on PATH like every tool
-            capture_output=True,
-            timeout=_GIT_SECONDS,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout
+def git(root: Path, *arguments: str, stdin: bytes = b"") -> bytes:
+    """Output of a git command; raises an OSError or a CalledProcessError."""
+    call = ["git", "-C", str(root), *arguments]
+    return subprocess.run(call, capture_output=True, input=stdin, check=True).stdout  # noqa: S603
 
 
 def commit_of(root: Path) -> str | None:
-    """The commit that is checked out, None outside a repository."""
-    output = _git(root, "rev-parse", "HEAD")
-    return None if output is None else output.decode().strip()
+    """The commit that is checked out, None outside a repository or without git."""
+    try:
+        return git(root, "rev-parse", "HEAD").decode().strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def uncommitted(root: Path) -> bytes | None:
@@ -135,7 +122,10 @@ def uncommitted(root: Path) -> bytes | None:
 
     dvc.lock is left out: every stage rewrites it, and its digests of the data are recorded as tags.
     """
-    return _git(root, "diff", "HEAD", *_PLAIN_DIFF, "--", ".", ":(exclude)dvc.lock")
+    try:
+        return git(root, "diff", "HEAD", *_PLAIN_DIFF, "--", ".", ":(exclude)dvc.lock")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def hardware() -> str:
@@ -146,19 +136,10 @@ def hardware() -> str:
     return f"{processor}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else processor
 
 
-def training_inputs(
-    root: Path, mice: Collection[str], fold: int, distillation: DistillationConfig | None
-) -> dict[str, str]:
-    """DVC's digest of everything the fold's training reads, by path, as dvc.lock has it.
-
-    Args:
-        root: the project's root.
-        mice: those of the dataset.
-        fold: fold that is held out.
-        distillation: names the experiment whose fold teaches, where there is one.
-    """
-    paths = Paths(Path())
-    wanted = {str(paths.store(mouse)) for mouse in mice} | {str(paths.folds)}
+def training_inputs(config: Config, root: Path, experiment: str, fold: int) -> dict[str, str]:
+    """DVC's digest of everything the fold's training reads, by path, as dvc.lock has it."""
+    paths, distillation = Paths(Path()), config.experiment(experiment).distillation
+    wanted = {str(paths.store(mouse)) for mouse in config.dataset.mice} | {str(paths.folds)}
     if distillation is not None:
         wanted.add(str(paths.fold(distillation.teacher, fold)))
     return {path: digest for path, digest in locked_digests(root).items() if path in wanted}

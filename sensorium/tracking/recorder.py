@@ -1,12 +1,13 @@
 """The training's side of tracking: it writes to an event log and waits for nobody."""
 
 import contextlib
+import csv
 import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from sensorium.tracking import runs
 from sensorium.tracking.event_log import FINISHED, UPLOADER, WRITER, EventLog, event_logs, log_for
 from sensorium.tracking.leaderboard import leaderboard_name
 from sensorium.tracking.provenance import Provenance, flatten, source_tags, training_inputs
-from sensorium.tracking.run_links import RunLink
+from sensorium.tracking.run_links import RunLink, trained_fingerprint
 from sensorium.tracking.store import TrackingStore, mlflow_errors
 from sensorium.tracking.sweeps import SweepPlace
 from sensorium.tracking.system import SystemLoad
-from sensorium.tracking.timeouts import GRACE_SECONDS, check_timeouts, closing_seconds, upload_timeout
+from sensorium.tracking.timeouts import GRACE_SECONDS, closing_seconds, idle_timeout, upload_timeout
 from sensorium.tracking.uploader_process import ensure_running
 
 _log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ _log = logging.getLogger(__name__)
 ADOPT_VARIABLE = "SENSORIUM_RUN"
 """JSON object: MLflow run id by fold, such as {"true_batch_001/fold_1": "..."}; `mlflow run` made the run."""
 
+CONFIG, HISTORY = "config.json", "history.csv"
+"""Files of a trained fold, artifacts of its run."""
 PATCH = "uncommitted.patch"
 """Artifact: what the tracked files differed in from the commit."""
 _PATCH_BYTES = 4 << 20
@@ -62,19 +65,13 @@ class TrainingRun:
                 "Wait for it to end, or end it.",
             )
         log.repair()
-        recorded = [event for event, _ in log.read()]
-        self._steps = {(key, e["step"]) for e in recorded if e["kind"] == "metrics" for key in e["values"]}
-        self._params = {key for e in recorded if e["kind"] == "params" for key in e["values"]} | set(header["params"])
         log.address = store.label
         log.append("start", **header)
         ensure_running(store)
 
     def params(self, values: Mapping[str, object]) -> None:
         """Record settings and facts of the run, once each; nested mappings become dotted keys."""
-        fresh = {key: value for key, value in flatten(values).items() if key not in self._params}
-        if fresh:
-            self._events.append("params", values=fresh)
-            self._params |= set(fresh)
+        self._events.append("params", values=flatten(values))
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record numbers at a step, an epoch as a rule; a step that the run already has is left as it is."""
@@ -82,26 +79,20 @@ class TrainingRun:
         if load:
             ensure_running(self._store)  # one that died has a successor within seconds
         named = {self._short_key(key): float(value) for key, value in {**values, **load}.items()}
-        fresh = {key: value for key, value in named.items() if (key, step) not in self._steps}
-        if fresh:
-            self._events.append("metrics", values=fresh, step=step)
-            self._steps |= {(key, step) for key in fresh}
+        self._events.append("metrics", values=named, step=step)
 
     def _short_key(self, key: str) -> str:
-        """The key with the mouse that it may end in called as in all tables, where that tells the mice apart."""
+        """The key with the mouse that it may end in called as in all tables, where that is unambiguous."""
         prefix, slash, last = key.rpartition("/")
         return f"{prefix}{slash}{self._names.get(last, last)}"
 
     def artifact(self, path: Path) -> None:
         """Record a file or folder as it is now."""
-        self._events.append("artifact", name=self._events.add_file(path))
+        self._events.add_file(path)
+        self._events.append("artifact", name=path.name)
 
     def close(self, status: Status = "FINISHED") -> None:
-        """End the run, wait a moment for the uploader, and write the link to the run.
-
-        Args:
-            status: FINISHED, FAILED or KILLED.
-        """
+        """End the run, wait a moment for the uploader, and write the link to the run."""
         self._events.append("close", status=status)
         duration = time.monotonic() - self._began
         seconds = upload_timeout() if self._load is None else closing_seconds(duration)  # no stage waits for a record
@@ -117,7 +108,8 @@ class TrainingRun:
         if status == FINISHED:
             if self._link is not None:
                 waiting = self._events.name if state.run_id is None else None
-                RunLink(self._store.portable, state.experiment_id, state.run_id, waiting).write(self._link)
+                known = {"experiment_id": state.experiment_id, "run_id": state.run_id, "journal": waiting}
+                RunLink(tracking_uri=self._store.portable, **known).save(self._link)
             if uploaded:
                 self._events.remove()
         self._lock.close()
@@ -126,10 +118,7 @@ class TrainingRun:
 def _await_upload(log: EventLog, store: TrackingStore, seconds: float) -> None:
     """Wait until the store has all events, or the uploader had its time.
 
-    Args:
-        log: what is to be uploaded.
-        store: where to.
-        seconds: the uploader's time; when that is all it ever gets, its start does not count.
+    When `seconds` is all the time that it ever gets, its start does not count.
     """
     began = asked = time.monotonic()
     grace = GRACE_SECONDS if seconds and seconds == upload_timeout() else 0.0
@@ -148,27 +137,19 @@ def start_training_run(
 ) -> TrainingRun:
     """Begin, or after a stop go on with, the MLflow run of one fold's training.
 
-    Returns at once: the run is made by the uploader, when the server answers.
-
-    Args:
-        config: the settings in force, which become the run's params.
-        paths: where everything lies.
-        experiment: name in params.yaml.
-        fold: fold that is held out.
-        fingerprint: digest of everything that the training depends on; the same after a resume.
-        place: where it is one of a sweep's runs.
+    Returns at once: the run is made by the uploader, when the server answers. The fingerprint is the digest of
+    everything that the training depends on, the same after a resume; the place is that of a run in its sweep.
 
     Raises:
         TrackingError: another process trains this fold, or `MLFLOW_TRACKING_URI` is of no use.
     """
     store = TrackingStore.of(paths)
-    check_timeouts()
-    fields = {"experiment": experiment, "fold": fold, "fingerprint": fingerprint}
-    log = log_for(store.state, fields)
+    upload_timeout(), idle_timeout()  # refused at once, not hours later at the end of a training
+    log = log_for(store.state, experiment, fold, fingerprint)
     _remove_others(store, log)
     stage = f"train {experiment}/fold_{fold}"
-    made = Provenance.current(store.root, stage, _inputs(config, store, experiment, fold))
-    header = {**fields, "name": f"fold_{fold}", **_header(config, fields, made)}
+    made = Provenance.current(store.root, stage, training_inputs(config, store.root, experiment, fold))
+    header = _header(config, experiment, fold, fingerprint, made)
     link = paths.run_link(experiment, fold) if place is None else None
     header = header if place is None else place.placed(header)
     run = TrainingRun(log, store, link, header, SystemLoad())
@@ -181,46 +162,50 @@ def start_training_run(
     return run
 
 
-@dataclass(frozen=True)
-class Past:
-    """A training that is over, to be recorded from what it left on disk."""
-
-    run_id: str | None
-    """The run to record it in, made by `mlflow run`; None for a run of its own, in a store that lost it."""
-    fingerprint: str
-    original: str | None
-    """The run that held the training, where it is known."""
-    epochs: Sequence[tuple[Mapping[str, float], int]]
-    """Metrics and step of every epoch."""
-
-
-def record_past(
-    config: Config, paths: Paths, experiment: str, fold: int, past: Past, artifacts: Sequence[Path] = ()
-) -> None:
-    """Record a training that is over: where there was nothing left to train, or the store was lost.
+def record_past(config: Config, paths: Paths, experiment: str, fold: int, run_id: str | None = None) -> None:
+    """Record a training that is over, from what it left: nothing was left to train, or the store was lost.
 
     The run gets params, metrics and artifacts. One that asked for it has the role `record`: the parent's figures
-    leave it out. Code, machine and threads are those of the original; where there is none, nothing is recorded
-    of them, as what is known here is another process.
+    leave it out. Code, machine and threads are those of the run that the fold's link names; where there is none,
+    nothing is recorded of them, as what is known here is another process. Without a run that `mlflow run` has made,
+    it gets one of its own, in a store that lost it.
     """
-    store = TrackingStore.of(paths)
-    fields = {"experiment": experiment, "fold": fold, "fingerprint": past.fingerprint}
-    log = log_for(store.state, {**fields, "fingerprint": past.run_id or f"rebuilt{past.fingerprint}"})
-    original = _provenance_of(store, past.original)
-    inputs = {**_inputs(config, store, experiment, fold), **original.inputs}
-    header = {**fields, "name": f"fold_{fold}", **_header(config, fields, replace(original, inputs=inputs))}
-    header["adopt"] = past.run_id
-    if past.original is not None:
-        header["tags"][runs.REBUILT if past.run_id is None else runs.RECORDED] = past.original
-    if past.run_id is not None:
+    store, folder = TrackingStore.of(paths), paths.fold(experiment, fold)
+    fingerprint, original = trained_fingerprint(folder), RunLink.read(paths.run_link(experiment, fold)).run_id
+    log = log_for(store.state, experiment, fold, run_id or f"rebuilt{fingerprint}")
+    made = _provenance_of(store, original)
+    inputs = {**training_inputs(config, store.root, experiment, fold), **made.inputs}
+    header = _header(config, experiment, fold, fingerprint, replace(made, inputs=inputs)) | {"adopt": run_id}
+    if original is not None:
+        header["tags"][runs.REBUILT if run_id is None else runs.RECORDED] = original
+    if run_id is not None:
         header["name"] = f"{experiment}/fold_{fold} recorded"  # a row of the leaderboard, below no parent
         header["tags"][runs.ROLE] = runs.RECORD
     run = TrainingRun(log, store, None, header, None)
-    for values, step in past.epochs:
+    for values, step in published_epochs(config, paths, experiment, fold):
         run.metrics(values, step)
-    for path in artifacts:
-        run.artifact(path)
+    for path in (folder / CONFIG, folder / HISTORY):
+        if path.exists():
+            run.artifact(path)
     run.close(FINISHED)
+
+
+def published_epochs(config: Config, paths: Paths, experiment: str, fold: int) -> list[tuple[dict[str, float], int]]:
+    """Metrics and step of every epoch in a fold's history.csv; empty where the weights came without one of ours."""
+    recipe = config.experiment(experiment).training
+    steps = recipe.samples_per_epoch // recipe.batch_size
+    history = paths.fold(experiment, fold) / HISTORY
+    rows = list(csv.DictReader(history.read_text(encoding="utf-8").splitlines())) if history.exists() else []
+    if not rows or not {"train_loss", "val_correlation"} <= rows[0].keys():
+        return []
+    return [
+        (
+            {"train/epoch_loss": float(row["train_loss"])}
+            | {name.replace("val_", "val/", 1): float(text) for name, text in row.items() if name.startswith("val_")},
+            (int(row["epoch"]) + 1) * steps,
+        )
+        for row in rows
+    ]
 
 
 def _provenance_of(store: TrackingStore, run_id: str | None) -> Provenance:
@@ -232,16 +217,15 @@ def _provenance_of(store: TrackingStore, run_id: str | None) -> Provenance:
         return Provenance.from_tags(client.get_run(run_id).data.tags if runs.is_alive(client, run_id) else {})
 
 
-def _inputs(config: Config, store: TrackingStore, experiment: str, fold: int) -> dict[str, str]:
-    return training_inputs(store.root, config.dataset.mice, fold, config.experiment(experiment).distillation)
-
-
-def _header(config: Config, fields: Mapping[str, Any], made: Provenance) -> dict[str, Any]:
-    """What a run gets at its start: group, tags, params, datasets, and the run to adopt."""
-    experiment, name = fields["experiment"], f"{fields['experiment']}/fold_{fields['fold']}"
+def _header(config: Config, experiment: str, fold: int, fingerprint: str, made: Provenance) -> dict[str, Any]:
+    """What a run gets at its start: name, group, tags, params, datasets, and the run to adopt."""
     params, settings = _params(config, experiment), config.experiment(experiment)
     group = digest_json([params, sorted(config.dataset.mice), os.environ.get("DVC_EXP_NAME", "")])
     return {
+        "experiment": experiment,
+        "fold": fold,
+        "fingerprint": fingerprint,
+        "name": f"fold_{fold}",
         "leaderboard": leaderboard_name(config.preset),
         "mice": short_names(config.dataset.mice),
         "group": group,
@@ -250,16 +234,16 @@ def _header(config: Config, fields: Mapping[str, Any], made: Provenance) -> dict
             **made.to_tags(),
             runs.ARCHITECTURE: settings.model.architecture,
             **({runs.TEACHER: settings.distillation.teacher} if settings.distillation else {}),
-            runs.FINGERPRINT: fields["fingerprint"],
+            runs.FINGERPRINT: fingerprint,
             runs.GROUP: group,
             runs.ROLE: "fold",
             runs.EXPERIMENT: experiment,
-            runs.FOLD: str(fields["fold"]),
+            runs.FOLD: str(fold),
             runs.FOLDS: str(len(config.folds.train)),
         },
         "params": params,
         "datasets": dict(made.inputs),
-        "adopt": json.loads(os.environ.get(ADOPT_VARIABLE) or "{}").get(name),
+        "adopt": json.loads(os.environ.get(ADOPT_VARIABLE) or "{}").get(f"{experiment}/fold_{fold}"),
     }
 
 

@@ -4,14 +4,13 @@ It is an output of its own and travels with the weights, to people who have anot
 all. So it names no path of a machine, and whoever reads it asks first whether the run is at hand.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from sensorium.errors import TrackingError
-from sensorium.files import digest_json, read_json, write_json
+from sensorium.files import Record, digest_json, read_json
 from sensorium.paths import Paths
-from sensorium.recovery import later_remedy, remedy
+from sensorium.recovery import later_remedy
 from sensorium.tracking.event_log import FINISHED
 from sensorium.tracking.runs import EXPERIMENT, FINGERPRINT, FOLD, ROLE, everywhere, is_alive, search
 
@@ -22,40 +21,30 @@ TRAINED, HERE, ELSEWHERE = "sensorium.trained", "here", "elsewhere"
 """Tag of what is made of trained folds: whether the store has the runs of all their trainings."""
 RUNS = "sensorium.runs"
 """Tag: the runs of the folds, also those that the store does not have."""
-_KEYS = ("tracking_uri", "experiment_id", "run_id", "journal", "source")
 
 
-@dataclass(frozen=True)
-class RunLink:
+class RunLink(Record):
     """Where a fold's training was recorded."""
 
-    tracking_uri: str | None
+    tracking_uri: str | None = None
     """The store as `TrackingStore.portable` names it; None where nothing was recorded."""
-    experiment_id: str | None
-    run_id: str | None
+    experiment_id: str | None = None
+    run_id: str | None = None
     """None where the store had not given it one yet, or nothing was recorded."""
-    event_log: str | None = None
+    journal: str | None = None
     """Name of the event log that is to become the run, where the store had not given it an id."""
     source: str | None = None
     """Where the weights come from, when they were not trained here."""
 
     @classmethod
-    def read(cls, path: Path) -> "RunLink":
-        """Read a link.
+    def read(cls, path: Path) -> Self:
+        """Read a link; raises a TrackingError where it is missing or damaged."""
+        remedy = later_remedy(path, "Type `dvc checkout`, or `dvc pull` where it was pushed.")
+        return cls.load(path, TrackingError, remedy)
 
-        Raises:
-            TrackingError: it is missing or damaged.
-        """
-        otherwise = "Type `dvc checkout`, or `dvc pull` where it was pushed."
-        tree = read_json(path, TrackingError, later_remedy(path, otherwise))
-        if not isinstance(tree, dict):
-            raise TrackingError(f"{path}: not a link to a run.", remedy(path, otherwise))
-        return cls(*(str(tree[key]) if tree.get(key) else None for key in _KEYS))
-
-    def write(self, path: Path) -> None:
-        """Write the link; equal links give equal bytes."""
-        values = (self.tracking_uri, self.experiment_id, self.run_id, self.event_log)
-        write_json(path, dict(zip(_KEYS, values, strict=False)))
+    def as_json(self) -> dict[str, Any]:
+        """The content of the file of a training, with the keys that have no value."""
+        return self.model_dump(exclude={"source"})
 
 
 def run_links(paths: Paths, experiment: str) -> dict[int, RunLink]:
@@ -67,14 +56,7 @@ def run_links(paths: Paths, experiment: str) -> dict[int, RunLink]:
 
 
 def find_run(client: "MlflowClient", paths: Paths, experiment: str, fold: int) -> str | None:
-    """The run of a fold on disk: the linked one, or one of the same fingerprint; None where the store has neither.
-
-    Args:
-        client: client of the store in force.
-        paths: where links and folds lie.
-        experiment: what was trained.
-        fold: fold that was held out.
-    """
+    """The run of a fold on disk: the linked one, or one of the same fingerprint; None where the store has neither."""
     link = RunLink.read(paths.run_link(experiment, fold))
     if link.run_id is not None and is_alive(client, link.run_id):
         return link.run_id
@@ -85,12 +67,12 @@ def find_run(client: "MlflowClient", paths: Paths, experiment: str, fold: int) -
     finished = [run for run in search(client, everywhere(client), tags) if run.info.status == FINISHED]
     if not finished:
         return None
-    known = _fingerprint(folder)
+    known = trained_fingerprint(folder)
     runs = [run for run in finished if run.data.tags.get(FINGERPRINT) == known]
     return str(runs[-1].info.run_id) if runs else None
 
 
-def _fingerprint(folder: Path) -> str:
+def trained_fingerprint(folder: Path) -> str:
     """`lineage.fingerprint` of a trained fold, without PyTorch."""
     path = folder / "config.json"
     document = read_json(path, TrackingError, later_remedy(path, "Train the fold again."))
@@ -98,13 +80,7 @@ def _fingerprint(folder: Path) -> str:
 
 
 def origin(client: "MlflowClient", paths: Paths, experiment: str) -> dict[str, str]:
-    """Tags that say where folds were trained; folds that were pulled have runs in another store.
-
-    Args:
-        client: client of the store in force.
-        paths: where links and folds lie.
-        experiment: what was trained.
-    """
+    """Tags that say where an experiment's folds were trained; folds that were pulled have runs in another store."""
     links = run_links(paths, experiment)
     runs = {fold: find_run(client, paths, experiment, fold) for fold in links}
     names = {fold: runs[fold] or link.run_id or link.source or "unknown" for fold, link in links.items()}

@@ -32,14 +32,14 @@ DIFFERS = "sensorium.differs"
 FOLDS = "sensorium.folds"
 """Tag: number of folds that the experiment trains."""
 RECORDED, REBUILT = "sensorium.recorded_from", "sensorium.rebuilt_from"
-"""Tags: the run that held the training, on a record of it and on a run that stands for it."""
+"""Tags: the run that held the training, on a record of it and on a run that replaces it."""
 VALIDATION, SCORE = "val/", "val/correlation"
 """Prefix of validation metrics, and the one that decides; `val/correlation/<mouse>` is a mouse's."""
 DIFFERENCE = "score/vs_"
 """Before the name of an experiment, in the metric of how much more a row scored than it."""
 WARMUP = "training.warmup_epochs"
 """Param: epochs that are never the best one."""
-_SOURCE = ("mlflow.source.name", "mlflow.source.type")
+_SOURCE = {"mlflow.source.name", "mlflow.source.type"}
 """Tags by which `mlflow run` names the project that it ran."""
 PARENT = "mlflow.parentRunId"
 """MLflow's tag of a child."""
@@ -96,7 +96,7 @@ def log_datasets(client: "MlflowClient", run_id: str, digests: Mapping[str, str]
 
 
 def update_metrics(client: "MlflowClient", run_id: str, metrics: Mapping[str, float]) -> None:
-    """Log figures that stand for a whole run, at step 0, where they are not what the run has."""
+    """Log figures of a whole run, at step 0, where they are not what the run has."""
     known = client.get_run(run_id).data.metrics
     log_metrics(client, run_id, [(key, value, now(), 0) for key, value in metrics.items() if known.get(key) != value])
 
@@ -127,13 +127,7 @@ def is_alive(client: "MlflowClient", run_id: str) -> bool:
 def attach(client: "MlflowClient", store: TrackingStore, header: Mapping[str, Any]) -> tuple[str, str]:
     """The MLflow run of a training: the adopted one, an unfinished one of its fingerprint, or a new one.
 
-    Args:
-        client: client of `store`.
-        store: where the runs are.
-        header: the `start` event of the event log.
-
-    Returns:
-        Experiment id and run id.
+    Takes the `start` event of its log, and returns experiment id and run id.
     """
     with waiting_lock(store.state / "runs.lock"):
         # a log from before the leaderboard names none
@@ -147,7 +141,9 @@ def attach(client: "MlflowClient", store: TrackingStore, header: Mapping[str, An
         if run is None:
             run = client.create_run(experiment, start_time=header["time"], run_name=header["name"], tags=tags)
         else:
-            _rename(client, run.info.run_id, header["name"], tags)
+            for key in tags.keys() - _SOURCE:
+                client.set_tag(run.info.run_id, key, tags[key])
+            client.update_run(run.info.run_id, name=header["name"])
     return str(run.info.experiment_id), str(run.info.run_id)
 
 
@@ -157,14 +153,6 @@ def _own_run(client: "MlflowClient", header: Mapping[str, Any]) -> "Run | None":
     runs = search(client, everywhere(client), {FINGERPRINT: header["fingerprint"], ROLE: "fold"})
     unfinished = [run for run in runs if run.info.status != FINISHED]
     return unfinished[-1] if unfinished else None
-
-
-def _rename(client: "MlflowClient", run_id: str, name: str, tags: Mapping[str, str]) -> None:
-    """Give a run that exists, such as one that `mlflow run` made, the name and tags of its training."""
-    for key, value in tags.items():
-        if key not in _SOURCE:
-            client.set_tag(run_id, key, value)
-    client.update_run(run_id, name=name)
 
 
 def _parent(client: "MlflowClient", experiment: str, header: Mapping[str, Any]) -> str:
@@ -192,7 +180,7 @@ def _parent(client: "MlflowClient", experiment: str, header: Mapping[str, Any]) 
 
 def _children(client: "MlflowClient", parent: str, fold: str | None = None) -> list["Run"]:
     tags = {PARENT: parent, ROLE: "fold"} | ({} if fold is None else {FOLD: fold})
-    return search(client, everywhere(client), tags)  # an adopted run may lie in any of them
+    return search(client, everywhere(client), tags)  # an adopted run may be in any of them
 
 
 def summarise(client: "MlflowClient", run_id: str) -> None:
@@ -228,12 +216,7 @@ def best_epoch(client: "MlflowClient", fold: "Run") -> dict[str, float]:
 
 
 def validation_scores(client: "MlflowClient", run_id: str) -> dict[str, dict[str, float]]:
-    """Validation correlation by mouse and fold: of an experiment's finished folds, or of one fold.
-
-    Args:
-        client: client of the store.
-        run_id: a parent run, or a child.
-    """
+    """Validation correlation by mouse and fold: of a parent's finished folds, or of one fold."""
     run = client.get_run(run_id)
     children = _children(client, run_id) if run.data.tags.get(ROLE) == "experiment" else [run]
     scores: dict[str, dict[str, float]] = {}

@@ -1,7 +1,7 @@
 """Which MLflow store a command talks to, and how a fresh one comes into being.
 
 Without `MLFLOW_TRACKING_URI` the store is embedded: an SQLite file in the project's root, where a bare
-`mlflow ui` looks for it, with its artifacts beside it. With the variable, MLflow's own rules hold.
+`mlflow ui` searches for it, with its artifacts beside it. With the variable, MLflow's own rules hold.
 """
 
 import os
@@ -30,20 +30,12 @@ _TIMEOUT, _RETRIES = "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RET
 _CLIENT_SETTINGS = {_TIMEOUT: "600", _RETRIES: "2", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 """Client settings unless the user sets others: a server answers an upload only when S3 has all of the weights,
 and MLflow's own retries would hold a stage for minutes when nobody answers."""
-_SHORT_SETTINGS = {_TIMEOUT: "10", _RETRIES: "1"}
-
-
-def _absolute(uri: str) -> str:
-    """Make the path of an SQLite URI absolute and free of links, so that equal stores have equal URIs."""
-    if uri.startswith(_SQLITE) and "?" not in uri:
-        return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).resolve())
-    return uri
 
 
 def set_short_timeouts() -> None:
     """Give up soon on a server that is slow: for a process that sends small things and can try again."""
-    for name, value in _SHORT_SETTINGS.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault(_TIMEOUT, "10")
+    os.environ.setdefault(_RETRIES, "1")
 
 
 def redact(text: str) -> str:
@@ -65,14 +57,7 @@ def expected_faults() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def mlflow_errors(paths: Paths) -> Iterator[None]:
-    """Turn what MLflow raises into an error for the user.
-
-    Args:
-        paths: the project, whose database a message names.
-
-    Raises:
-        TrackingError: the store is damaged, cannot be reached, or refuses.
-    """
+    """Turn what MLflow raises into a TrackingError: the store is damaged, cannot be reached, or refuses."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -110,18 +95,15 @@ class TrackingStore:
         root = paths.root.resolve()
         queued = os.environ.get("DVC_EXP_NAME") and os.environ.get("DVC_ROOT")  # DVC sets them for an experiment
         home = Path(queued).resolve() if queued else root
-        uri = _absolute(os.environ.get(URI_VARIABLE) or f"{_SQLITE}{home}/mlflow.db")
+        uri = os.environ.get(URI_VARIABLE) or f"{_SQLITE}{home}/mlflow.db"
+        if uri.startswith(_SQLITE) and "?" not in uri:  # equal stores have equal URIs
+            uri = _SQLITE + str(Path(uri.removeprefix(_SQLITE)).resolve())
         if urlsplit(uri).scheme in {"", "file"}:
             raise TrackingError(
                 f"{URI_VARIABLE}: {uri} is a folder, which MLflow 3 does not write runs into.",
                 f"Unset {URI_VARIABLE} for the embedded store, or name a server or a database.",
             )
         return cls(uri, root, home)
-
-    @property
-    def embedded(self) -> bool:
-        """Whether the store is the project's own SQLite file."""
-        return self.database is not None
 
     @property
     def _served(self) -> bool:
@@ -153,7 +135,7 @@ class TrackingStore:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """Let functions of MLflow that take no address use this store; they look into the working folder else."""
+        """Let functions of MLflow that take no address use this store; otherwise they use the working folder."""
         before = os.environ.get(URI_VARIABLE)
         os.environ[URI_VARIABLE] = self.uri
         try:
@@ -199,7 +181,7 @@ class TrackingStore:
         if self.database is not None:
             check_readable(self.database)
             if not self.database.exists():
-                SqlAlchemyStore(self.uri, (self.home / ARTIFACTS).as_uri())  # where artifacts of experiment 0 will lie
+                SqlAlchemyStore(self.uri, (self.home / ARTIFACTS).as_uri())  # where artifacts of experiment 0 will be
         client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         try:
             client.search_experiments(max_results=1)  # the first call creates the tables
@@ -215,13 +197,11 @@ class TrackingStore:
     def experiment_id(self, client: "MlflowClient", name: str) -> str:
         """The MLflow experiment of that name, made when missing.
 
-        A database keeps rows alone, so the artifacts lie beside its file, or in the project where it has none; a
+        A database keeps rows alone, so the artifacts are beside its file, or in the project where it has none; a
         server decides by itself.
         """
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            with waiting_lock(self.state / "experiments.lock"):
-                found = self._create_experiment(client, name)
+        with waiting_lock(self.state / "experiments.lock"):
+            found = client.get_experiment_by_name(name) or self._create_experiment(client, name)
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         for key in TAGS.keys() - found.tags.keys():  # `mlflow run --experiment-name` may have made it
@@ -232,26 +212,19 @@ class TrackingStore:
         """Create an MLflow experiment; the first one of an embedded store is MLflow's own, renamed.
 
         MLflow makes the experiment 0, `Default`, in every store, makes it anew where it is missing, and puts runs of
-        `mlflow run` there. Renamed, it stays, and these runs lie beside the others.
+        `mlflow run` there. Renamed, it stays, and these runs are beside the others.
         """
-        from mlflow.exceptions import MlflowException
-
-        # a project that MLflow cloned for one run is not where artifacts should be: they lie beside a database file
+        # a project that MLflow cloned for one run is not where artifacts should be: they are beside a database file
         is_file = self.uri.startswith(_SQLITE) and "?" not in self.uri
         folder = Path(self.uri.removeprefix(_SQLITE)).parent if is_file else self.home
-        default = client.get_experiment(_DEFAULT_ID) if self.embedded else None
-        try:
-            if default is not None and default.name == _DEFAULT and self._is_ours(default.artifact_location):
-                client.rename_experiment(_DEFAULT_ID, name)
-            else:
-                client.create_experiment(name, None if self._served else (folder / ARTIFACTS / name).as_uri())
-        except MlflowException:
-            if (found := client.get_experiment_by_name(name)) is not None:
-                return found  # another process was faster
-            raise
+        default = client.get_experiment(_DEFAULT_ID) if self.database is not None else None
+        if default is not None and default.name == _DEFAULT and self._is_ours(default.artifact_location):
+            client.rename_experiment(_DEFAULT_ID, name)
+        else:
+            client.create_experiment(name, None if self._served else (folder / ARTIFACTS / name).as_uri())
         return client.get_experiment_by_name(name)
 
     def _is_ours(self, location: str) -> bool:
-        """Whether artifacts lie in the project; where `mlflow ui` made the store, only its server reaches them."""
+        """Whether artifacts are in the project; where `mlflow ui` made the store, only its server reaches them."""
         parts = urlsplit(location)
         return parts.scheme in {"", "file"} and Path(unquote(parts.path)).is_relative_to(self.home)

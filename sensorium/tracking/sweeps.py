@@ -27,7 +27,6 @@ class SweepPlace:
     """What a run is to its sweep."""
 
     sweep: str
-    """Name of the sweep."""
     fingerprint: str
     """Digest of the sweep."""
     trial: int | None = None
@@ -45,11 +44,6 @@ class SweepPlace:
         return {**header, "name": self.title or self.sweep, "tags": tags, "adopt": None}
 
 
-def concerns(header: Mapping[str, Any]) -> bool:
-    """Whether a run belongs to a sweep."""
-    return header["tags"][ROLE] in {SWEEP, TRIAL}
-
-
 def attach(client: "MlflowClient", store: TrackingStore, header: Mapping[str, Any]) -> tuple[str, str]:
     """The run of a sweep or trial, made when missing; see `runs.attach`."""
     with waiting_lock(store.state / "runs.lock"):
@@ -57,12 +51,9 @@ def attach(client: "MlflowClient", store: TrackingStore, header: Mapping[str, An
         if tags[ROLE] == TRIAL:
             above = {FINGERPRINT: tags[_IDENTITY], NAME: tags[NAME], ROLE: SWEEP}
             of_trial = {FOLD, FOLDS, NUMBER, _IDENTITY, STAGE}
-            tags[PARENT] = _run(client, experiment, tags[NAME], {**_without(tags, of_trial), **above})
+            shared = {key: text for key, text in tags.items() if key not in of_trial}
+            tags[PARENT] = _run(client, experiment, tags[NAME], shared | above)
         return experiment, _run(client, experiment, header["name"], tags)
-
-
-def _without(tags: Mapping[str, str], keys: set[str]) -> dict[str, str]:
-    return {key: text for key, text in tags.items() if key not in keys}
 
 
 def _run(client: "MlflowClient", experiment: str, name: str, tags: Mapping[str, str]) -> str:

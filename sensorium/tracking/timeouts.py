@@ -14,7 +14,6 @@ IDLE_TIMEOUT = "SENSORIUM_UPLOADER_IDLE_TIMEOUT"
 GRACE_SECONDS = 45.0
 """What an uploader may take beyond its timeout: to start, or to wait for one answer, on a busy machine."""
 
-_DEFAULTS = {UPLOAD_TIMEOUT: 15.0, IDLE_TIMEOUT: 20.0}
 _FORMER = {UPLOAD_TIMEOUT: "SENSORIUM_TRACKING_PATIENCE", IDLE_TIMEOUT: "SENSORIUM_COURIER_LINGER"}
 _CLOSING_SHARE = 0.005
 
@@ -23,35 +22,22 @@ _log = logging.getLogger(__name__)
 
 def upload_timeout() -> float:
     """UPLOAD_TIMEOUT; raises a TrackingError where it is not a number of seconds."""
-    return _seconds(UPLOAD_TIMEOUT)
+    return _seconds(UPLOAD_TIMEOUT, 15.0)
 
 
 def idle_timeout() -> float:
     """IDLE_TIMEOUT; raises a TrackingError where it is not a number of seconds."""
-    return _seconds(IDLE_TIMEOUT)
+    return _seconds(IDLE_TIMEOUT, 20.0)
 
 
 def closing_seconds(duration: float) -> float:
-    """Seconds that a training itself waits at its end.
+    """Seconds that a training which took `duration` seconds waits at its end.
 
     Where the variable is not set, it is half a percent of its duration, so that short trainings of a pipeline
     do not wait for one another's last figures: the uploader sends them meanwhile.
-
-    Args:
-        duration: seconds that the training took.
     """
     timeout = upload_timeout()
     return timeout if _variable(UPLOAD_TIMEOUT) in os.environ else min(timeout, _CLOSING_SHARE * duration)
-
-
-def check_timeouts() -> None:
-    """Refuse a useless variable at once, not hours later at the end of a training or in the uploader's log.
-
-    Raises:
-        TrackingError: a variable is not a number of seconds.
-    """
-    for variable in _DEFAULTS:
-        _seconds(variable)
 
 
 def child_variables(upload: float, idle: float) -> dict[str, str]:
@@ -60,9 +46,9 @@ def child_variables(upload: float, idle: float) -> dict[str, str]:
     return seconds | {_FORMER[name]: value for name, value in seconds.items()}
 
 
-def _seconds(name: str) -> float:
+def _seconds(name: str, default: float) -> float:
     variable = _variable(name)
-    text = os.environ.get(variable, str(_DEFAULTS[name]))
+    text = os.environ.get(variable, str(default))
     try:
         seconds = float(text)
     except ValueError:
@@ -77,10 +63,11 @@ def _variable(name: str) -> str:
     former = _FORMER[name]
     if name in os.environ or former not in os.environ:
         return name
-    _warn(former, name)
+    warn_once(f"{former} is now called {name}; the old name goes with the next release.")
     return former
 
 
 @functools.cache
-def _warn(former: str, name: str) -> None:
-    _log.warning("%s is now called %s; the old name goes with the next release.", former, name)
+def warn_once(sentence: str) -> None:
+    """Log a warning that the process has not logged before."""
+    _log.warning("%s", sentence)

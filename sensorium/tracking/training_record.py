@@ -13,7 +13,7 @@ from sensorium.paths import Paths
 from sensorium.recovery import remedy
 from sensorium.tracking.event_log import FINISHED
 from sensorium.tracking.provenance import Provenance, commit_of, training_inputs, uncommitted
-from sensorium.tracking.recorder import PATCH
+from sensorium.tracking.recorder import CONFIG, HISTORY, PATCH
 from sensorium.tracking.run_links import find_run
 from sensorium.tracking.runs import EXPERIMENT, FOLD, PARENT, RECORD, RECORDED, ROLE, is_alive, search
 from sensorium.tracking.store import URI_VARIABLE, TrackingStore, mlflow_errors
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 REPRODUCED = "sensorium.reproduced"
 """Tag: verdict of the last reproduction."""
-CONFIG, HISTORY = "config.json", "history.csv"
-"""Artifacts that a training leaves on its run."""
 _RUN = re.compile(r"[0-9a-f]{32}")
 _FOLD = re.compile(r"(?P<experiment>.+)/fold_(?P<fold>\d+)")
 _TRAIN = "Train the fold again by `dvc repro`, in a clean clone; its run can be reproduced."
@@ -62,12 +60,7 @@ class TrainingRecord:
 
 
 def read_training_record(config: Config, paths: Paths, name: str) -> TrainingRecord:
-    """The record of a run, or of a fold that was pulled and whose run is in another store.
-
-    Args:
-        config: all settings.
-        paths: the project.
-        name: id of a fold's run, or EXPERIMENT/fold_<k> for the run of the fold on disk.
+    """The record of a run by its id, or of a fold on disk, EXPERIMENT/fold_<k>, whose run may be in another store.
 
     Raises:
         ConfigError: the name is neither.
@@ -82,16 +75,14 @@ def read_training_record(config: Config, paths: Paths, name: str) -> TrainingRec
         run = _training(client, store, run_id)
         run_id, tags = str(run.info.run_id), run.data.tags
         held = {a.path for a in client.list_artifacts(run_id)}
-        artifacts = {key: _fetch(client, run_id, key) for key in (CONFIG, HISTORY, PATCH) if key in held}
+        with tempfile.TemporaryDirectory() as folder:
+            files = {key: client.download_artifacts(run_id, key, folder) for key in {CONFIG, HISTORY, PATCH} & held}
+            artifacts = {key: Path(file).read_bytes() for key, file in files.items()}
     return _complete(run_id, tags, artifacts)
 
 
 def _complete(run_id: str, tags: Mapping[str, str], artifacts: dict[str, bytes]) -> TrainingRecord:
-    """The record, where tags and artifacts of a run suffice to train again.
-
-    Raises:
-        TrackingError: they do not.
-    """
+    """The record; raises a TrackingError where tags and artifacts of a run do not suffice to train again."""
     made = Provenance.from_tags(tags)
     inputs = {path: digest for path, digest in made.inputs.items() if path.startswith("data/")}
     patch = artifacts.pop(PATCH, b"")
@@ -116,11 +107,7 @@ def note_verdict(paths: Paths, record: TrainingRecord, verdict: str) -> None:
 
 
 def _parse(name: str) -> tuple[str, int]:
-    """Experiment and fold.
-
-    Raises:
-        ConfigError: the name is of another form.
-    """
+    """Experiment and fold; raises a ConfigError where the name is of another form."""
     match = _FOLD.fullmatch(name)
     if match is None:
         raise ConfigError(
@@ -139,7 +126,7 @@ def _pulled(config: Config, paths: Paths, experiment: str, fold: int) -> Trainin
             raise TrackingError(
                 f"{file}: the file does not exist.", remedy(folder, "Type `dvc pull`, or name a run's id.")
             )
-    inputs = training_inputs(paths.root, config.dataset.mice, fold, config.experiment(experiment).distillation)
+    inputs = training_inputs(config, paths.root, experiment, fold)
     if commit is None or patch is None or not inputs:
         raise TrackingError(
             f"{folder}: neither its run nor a commit with dvc.lock shows how it was trained.", "Name a run's id."
@@ -149,11 +136,7 @@ def _pulled(config: Config, paths: Paths, experiment: str, fold: int) -> Trainin
 
 
 def _training(client: "MlflowClient", store: TrackingStore, run_id: str) -> "Run":
-    """The run that holds a fold's training.
-
-    Raises:
-        TrackingError: there is none.
-    """
+    """The run that holds a fold's training; raises a TrackingError where there is none."""
     if not is_alive(client, run_id):
         raise TrackingError(
             f"run {run_id}: not at {store.label}.",
@@ -173,8 +156,3 @@ def _training(client: "MlflowClient", store: TrackingStore, run_id: str) -> "Run
     if run.info.status != FINISHED:
         raise TrackingError(f"run {run_id}: not finished, its status is {run.info.status}.", "Name a finished run.")
     return run
-
-
-def _fetch(client: "MlflowClient", run_id: str, name: str) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run_id, name, folder)).read_bytes()

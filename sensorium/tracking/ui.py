@@ -1,8 +1,8 @@
 """MLflow's server with the leaderboards opened: `mlflow ui --app-name sensorium`.
 
 MLflow's UI keeps the state of every run table in the browser, and a browser that has none yet shows no scores. This
-server's first page puts the saved view of each leaderboard there before the UI looks, for experiments that the browser
-has not opened before. Everything else is MLflow's own server
+server's first page puts the saved view of each leaderboard there beforehand, for experiments that the browser has
+not opened yet. Everything else is MLflow's own server
 (https://mlflow.org/docs/latest/ml/plugins/#mlflow-app-plugins).
 """
 
@@ -48,11 +48,7 @@ def create_app() -> "FastAPI":
 
 
 def script(views: dict[str, str]) -> str:
-    """What the first page runs: settings that the browser does not have yet.
-
-    Args:
-        views: tag of the saved view by experiment id.
-    """
+    """What the first page runs: settings that the browser does not have yet; saved views by experiment id."""
     states = {_STATE.format(key=json.dumps([key])): json.dumps(unpacked(tag)) for key, tag in views.items()}
     items = json.dumps(list((_SETTINGS | states).items())).replace("<", "\\u003c")
     return _SCRIPT.replace("{items}", items)

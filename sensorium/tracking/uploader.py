@@ -6,7 +6,6 @@ again by its fingerprint.
 
 import math
 import time
-from collections.abc import Iterator
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,6 @@ from sensorium.tracking.timeouts import GRACE_SECONDS, upload_timeout
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-_BATCH = 200
-"""Metric events sent in one call."""
 
 Events = list[tuple[dict[str, Any], int]]
 
@@ -39,7 +35,7 @@ class Uploader:
         return self._store.client()
 
     def upload(self, deadline: float = math.inf) -> None:
-        """Send every event that the store does not have.
+        """Send every event that the store does not have; neighbouring metric events in as few calls as possible.
 
         Args:
             deadline: time of `time.monotonic` after which nothing more is begun.
@@ -48,7 +44,8 @@ class Uploader:
             Exception: whatever MLflow raises; what arrived before it is recorded in the log.
         """
         try:
-            for batch in _batches(self._waiting()):
+            for _, group in groupby(self._waiting(), lambda item: item[0]["kind"] == "metrics" or item[1]):
+                batch = list(group)
                 self._send(self._client, batch)
                 self._state.position = batch[-1][1]
                 self._log.upload_state = self._state
@@ -96,7 +93,11 @@ class Uploader:
             case "params":
                 runs.log_params(client, run_id, event["values"])
             case "artifact":
-                self._send_artifact(client, run_id, event["name"])
+                source = self._log.artifact(event["name"])
+                if source.is_dir():
+                    client.log_artifacts(run_id, str(source), source.name)
+                elif source.exists():
+                    client.log_artifact(run_id, str(source))
             case "close":
                 client.set_terminated(run_id, event["status"], event["time"])
                 if event["status"] == FINISHED:
@@ -105,7 +106,7 @@ class Uploader:
 
     def _attach(self, client: "MlflowClient") -> None:
         header = self._log.header  # a later start may name another run to adopt
-        attach = sweeps.attach if sweeps.concerns(header) else runs.attach
+        attach = sweeps.attach if header["tags"][runs.ROLE] in {sweeps.SWEEP, sweeps.TRIAL} else runs.attach
         experiment_id, run_id = attach(client, self._store, header)
         self._state = UploadState(self._store.label, experiment_id, run_id, self._state.position)
         self._log.upload_state = self._state
@@ -116,7 +117,7 @@ class Uploader:
             self._known |= runs.known_steps(client, run_id, unknown)
         batch = {
             (key, event["step"]): (key, value, event["time"], event["step"])
-            for event in events
+            for event in reversed(events)  # of a step that a resumed training repeats, the first value is kept
             for key, value in event["values"].items()
             if event["step"] not in self._known[key]
         }
@@ -124,28 +125,11 @@ class Uploader:
         for key, step in batch:
             self._known[key].add(step)
 
-    def _send_artifact(self, client: "MlflowClient", run_id: str, name: str) -> None:
-        source = self._log.artifact(name)
-        if source.is_dir():
-            client.log_artifacts(run_id, str(source), name)
-        elif source.exists():
-            client.log_artifact(run_id, str(source))
-
-
-def _batches(events: Events) -> Iterator[Events]:
-    """Join neighbouring metric events, so that one call carries many."""
-    for are_metrics, neighbours in groupby(events, lambda item: item[0]["kind"] == "metrics"):
-        group, size = list(neighbours), _BATCH if are_metrics else 1
-        yield from (group[first : first + size] for first in range(0, len(group), size))
-
 
 def upload_remaining(store: TrackingStore) -> dict[str, str | None]:
     """Upload the event logs of trainings that are over, and delete those that are then of no more use.
 
-    An uploader that is at work on one is waited for.
-
-    Returns:
-        What went wrong, by log; None where everything arrived.
+    An uploader that is at work on one is waited for. Returns what went wrong, by log; None where everything arrived.
     """
     results: dict[str, str | None] = {}
     for log in event_logs(store.state):
@@ -158,19 +142,14 @@ def upload_remaining(store: TrackingStore) -> dict[str, str | None]:
                 results[log.name] = "an uploader is still at work on it"
                 continue
             try:
-                _upload_remaining(log, store)
+                close_if_killed(log)
+                Uploader(log, store).upload()
+                if log.status == FINISHED and not log.is_held(WRITER):
+                    log.remove()
                 results[log.name] = None
             except expected_faults() as fault:
                 results[log.name] = redact(str(fault))
     return results
-
-
-def _upload_remaining(log: EventLog, store: TrackingStore) -> None:
-    close_if_killed(log)
-    if log.header:
-        Uploader(log, store).upload()
-    if log.status == FINISHED and not log.is_held(WRITER):
-        log.remove()
 
 
 def close_if_killed(log: EventLog) -> None:

@@ -1,15 +1,14 @@
 """The process that uploads the event logs of a project's trainings to MLflow.
 
 One serves all trainings that write to the same store. A training pays neither for MLflow's import nor for
-a slow server: the uploader is started first of all, while the training still loads PyTorch, then takes a
-low priority, and stays for a while after its last training, since the next one of a pipeline soon follows.
+a slow server: the uploader is started with the run, takes a low priority, and stays for a while after its
+last training, since the next one of a pipeline soon follows.
 A training may end in any way, by SIGKILL too; what cannot be uploaded within a few seconds stays on disk
 for the next uploader or `sensorium sync`.
 """
 
 import contextlib
 import fcntl
-import functools
 import logging
 import math
 import os
@@ -24,7 +23,7 @@ from sensorium.files import digest_json, try_lock, waiting_lock
 from sensorium.paths import Paths
 from sensorium.tracking.event_log import FINISHED, UPLOADER, WRITER, EventLog, event_logs
 from sensorium.tracking.store import TrackingStore, expected_faults, redact, set_short_timeouts
-from sensorium.tracking.timeouts import check_timeouts, idle_timeout, upload_timeout
+from sensorium.tracking.timeouts import idle_timeout, upload_timeout, warn_once
 from sensorium.tracking.uploader import Uploader, close_if_killed
 
 _LOOP_SECONDS = 0.25
@@ -41,46 +40,23 @@ _started: list[subprocess.Popen[bytes]] = []
 """Kept, as Python warns of a process that is forgotten while it runs."""
 
 
-def start_early(paths: Paths) -> None:
-    """Start an uploader where a training is about to begin: in the first of its processes, once there is data.
-
-    Raises:
-        TrackingError: a variable is of no use.
-    """
-    if os.environ.get("RANK", "0") == "0" and paths.folds.exists():
-        ensure_running(TrackingStore.of(paths))
-
-
 def ensure_running(store: TrackingStore) -> None:
     """Start an uploader for the store, unless one is at work.
 
     It stays as long as the process that started it; others call again once they have written. Where no process
     can be started, events stay on disk.
-
-    Raises:
-        TrackingError: a variable is of no use.
     """
-    check_timeouts()
     try:
         store.state.mkdir(parents=True, exist_ok=True)
         with _file(store, "lock").open("a") as lock:
             if try_lock(lock.fileno()):
                 _start(store, lock.fileno())
     except OSError as fault:
-        _warn_once(f"No uploader for MLflow can be started ({fault}); `sensorium sync` uploads what waits on disk.")
-
-
-@functools.cache
-def _warn_once(sentence: str) -> None:
-    _log.warning("%s", sentence)
+        warn_once(f"No uploader for MLflow can be started ({fault}); `sensorium sync` uploads what waits on disk.")
 
 
 def await_end(state: Path) -> None:
-    """Wait until no uploader is at work.
-
-    Args:
-        state: folder of the event logs and locks of a project, whose trainings are over.
-    """
+    """Wait until no uploader is at work for a project, whose trainings are over and whose state folder is `state`."""
     for lock in [*state.glob("uploader-*.lock"), *state.glob("courier-*.lock")]:  # as earlier versions name it
         with waiting_lock(lock):
             pass
@@ -92,12 +68,7 @@ def _file(store: TrackingStore, ending: str) -> Path:
 
 
 def _start(store: TrackingStore, lock: int) -> None:
-    """Start the process in a session of its own, where no signal of the terminal reaches it.
-
-    Args:
-        store: where to upload.
-        lock: descriptor of the lock, which stays locked for whoever inherits it.
-    """
+    """Start the process, which inherits the lock, in a session where no signal of the terminal reaches it."""
     code = Path(sensorium.__file__).parents[1]
     searched = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
     arguments = [str(store.root), str(os.getpid()), str(lock)]
@@ -210,13 +181,7 @@ class UploadLoop:
 
 
 def serve(store: TrackingStore, starter: int, lock: int) -> None:
-    """Upload until the starter is gone and nothing was left to do for a while.
-
-    Args:
-        store: where to upload.
-        starter: id of the process that started this one.
-        lock: descriptor of the lock that keeps a second uploader from being started.
-    """
+    """Upload until the starter is gone and nothing was left to do for a while; see `main`."""
     loop, idle_since = UploadLoop(store), time.monotonic()
     while store.state.is_dir() and not loop.is_stuck:  # it is gone when the project is
         if loop.step() or os.getppid() == starter:
@@ -241,8 +206,8 @@ def main(root: Path, starter: int, lock: int) -> None:
 
     Args:
         root: the project's root.
-        starter: as in `serve`.
-        lock: as in `serve`.
+        starter: id of the process that started this one.
+        lock: descriptor of the lock that keeps a second uploader from being started.
     """
     os.set_inheritable(lock, False)
     handler = logging.StreamHandler()
@@ -251,7 +216,7 @@ def main(root: Path, starter: int, lock: int) -> None:
     set_short_timeouts()
     store = TrackingStore.of(Paths(root))
     os.chdir(store.home)  # the root may be a copy that DVC removes when its experiment is over
-    with contextlib.suppress(OSError):  # a full disk: whoever looks into the lock file sees no process id
+    with contextlib.suppress(OSError):  # a full disk: the lock file has no process id then
         os.truncate(lock, 0)
         os.write(lock, f"{os.getpid()}\n".encode())
     try:

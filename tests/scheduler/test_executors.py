@@ -37,7 +37,7 @@ def submit(executor, tmp_path):
 
     def start(command, **environment):
         environment = {**os.environ, "DVC_STAGE": f"stage@{len(handles)}", **environment}
-        handles.append(executor.submit(command, environment, tmp_path, tmp_path / "log"))
+        handles.append(executor(command, environment, tmp_path, tmp_path / "log"))
         return handles[-1]
 
     yield start

@@ -234,11 +234,11 @@ def test_a_dead_head_is_named_and_nothing_is_lost(on_ray, project, monkeypatch):
 def test_workers_of_a_sweep_run_on_the_cluster(on_ray, tmp_path):
     """In a process of its own, as Ray starts threads: two commands that wait for each other, one of which fails."""
     code = (
-        "import os; from pathlib import Path; from sensorium.scheduler import workers;"
-        "from sensorium.scheduler.executors import make_executor; root = Path.cwd();"
+        "import os; from pathlib import Path;"
+        "from sensorium.scheduler.executors import Worker, make_executor, run_workers; root = Path.cwd();"
         "meet = 'touch here.$N; until [ -e here.0 ] && [ -e here.1 ]; do sleep 0.1; done; echo met; exit $N';"
-        "started = [workers.Worker(meet, {**os.environ, 'N': str(n)}, root / f'{n}.log') for n in range(2)];"
-        "print(workers.run(make_executor('ray', 0), started, root, lambda: None))"
+        "started = [Worker(meet, {**os.environ, 'N': str(n)}, root / f'{n}.log') for n in range(2)];"
+        "print(run_workers(make_executor('ray', 0), started, root, lambda: None))"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300

@@ -7,8 +7,7 @@ import threading
 import pytest
 from toy_project import wait_until
 
-from sensorium.scheduler import workers
-from sensorium.scheduler.executors import LocalExecutor
+from sensorium.scheduler.executors import Worker, run_here, run_workers
 
 
 @pytest.fixture
@@ -17,10 +16,10 @@ def run(tmp_path):
 
     def start(*commands, on_tick=lambda: None):
         started = [
-            workers.Worker(command, {**os.environ, "NUMBER": str(number)}, tmp_path / f"{number}.log")
+            Worker(command, {**os.environ, "NUMBER": str(number)}, tmp_path / f"{number}.log")
             for number, command in enumerate(commands)
         ]
-        return workers.run(LocalExecutor(), started, tmp_path, on_tick)
+        return run_workers(run_here, started, tmp_path, on_tick)
 
     return start
 

@@ -22,7 +22,7 @@ from sensorium.cli.app import app
 from sensorium.cli.verbs import VERBS
 from sensorium.commands import project as stage
 from sensorium.errors import ConfigError, PipelineError
-from sensorium.tracking.environment import environment_folder
+from sensorium.tracking.project_run import environment_folder
 
 ROOT = Path(__file__).parents[2]
 

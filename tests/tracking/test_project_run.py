@@ -13,10 +13,7 @@ from sensorium.tracking.project_run import run_name
 @pytest.mark.parametrize(
     ("command", "name"),
     [
-        (
-            "project predict --experiment distillation_001 --split live_test_main",
-            "predict distillation_001 live_test_main",
-        ),
+        ("predict --experiment nobody --split folds", "predict experiment=nobody split=folds"),
         ("project run evaluate", "run evaluate"),
         ("promote --margin 0.0 --new-data", "promote margin=0.0 new-data"),
         ("compare distillation_001 true_batch_001", "compare distillation_001 true_batch_001"),
@@ -36,13 +33,12 @@ def adopted(project, monkeypatch):
 
 
 def test_a_refused_command_leaves_the_reason_on_its_run(project, adopted, monkeypatch, capsys):
-    arguments = ["project", "predict", "--experiment", "nobody", "--split", "live_test_main"]
-    monkeypatch.setattr(sys, "argv", ["sensorium", *arguments])
+    monkeypatch.setattr(sys, "argv", ["sensorium", "predict", "--experiment", "nobody", "--split", "folds"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
     run = project.store.client().get_run(adopted)
-    assert run.info.run_name == "predict nobody live_test_main"
+    assert run.info.run_name == "predict experiment=nobody split=folds"
     note = run.data.tags["mlflow.note.content"]
     assert note.startswith("experiment 'nobody': not in params.yaml.")
     assert note in capsys.readouterr().err
@@ -51,7 +47,7 @@ def test_a_refused_command_leaves_the_reason_on_its_run(project, adopted, monkey
 def test_a_training_keeps_the_name_that_it_gave(project, adopted, monkeypatch):
     client = project.store.client()
     client.set_tag(adopted, "sensorium.role", "fold")
-    monkeypatch.setattr(sys, "argv", ["sensorium", "project", "train", "--experiment", "nobody", "--fold", "0"])
+    monkeypatch.setattr(sys, "argv", ["sensorium", "train", "--experiment", "nobody", "--folds", "0"])
     with pytest.raises(SystemExit):
         main()
     run = client.get_run(adopted)

@@ -15,5 +15,5 @@ def test_the_store_is_that_of_the_project(tmp_path, monkeypatch):
     queued = TrackingStore.of(Paths(copy))
     assert queued.root == copy
     assert (queued.uri, queued.state) == (at_home.uri, at_home.state)
-    assert queued.embedded
+    assert queued.database is not None
     assert queued.portable == at_home.portable == "sqlite:///mlflow.db"

@@ -13,6 +13,7 @@ from training_process import training
 
 from sensorium.commands import sync
 from sensorium.errors import TrackingError
+from sensorium.files import write_json
 from sensorium.tracking import recorder, start_training_run, uploader
 from sensorium.tracking.event_log import EventLog, event_logs
 
@@ -242,7 +243,7 @@ def test_the_server_is_down_all_the_time(bare_project, proxy):
     link = json.loads(bare_project.paths.run_link(EXPERIMENT, 0).read_text())
     assert link["run_id"] is None
     assert link["journal"].startswith(EXPERIMENT)
-    with pytest.raises(TrackingError, match="could not be delivered"):
+    with pytest.raises(TrackingError, match="could not be uploaded"):
         sync.run(bare_project.paths)
     proxy.mode = "up"
     sync.run(bare_project.paths)
@@ -441,8 +442,8 @@ def test_a_record_of_a_training_tells_where_the_training_ran_and_not_where_it_wa
     for key, value in known.items():
         client.set_tag(original.info.run_id, key, value)
     made = client.create_run("0", tags={"mlflow.source.git.commit": "d" * 40, "mlflow.source.name": "here"})
-    past = recorder.Past(made.info.run_id, "f" * 64, original.info.run_id, [({"val/correlation": 0.5}, 2)])
-    recorder.record_past(project.config, project.paths, EXPERIMENT, 0, past)
+    project.train(EXPERIMENT)
+    recorder.record_past(project.config, project.paths, EXPERIMENT, 0, made.info.run_id)
     tags = client.get_run(made.info.run_id).data.tags
     assert known.items() <= tags.items()
     assert tags["sensorium.stage"] == original.data.tags["sensorium.stage"]
@@ -452,6 +453,7 @@ def test_a_record_of_a_training_tells_where_the_training_ran_and_not_where_it_wa
 def test_a_record_of_a_training_that_is_in_another_store_claims_nothing(project, inline):
     client = project.store.client()
     made = client.create_run("0")
-    past = recorder.Past(made.info.run_id, "f" * 64, "e" * 32, [])
-    recorder.record_past(project.config, project.paths, EXPERIMENT, 0, past)
+    project.train(EXPERIMENT)
+    write_json(project.paths.run_link(EXPERIMENT, 0), {"run_id": "e" * 32})
+    recorder.record_past(project.config, project.paths, EXPERIMENT, 0, made.info.run_id)
     assert not {"sensorium.threads", "sensorium.hardware"} & client.get_run(made.info.run_id).data.tags.keys()

@@ -48,9 +48,38 @@ class Handle(Protocol):
         ...
 
 
-Executor = Callable[[str, Mapping[str, str], Path, Path], Handle]
-"""Starts what `$SHELL -c` takes, with all of its environment, in a working folder that has the same path wherever the
-command runs, and appends its output to a log file."""
+class Executor(Protocol):
+    """Starts commands; `make_executor` chooses among those of this machine, of Slurm and of Ray.
+
+    To add one, write a function like this and return it from `make_executor`:
+
+    Examples:
+        >>> class Finished:
+        ...     def __init__(self, code):
+        ...         self.code = code
+        ...     def poll(self):
+        ...         return self.code
+        ...     def cancel(self, force=False):
+        ...         pass
+        >>> def run_in_foreground(command, environment, folder, log):
+        ...     with log.open("ab") as output:
+        ...         done = subprocess.run(shell_call(command, environment), env=environment, cwd=folder, stdout=output)
+        ...     return Finished(done.returncode)
+        >>> executor: Executor = run_in_foreground
+        >>> wait([executor("exit 3", {}, Path.cwd(), Path(os.devnull))])
+        [3]
+    """
+
+    def __call__(self, command: str, environment: Mapping[str, str], folder: Path, log: Path, /) -> Handle:
+        """Start what `$SHELL -c` takes.
+
+        Args:
+            command: the command.
+            environment: all of its environment.
+            folder: its working folder, which has the same path wherever the command runs.
+            log: file to which its output is appended.
+        """
+        ...
 
 
 class LocalHandle:

@@ -10,7 +10,9 @@ from sensorium.config import TrainingConfig
 from sensorium.training import losses, schedule
 
 
-@pytest.mark.parametrize("name", ["data.augmentation", "data.store", "training.losses", "training.schedule"])
+@pytest.mark.parametrize(
+    "name", ["data.augmentation", "data.store", "scheduler.executors", "training.losses", "training.schedule"]
+)
 def test_examples_run(name):
     outcome = doctest.testmod(importlib.import_module(f"sensorium.{name}"))
     assert outcome.attempted > 0

@@ -125,7 +125,7 @@ def _by_videos(
         console=Console(stderr=True),
         transient=True,
     ):
-        store = MouseStore.open(paths.store(mouse))
+        store = MouseStore(paths.store(mouse))
         numbers, groups = folds.of(mouse), folds.group(mouse)
         scored = slice(config.evaluation.first_frame, config.evaluation.first_frame + config.evaluation.frames)
         precision = response_precision(store.statistics("responses", "std").T)[:, scored]

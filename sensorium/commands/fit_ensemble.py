@@ -60,7 +60,7 @@ def fit_weights(config: Config, paths: Paths, folds: Folds, members: Members) ->
     """Fit a weight per member on the predictions of all mice."""
     mice = []
     for mouse in track(list(config.dataset.mice), "Fitting weights", console=Console(stderr=True), transient=True):
-        store = MouseStore.open(paths.store(mouse))
+        store = MouseStore(paths.store(mouse))
         mice.append(gather(store, predicted_folds(config, folds, mouse), partial(load_all, members), config.evaluation))
     return fit(mice)
 

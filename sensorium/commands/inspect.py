@@ -98,7 +98,7 @@ def _check_options(mice: Sequence[str], trial: int | None, out: Path | None) -> 
 
 
 def _view(paths: Paths, mouse: str, trial: int | None) -> _View:
-    store = MouseStore.open(paths.store(mouse))
+    store = MouseStore(paths.store(mouse))
     folds = _folds(paths, store)
     if trial is None:
         return _View(mouse, mouse_facts(store), count_tiers(store, folds), draw_mouse(store, folds))

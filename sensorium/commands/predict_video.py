@@ -57,7 +57,7 @@ def run(
     """
     output = output or paths.root / "reports" / "responses" / video.stem
     mouse = select_mice(config, mouse)[0]
-    store = MouseStore.open(paths.store(mouse))
+    store = MouseStore(paths.store(mouse))
     shown = resample(read_clip(video, fps), store.frame_shape)
     states = _states(store, len(shown), behavior)
     members = [load_member(folder, store) for folder in load_pair(paths.pair_pin, paths)[config.registry.student]]

@@ -131,6 +131,6 @@ def verify_stores(paths: Paths, mice: list[str]) -> None:
 
 
 def _verify_store(path: Path) -> None:
-    store = MouseStore.open(path)
+    store = MouseStore(path)
     check_mouse(path)
     store.verify()

@@ -23,7 +23,7 @@ def _count(config: Config, paths: Paths, mouse: str) -> int:
     if paths.store(mouse).exists():
         from sensorium.data.store import MouseStore
 
-        return MouseStore.open(paths.store(mouse)).neurons
+        return MouseStore(paths.store(mouse)).neurons
     if config.dataset.get == "synthesize" and config.synthetic is not None:
         return config.synthetic.neurons[mouse]
     if mouse not in NEURONS:

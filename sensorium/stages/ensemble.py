@@ -62,7 +62,7 @@ def run(
             weights = paths.weights(names)
         chosen = None if weights is None else list(read_weights(weights, names).values())
         members = [Predictions.open(paths.predictions(name, split)) for name in names]
-        stores = [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice]
+        stores = [MouseStore(paths.store(mouse)) for mouse in config.dataset.mice]
         busy = PredictionError(
             f"{folder}: another process is writing these predictions.", "Wait until it has finished."
         )
@@ -70,7 +70,7 @@ def run(
             average(members, stores, split, folder, chosen)
         return
     trained, pinned = _registered(config, paths, pin, names)
-    stores = [MouseStore.open(paths.store(mouse)) for mouse in chosen_mice(config, split)]
+    stores = [MouseStore(paths.store(mouse)) for mouse in chosen_mice(config, split)]
     assignments = plan(paths, stores, split, trained)
     job = Job(split, assignments, config.window, config.prediction, prediction_device(config), pinned)
     work = paths.state / "predict" / ",".join(names) / split

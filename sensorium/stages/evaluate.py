@@ -97,7 +97,7 @@ def _trained(name: str, member: Predictions) -> str:
 
 
 def _score(config: Config, paths: Paths, mouse: str, folds: Folds, sources: OutOfFold) -> MouseScores:
-    store = MouseStore.open(paths.store(mouse))
+    store = MouseStore(paths.store(mouse))
     return score_mouse(
         store, predicted_folds(config, folds, mouse), folds.group(mouse), sources.load, config.evaluation
     )

@@ -42,7 +42,7 @@ def run(
     """
     config.experiment(experiment)
     require_choice("split", split, SPLITS)
-    stores = [MouseStore.open(paths.store(mouse)) for mouse in chosen_mice(config, split, dataset)]
+    stores = [MouseStore(paths.store(mouse)) for mouse in chosen_mice(config, split, dataset)]
     trained = {experiment: trained_folds(config, paths, experiment)}
     assignments = plan(paths, stores, split, trained)
     job = Job(split, assignments, config.window, config.prediction, prediction_device(config))

@@ -56,7 +56,7 @@ def _gather(config: Config, paths: Paths) -> Material:
         raise PredictionError(f"{fault.filename}: the file does not exist.", told) from None
     weights = paths.evaluation / WEIGHTS_FILE
     weighing = files.read_json(weights, PredictionError, later_remedy(weights, _REMEDY))
-    store = MouseStore.open(paths.store(next(iter(config.dataset.mice))))
+    store = MouseStore(paths.store(next(iter(config.dataset.mice))))
     numbers = Folds.load(paths.folds).of(store.name)
     trial = trial_to_show(store, numbers)
     fold = weighing.get("folds", {}).get(str(numbers[trial]), {}).get("weights")

@@ -90,7 +90,7 @@ class Job:
             settings=self.settings,
             window=config.window,
             seed=config.seed,
-            stores=[MouseStore.open(self.paths.store(mouse)) for mouse in config.dataset.mice],
+            stores=[MouseStore(self.paths.store(mouse)) for mouse in config.dataset.mice],
             folds=FoldTable.load(self.paths.folds),
             fold=self.fold,
             teacher=self.paths.fold(distillation.teacher, self.fold) if distillation else None,

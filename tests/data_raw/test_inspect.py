@@ -39,7 +39,7 @@ def built(tiny_config, tmp_path_factory):
 
 @pytest.fixture
 def store(built):
-    return MouseStore.open(built.store(NEW_MOUSE))
+    return MouseStore(built.store(NEW_MOUSE))
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_withheld_responses_are_not_drawn_as_zeros(store, raw_dataset, tmp_path)
     assert legend == ["noiseless rate"]
     assert trial_facts(store, trial, -1)["fold"] == "none, its responses are no data"
     ingest(RawMouse(raw_dataset / NEW_MOUSE), "new", tmp_path / "real.zarr", None, lambda: None)
-    _, legend, told = texts(draw_trial(MouseStore.open(tmp_path / "real.zarr"), trial))
+    _, legend, told = texts(draw_trial(MouseStore(tmp_path / "real.zarr"), trial))
     assert legend == []
     assert told == ["responses withheld"]
 
@@ -214,7 +214,7 @@ def test_statistics_without_a_value_are_named(raw_dataset, copy_raw, tmp_path):
     np.save(path, values)
     ingest(raw, "new", tmp_path / "store", None, lambda: None)
     with pytest.raises(DataError, match=r"statistics/responses holds no mean of 2 neurons") as fault:
-        mean_responses(MouseStore.open(tmp_path / "store"))
+        mean_responses(MouseStore(tmp_path / "store"))
     assert "sensorium verify" in fault.value.remedy
 
 

@@ -192,7 +192,7 @@ def test_negative_responses_are_cut_off(raw_dataset, copy_raw, table, tmp_path):
     for trial in range(raw.trials):
         np.save(raw.file("responses", trial), raw.load("responses", trial) - 5)
     ingest(raw, "new", tmp_path / "store", None, lambda: None)
-    store = MouseStore.open(tmp_path / "store")
+    store = MouseStore(tmp_path / "store")
     assert not store.non_negative
     targets = _training([store], table).batch(0, 0, 20).targets[0].responses
     assert targets.min() == 0

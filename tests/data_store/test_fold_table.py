@@ -121,7 +121,7 @@ def test_a_mouse_without_labelled_trials_is_named(copy_raw, with_raw, tmp_path):
     paths = Paths(tmp_path)
     ingest.run(with_raw(raw), paths, NEW_MOUSE)
     with pytest.raises(DataError, match=r"zarr: not one labelled trial"):
-        write_folds([MouseStore.open(paths.store(NEW_MOUSE))], 2, "exact", tmp_path / "folds")
+        write_folds([MouseStore(paths.store(NEW_MOUSE))], 2, "exact", tmp_path / "folds")
 
 
 def test_trials_that_could_not_be_predicted_are_refused_before_training(built, tiny_config, stores, tmp_path):

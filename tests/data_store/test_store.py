@@ -22,7 +22,7 @@ OLD_MOUSE = "dynamic29156-11-10-Video-8744edeac3b4d1ce16b680916b5267ce"
 
 @pytest.fixture(scope="module", params=[NEW_MOUSE, OLD_MOUSE])
 def pair(request, built, raw_dataset) -> tuple[MouseStore, RawMouse]:
-    return MouseStore.open(built.store(request.param)), RawMouse(raw_dataset / request.param)
+    return MouseStore(built.store(request.param)), RawMouse(raw_dataset / request.param)
 
 
 def test_store_holds_the_valid_frames_of_the_raw_files(pair):
@@ -76,7 +76,7 @@ def test_a_store_of_format_1_reads_the_same(pair, tmp_path):
     attributes = dict(group["responses"].attrs)
     del group["responses"]
     group.create_array("responses", data=np.stack(padded), attributes=attributes)
-    again = MouseStore.open(old)
+    again = MouseStore(old)
     for trial in range(store.trials):
         assert np.array_equal(again.responses(trial), store.responses(trial))
 
@@ -86,7 +86,7 @@ def test_truth_is_kept_where_it_is_known(pair, raw_dataset, tmp_path):
     expected = np.load(raw_dataset / ".truth" / raw.name / "1.npy")[:, : store.lengths[1]].T
     assert np.array_equal(store.truth(1), expected)
     ingest(raw, store.mouse_set, tmp_path, None, lambda: None)
-    assert MouseStore.open(tmp_path).truth(1) is None
+    assert MouseStore(tmp_path).truth(1) is None
 
 
 def test_frames_are_cut_out_of_a_trial(stores):
@@ -121,7 +121,7 @@ def test_sources_change_with_the_raw_files(stores, copy_raw, tmp_path):
     path = raw.file("behavior", 4)
     np.save(path, np.load(path) + 1)
     ingest(raw, "new", tmp_path / "store", None, lambda: None)
-    changed = MouseStore.open(tmp_path / "store").sources
+    changed = MouseStore(tmp_path / "store").sources
     assert {m for m in MODALITIES if changed[m] != stores[0].sources[m]} == {"behavior"}
 
 
@@ -135,7 +135,7 @@ def chunked(raw_dataset, tmp_path, monkeypatch) -> MouseStore:
     """A store of several chunks an array."""
     monkeypatch.setattr(layout, "CHUNK_BYTES", 4 * 72 * 18 * 32)
     ingest(RawMouse(raw_dataset / NEW_MOUSE), "new", tmp_path, None, lambda: None)
-    return MouseStore.open(tmp_path)
+    return MouseStore(tmp_path)
 
 
 def test_trials_are_cut_into_chunks(chunked, stores):
@@ -165,7 +165,7 @@ def test_recompressed_stores_are_read_through_zarr(stores, tmp_path):
         values, attributes = group[name][...], dict(group[name].attrs)
         del group[name]
         group.create_array(name, data=values, chunks=tuple(max(1, n // 2) for n in values.shape), attributes=attributes)
-    store = MouseStore.open(copy)
+    store = MouseStore(copy)
     assert np.array_equal(store.video(4, 3, 30), stores[0].video(4, 3, 30))
     assert np.array_equal(store.lengths, stores[0].lengths)
     store.verify()

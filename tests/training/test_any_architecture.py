@@ -56,7 +56,7 @@ def predict_fold(project: Path) -> dict[str, np.ndarray]:
     change_params(project, {"folds.train": {"fold_0": 0}, "pipeline": None})
     predict.run(load(project / "params.yaml"), paths, EXPERIMENT, "folds")
     folder = paths.predictions(EXPERIMENT, "folds")
-    store = MouseStore.open(paths.store(next(iter(config.dataset.mice))))
+    store = MouseStore(paths.store(next(iter(config.dataset.mice))))
     path = sorted((folder / store.name).iterdir())[0]
     member = load_member(paths.fold(EXPERIMENT, 0), store)
     sliding = SlidingPredictor([member], 3, "32-true", torch.device("cpu"))

@@ -38,7 +38,7 @@ from sensorium.training.validation import FoldValidation
 def test_validation_is_the_correlation_over_all_windows(project: Path) -> None:
     config, paths = load(project / "params.yaml"), Paths(project)
     settings = config.experiment(EXPERIMENT)
-    stores = [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice]
+    stores = [MouseStore(paths.store(mouse)) for mouse in config.dataset.mice]
     data = ValidationData(stores, Folds.load(paths.folds), 0, config.window)
     model = DwiseNeuro(settings.model, [store.neurons for store in stores]).eval()
     fabric = Fabric(accelerator="cpu", devices=1)

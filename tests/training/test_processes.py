@@ -40,7 +40,7 @@ def score(fabric: Fabric, root: Path) -> dict[str, float]:
     import torch
 
     config, paths = load(root / "params.yaml"), Paths(root)
-    stores = [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice]
+    stores = [MouseStore(paths.store(mouse)) for mouse in config.dataset.mice]
     data = ValidationData(stores, Folds.load(paths.folds), 0, config.window)
     settings = config.experiment(EXPERIMENT)
     torch.manual_seed(0)

@@ -3,7 +3,7 @@
     dvc repro folds && python benchmarks/bookkeeping.py
 
 trains the teacher's folds one after another, each in a process of its own as in a pipeline, in turns with nothing
-around them (no MLflow, no bar, no state on disk) and with all of it: the journal, the courier that delivers it to a
+around them (no MLflow, no bar, no state on disk) and with all of it: the event log, the uploader that sends it to a
 fresh MLflow store, a progress bar on a terminal, a state every 50 steps and each epoch. A series ends when its last
 training ends. The difference of the two is small beside the noise of most machines, so the seconds that the training
 spends in calls to the recorder, the bar and the states are told as well. `--without PART` leaves one part away. Nothing
@@ -39,8 +39,8 @@ class Series:
     """From the first step to the end of the run."""
     trainer: float
     """Processor time of the training, without what it loads before."""
-    courier: float
-    """Processor time of the courier, its start included."""
+    uploader: float
+    """Processor time of the uploader, its start included."""
     inside: float
     """Seconds in calls to what surrounds the training."""
 
@@ -99,10 +99,10 @@ def train(fold: int, turn: int, parts: list[str]) -> None:
     here = Path.cwd()
     config, paths = load(here / PARAMS_FILE), Paths(here)
     if "tracking" in parts:
-        from sensorium.tracking.courier import ensure_running
-        from sensorium.tracking.store import Store
+        from sensorium.tracking.store import TrackingStore
+        from sensorium.tracking.uploader_process import ensure_running
 
-        ensure_running(Store.of(paths))
+        ensure_running(TrackingStore.of(paths))
     from rich.console import Console
 
     from sensorium import tracking
@@ -145,23 +145,23 @@ def series(folds: int, turn: int, parts: list[str]) -> Series:
         told = subprocess.run(call, check=True, stdout=subprocess.PIPE).stdout
         commands.append(time.perf_counter() - began)
         times.append(json.loads(told))
-    courier = settle() / folds
+    uploader = settle() / folds
     means = {key: statistics.fmean(one[key] for one in times) for key in times[0]}
-    return Series(statistics.fmean(commands), **means, courier=courier)
+    return Series(statistics.fmean(commands), **means, uploader=uploader)
 
 
 def settle() -> float:
-    """Wait until no courier is left; returns the processor seconds that it took in all."""
+    """Wait until no uploader is left; returns the processor seconds that it took in all."""
     import psutil
 
     spent = 0.0
-    while couriers := [
+    while uploaders := [
         process
         for process in psutil.process_iter(["cmdline"])
         if (process.info["cmdline"] or [])[2:5] == ["-m", "sensorium.tracking", str(Path.cwd())]
     ]:
         with contextlib.suppress(psutil.NoSuchProcess):
-            used = couriers[0].cpu_times()
+            used = uploaders[0].cpu_times()
             spent = used.user + used.system
         time.sleep(0.1)
     return spent
@@ -180,10 +180,10 @@ def main() -> None:
         return
     from sensorium.config import load
     from sensorium.paths import PARAMS_FILE, Paths, find_root
-    from sensorium.tracking.store import Store
+    from sensorium.tracking.store import TrackingStore
 
     root = find_root()
-    for variable in ("MLFLOW_TRACKING_URI", "SENSORIUM_TRACKING_PATIENCE", "SENSORIUM_COURIER_LINGER"):
+    for variable in ("MLFLOW_TRACKING_URI", "SENSORIUM_TRACKING_TIMEOUT", "SENSORIUM_UPLOADER_IDLE_TIMEOUT"):
         os.environ.pop(variable, None)
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
         there = Path(scratch)
@@ -193,7 +193,7 @@ def main() -> None:
             (there / "data" / name).symlink_to(root / "data" / name)
         (there / "sensorium").symlink_to(root / "sensorium")
         load(there / PARAMS_FILE)
-        Store.of(Paths(there)).client()  # makes the tables once, as the first of many trainings does
+        TrackingStore.of(Paths(there)).client()  # makes the tables once, as the first of many trainings does
         full = [part for part in PARTS if part not in options.without]
         spent: dict[str, list[Series]] = {"bare": [], "full": []}
         for turn in range(options.turns + 1):
@@ -207,11 +207,11 @@ def main() -> None:
 def report(bare: list[Series], full: list[Series], parts: list[str]) -> None:
     print(f"\n{os.cpu_count()} processors, {len(bare)} turns, seconds a training, medians\n")
     print(
-        "| | whole command | from the first step on | trainer's processor time | in calls | courier's processor time |"
+        "| | whole command | from the first step on | trainer's processor time | in calls | uploader's processor time |"
     )
     print("|---|---|---|---|---|---|")
     for name, times in (("bare", bare), (f"with {', '.join(parts)}", full)):
-        keys = ("command", "training", "trainer", "inside", "courier")
+        keys = ("command", "training", "trainer", "inside", "uploader")
         row = [statistics.median(getattr(one, key) for one in times) for key in keys]
         print(f"| {name} | {' | '.join(f'{value:.2f}' for value in row)} |")
     for key in ("command", "training", "trainer"):

@@ -15,6 +15,7 @@ import os
 import resource
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ import numpy as np
 
 from sensorium.cli.process import prepare
 from sensorium.config import EvaluationConfig
-from sensorium.evaluation import OutOfFold, score_mouse
+from sensorium.evaluation.scores import score_mouse
+from sensorium.evaluation.sources import OutOfFold, load_all
 from sensorium.evaluation.weights import fit, gather
 from sensorium.inference.predictions import Predictions
 from sensorium.metrics import correlation, response_precision
@@ -115,7 +117,9 @@ def streamed(disk: Disk, trials: int) -> Any:
 
 def weighed(disk: Disk, trials: int) -> Any:
     folds = np.arange(trials) // REPEATS % FOLDS
-    return fit([gather(Recording(disk, trials), folds, sources(disk).load_members, CONFIG)])
+    experiments = sources(disk).experiments
+    moments = gather(Recording(disk, trials), folds, partial(load_all, experiments), CONFIG)
+    return fit([moments], list(experiments))
 
 
 def in_memory(disk: Disk, trials: int) -> Any:

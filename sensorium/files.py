@@ -16,9 +16,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import ValidationError
 
 from sensorium.errors import SensoriumError
+from sensorium.section import Section
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of every unfinished sibling; git and DVC ignore it."""
@@ -26,7 +29,6 @@ PARTIAL_SUFFIX = ".partial"
 RETIRED_SUFFIX = ".retired"
 """Ending of a whole folder that is being replaced; git and DVC ignore it."""
 
-_READ_BYTES = 1 << 20
 _TICK_SECONDS = 0.01
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
@@ -111,7 +113,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             _sync(path.parent)
     finally:
         _settle(retired, path)
-        _discard(partial)
+        discard(partial)
 
 
 def _settle(retired: Path, path: Path) -> None:
@@ -123,10 +125,10 @@ def _settle(retired: Path, path: Path) -> None:
         return
     condemned = _sibling(path)
     retired.rename(condemned)  # a folder that is removed in part must never come back
-    _discard(condemned)
+    discard(condemned)
 
 
-def _discard(path: Path) -> None:
+def discard(path: Path) -> None:
     """Remove a file or a folder as far as it can be."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -145,7 +147,7 @@ def tidy(path: Path) -> None:
     for retired in sorted(_siblings(path, RETIRED_SUFFIX), key=lambda found: found.lstat().st_ctime_ns, reverse=True):
         _settle(retired, path)
     for partial in _siblings(path, PARTIAL_SUFFIX):
-        _discard(partial)
+        discard(partial)
 
 
 def _siblings(path: Path, suffix: str) -> list[Path]:
@@ -180,19 +182,43 @@ def read_json(path: Path, error: type[SensoriumError], remedy: str | Callable[[]
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise error(f"{path}: the file does not exist.", remedy if isinstance(remedy, str) else remedy()) from None
+        problem = "the file does not exist"
     except (json.JSONDecodeError, UnicodeDecodeError) as fault:
-        told = remedy if isinstance(remedy, str) else remedy()
-        raise error(f"{path}: not valid JSON ({fault}).", told) from fault
+        problem = f"not valid JSON ({fault})"
+    raise error(f"{path}: {problem}.", remedy if isinstance(remedy, str) else remedy())
+
+
+class Record(Section):
+    """Base of the JSON files that we write and read back: the fields are the keys, None stands for a missing one."""
+
+    @classmethod
+    def load(cls, path: Path, error: type[SensoriumError], remedy: str | Callable[[], str]) -> Self:
+        """Read a file; the arguments are those of `read_json`.
+
+        Raises:
+            SensoriumError: of the class `error`, when the file is missing, not JSON, or has other keys or values.
+        """
+        tree = read_json(path, error, remedy)
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as fault:
+            known = [(".".join(map(str, one["loc"])) or "content", one["msg"]) for one in fault.errors()]
+            problem = "; ".join(f"{key}: {message.removeprefix('Value error, ')}" for key, message in known)
+            raise error(f"{path}: {problem}.", remedy if isinstance(remedy, str) else remedy()) from fault
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of the file, as plain values."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def save(self, path: Path) -> None:
+        """Write the file atomically; equal records give equal bytes."""
+        write_json(path, self.as_json())
 
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def folder_digest(folder: Path, pattern: str = "*") -> str:
@@ -227,12 +253,14 @@ def try_lock(descriptor: int, seconds: float = 0.0) -> bool:
 
 
 @contextlib.contextmanager
-def exclusive_lock(path: Path, busy: SensoriumError) -> Iterator[None]:
+def exclusive_lock(path: Path, busy: SensoriumError, *outputs: Path) -> Iterator[None]:
     """Hold an advisory lock on `path`; the kernel releases it however the process ends.
 
     Args:
         path: the lock file; it is made when missing and stays.
         busy: what to raise when another process holds the lock.
+        outputs: files or folders that are written under this lock alone; what killed writers left beside them
+            is put right.
 
     Raises:
         SensoriumError: `busy`.
@@ -241,22 +269,6 @@ def exclusive_lock(path: Path, busy: SensoriumError) -> Iterator[None]:
     with path.open("a") as stream:
         if not try_lock(stream.fileno()):
             raise busy
-        yield
-
-
-@contextlib.contextmanager
-def sole_writer(lock: Path, busy: SensoriumError, *outputs: Path) -> Iterator[None]:
-    """Hold the lock of some outputs, and put right what killed writers left beside them.
-
-    Args:
-        lock: held by whoever writes the outputs.
-        busy: what to raise when another process holds it.
-        outputs: files or folders that are written under this lock alone.
-
-    Raises:
-        SensoriumError: `busy`.
-    """
-    with exclusive_lock(lock, busy):
         for output in outputs:
             tidy(output)
         yield

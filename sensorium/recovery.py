@@ -4,15 +4,18 @@ DVC removes a stage's outputs before it runs the stage, so a stage that fails le
 there usually lies in DVC's cache. Only names of objects are looked up, nothing is read.
 """
 
-import configparser
 import json
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
+
+from sensorium.errors import CheckpointError
+from sensorium.paths import Paths
 
 LOCK_FILE = "dvc.lock"
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
@@ -36,13 +39,29 @@ def remedy(path: Path, otherwise: str) -> str:
         return otherwise
     if url is not None and all(_holds(url, digest) for digest in outputs.values()):
         return f"Type `{_fetch(root, 'pull', outputs)}`: it is in the remote {name!r}."
-    told = f"Type `dvc pull {' '.join(_names(root, outputs).values())}` where it was pushed. {otherwise}"
-    return told if url is None else otherwise
+    advice = f"Type `dvc pull {' '.join(_names(root, outputs).values())}` where it was pushed. {otherwise}"
+    return advice if url is None else otherwise
 
 
 def later_remedy(path: Path, otherwise: str) -> Callable[[], str]:
     """`remedy` for a fault that may not occur: nothing is looked up before it does."""
     return partial(remedy, path, otherwise)
+
+
+def trained_folds(folds: Iterable[int], paths: Paths, experiment: str) -> dict[int, Path]:
+    """Folder of every fold of an experiment that the pipeline trains.
+
+    Raises:
+        CheckpointError: one of them is not there.
+    """
+    found = {fold: paths.fold(experiment, fold) for fold in sorted(folds)}
+    for fold, folder in found.items():
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"{folder}: fold {fold} of {experiment} is not trained.",
+                remedy(folder, f"Type `dvc repro train@{experiment}-{fold}`."),
+            )
+    return found
 
 
 def locked_digests(root: Path) -> dict[str, str]:
@@ -61,14 +80,15 @@ def locked_digests(root: Path) -> dict[str, str]:
 
 
 def cache_folder(root: Path) -> Path:
-    """DVC's cache folder, as .dvc/config and .dvc/config.local set it."""
-    return (root / ".dvc" / _settings(root).get("cache", "dir", fallback="cache")).resolve()
+    """DVC's cache folder."""
+    return Path(_settings(root)["cache"].get("dir", root / ".dvc" / "cache"))
 
 
-def _settings(root: Path) -> configparser.ConfigParser:
-    settings = configparser.ConfigParser(interpolation=None)
-    settings.read([root / ".dvc" / "config", root / ".dvc" / "config.local"])
-    return settings
+def _settings(root: Path) -> Any:
+    """DVC's settings of the system, the user and the project, with paths of local folders resolved."""
+    from dvc.config import Config  # takes a tenth of a second, and few commands need it
+
+    return Config(str(root / ".dvc"), validate=False)
 
 
 def _concerned(root: Path, path: Path) -> dict[str, str]:
@@ -84,11 +104,11 @@ def _concerned(root: Path, path: Path) -> dict[str, str]:
 def _remote(root: Path) -> tuple[str | None, Path | None]:
     """Name of the default remote and, where it is a folder of this machine, that folder."""
     settings = _settings(root)
-    name = settings.get("core", "remote", fallback=None)
-    url = settings.get(f"'remote \"{name}\"'", "url", fallback=None)
-    if name is None or url is None:
+    name = settings["core"].get("remote")
+    url = settings["remote"].get(name, {}).get("url")
+    if url is None:
         return None, None
-    return name, None if "://" in url else root / ".dvc" / url
+    return name, None if "://" in url else Path(url)
 
 
 def _holds(folder: Path, digest: str) -> bool:

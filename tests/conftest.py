@@ -14,8 +14,8 @@ from sensorium.config import Config
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
-os.environ.setdefault("SENSORIUM_TRACKING_PATIENCE", "30")  # a test reads at once what a training delivered
-os.environ.setdefault("SENSORIUM_COURIER_LINGER", "0")  # and its folder goes with it
+os.environ.setdefault("SENSORIUM_TRACKING_TIMEOUT", "30")  # a test reads at once what a training delivered
+os.environ.setdefault("SENSORIUM_UPLOADER_IDLE_TIMEOUT", "0")  # and its folder goes with it
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

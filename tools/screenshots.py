@@ -29,7 +29,7 @@ from sensorium.paths import PARAMS_FILE, Paths, find_root
 from sensorium.registry.manifest import PAIR
 from sensorium.tracking.leaderboard import leaderboard_name
 from sensorium.tracking.runs import EXPERIMENT, FOLD, ROLE, search
-from sensorium.tracking.store import Store
+from sensorium.tracking.store import TrackingStore
 from sensorium.tracking.views import FOLDS
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -61,8 +61,8 @@ def find_shown(paths: Paths) -> Shown:
     Raises:
         TrackingError: the store lacks an experiment or its folds.
     """
-    config, store = load(paths.root / PARAMS_FILE), Store.of(paths)
-    client, name = store.client(), leaderboard_name(config)
+    config, store = load(paths.root / PARAMS_FILE), TrackingStore.of(paths)
+    client, name = store.client(), leaderboard_name(config.preset)
     names = (config.registry.teacher, config.registry.student)
     found = client.get_experiment_by_name(name)
     if found is None:
@@ -169,7 +169,7 @@ def serving(paths: Paths) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    options = ["--app-name", "sensorium", "--backend-store-uri", Store.of(paths).uri, "--workers", "1"]
+    options = ["--app-name", "sensorium", "--backend-store-uri", TrackingStore.of(paths).uri, "--workers", "1"]
     process = subprocess.Popen(  # noqa: S603 - our own command
         [sys.executable, "-m", "mlflow", "ui", *options, "--port", str(port)],
         cwd=paths.root,

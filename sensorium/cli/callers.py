@@ -47,7 +47,7 @@ def told_to_callers(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def _note(arguments: Sequence[str], message: str | None) -> None:
-    from sensorium.tracking.adopted import note_run
+    from sensorium.tracking.project_run import note_run
 
     try:
         note_run(Paths(find_root()), arguments, message)

@@ -1,7 +1,6 @@
 """`sensorium compare`: is the one better than the other, by how much, on which mice and folds?"""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,22 +8,22 @@ import matplotlib as mpl
 import numpy as np
 import typer
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from sensorium.comparison import Cell, Interval, Videos, compare
 from sensorium.config import Config
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, PredictionError, TrackingError
+from sensorium.evaluation.comparison import Interval, MouseFold, Videos, compare
 from sensorium.files import atomic_file, read_json, write_json
 from sensorium.inference.predictions import Predictions
+from sensorium.inference.weights import combine
 from sensorium.metrics import response_precision
 from sensorium.mice import FOLDS_SPLIT, short_name
 from sensorium.paths import Paths
-from sensorium.tracking.adopted import tell_measured
+from sensorium.tracking.project_run import log_results
 
 _RUN = re.compile(r"[0-9a-f]{32}")
 _INCHES_A_ROW = 0.25
@@ -65,7 +64,7 @@ def run(
     else:
         cells, whole = _by_scores(paths, kinds == {"run"}, candidate, reference)
     _print(cells, whole, candidate, reference)
-    tell_measured(paths, {f"difference/{key}": getattr(whole, key) for key in ("mean", "low", "high")})
+    log_results(paths, {f"difference/{key}": getattr(whole, key) for key in ("mean", "low", "high")})
     _write(paths.root / "reports" / "comparison" / f"{candidate}-{reference}", cells, whole, (candidate, reference))
 
 
@@ -116,7 +115,7 @@ def _kind(config: Config, name: str) -> str:
 
 def _by_videos(
     config: Config, paths: Paths, candidate: str, reference: str
-) -> tuple[dict[Cell, Interval | float], Interval]:
+) -> tuple[dict[MouseFold, Interval | float], Interval]:
     folds, videos = Folds.load(paths.folds), Videos()
     sides = [_members(paths, name) for name in (candidate, reference)]
     for mouse in track(
@@ -133,7 +132,10 @@ def _by_videos(
             target = store.responses(trial).T[:, scored]
             weight = precision[:, : target.shape[1]]
             shape = (store.neurons, int(store.lengths[trial]))
-            first, second = (_mean(side, mouse, trial, shape)[:, scored] * weight for side in sides)
+            first, second = (
+                combine([member.load(mouse, trial, shape) for member in side], None)[:, scored] * weight
+                for side in sides
+            )
             videos.add((mouse, int(numbers[trial])), int(groups[trial]), target * weight, first, second)
     cells, whole = videos.differences()
     return dict(cells), whole
@@ -143,14 +145,11 @@ def _members(paths: Paths, name: str) -> list[Predictions]:
     return [Predictions.open(paths.predictions(part, FOLDS_SPLIT)) for part in name.split(",")]
 
 
-def _mean(members: Sequence[Predictions], mouse: str, trial: int, shape: tuple[int, int]) -> NDArray[np.floating]:
-    return np.asarray(np.mean([member.load(mouse, trial, shape) for member in members], axis=0, dtype=np.float32))
-
-
 def _by_scores(
     paths: Paths, runs: bool, candidate: str, reference: str
-) -> tuple[dict[Cell, Interval | float], Interval]:
-    from sensorium.registry.scores import scores_of_pair, scores_of_run
+) -> tuple[dict[MouseFold, Interval | float], Interval]:
+    from sensorium.registry.promotion import scores_of_pair
+    from sensorium.registry.results import scores_of_run
 
     read = scores_of_run if runs else scores_of_pair
     found = compare(read(paths, candidate), read(paths, reference))
@@ -168,7 +167,7 @@ def _by_scores(
     return dict(cells), found
 
 
-def _print(cells: dict[Cell, Interval | float], whole: Interval, candidate: str, reference: str) -> None:
+def _print(cells: dict[MouseFold, Interval | float], whole: Interval, candidate: str, reference: str) -> None:
     headings = ("mouse", "fold", "difference", "95% interval", "verdict")
     table = Table(*headings, title=f"Correlation, {candidate} minus {reference}")
     for (mouse, fold), difference in cells.items():
@@ -183,22 +182,22 @@ def _print(cells: dict[Cell, Interval | float], whole: Interval, candidate: str,
     console.print(f"{candidate} against {reference}: {whole}.")
 
 
-def _write(folder: Path, cells: dict[Cell, Interval | float], whole: Interval, names: tuple[str, str]) -> None:
-    rows = [{"mouse": mouse, "fold": fold, **_figures(difference)} for (mouse, fold), difference in cells.items()]
-    tree = {"candidate": names[0], "reference": names[1], "all": _figures(whole), "verdict": whole.verdict}
+def _write(folder: Path, cells: dict[MouseFold, Interval | float], whole: Interval, names: tuple[str, str]) -> None:
+    rows = [{"mouse": mouse, "fold": fold, **_numbers(difference)} for (mouse, fold), difference in cells.items()]
+    tree = {"candidate": names[0], "reference": names[1], "all": _numbers(whole), "verdict": whole.verdict}
     write_json(folder.with_name(f"{folder.name}.json"), {**tree, "cells": rows})
     with atomic_file(folder.with_name(f"{folder.name}.png")) as partial:
         _figure(cells, whole, names).savefig(partial, format="png", dpi=150)
 
 
-def _figures(difference: Interval | float) -> dict[str, float]:
+def _numbers(difference: Interval | float) -> dict[str, float]:
     if isinstance(difference, float):
         return {"difference": difference}
     return {"difference": difference.mean, "low": difference.low, "high": difference.high}
 
 
-def _figure(cells: dict[Cell, Interval | float], whole: Interval, names: tuple[str, str]) -> Figure:
-    """A row a mouse and fold, the whole at the bottom: point and interval around zero."""
+def _figure(cells: dict[MouseFold, Interval | float], whole: Interval, names: tuple[str, str]) -> Figure:
+    """One row per mouse and fold, the whole at the bottom: point and interval around zero."""
     with mpl.rc_context({"font.size": 8}):
         figure = Figure(figsize=(6, 1.2 + _INCHES_A_ROW * (len(cells) + 1)), layout="constrained")
         axes = figure.add_subplot()

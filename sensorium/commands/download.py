@@ -13,11 +13,10 @@ from sensorium.commands.options import Mouse, select_mice
 from sensorium.config import Config
 from sensorium.errors import SensoriumError, TransferError
 from sensorium.paths import Paths
-from sensorium.recordings.download.mouse import Order, Outcome, Phase, provide, require_space
-from sensorium.recordings.download.sources import zip_url
-from sensorium.recordings.download.transfer import Policy, probe_size
+from sensorium.recordings.download.mouse import DownloadRequest, Outcome, ensure_mouse, require_space, zip_url
+from sensorium.recordings.download.transfer import RetryPolicy, probe_size
 
-_DEFAULT_POLICY = Policy()
+_DEFAULT_POLICY = RetryPolicy()
 _PARALLEL = 3
 """Mice at a time; more would only share the server's line."""
 
@@ -35,33 +34,35 @@ def run(
     replaced. SENSORIUM_DOWNLOAD_URL names a mirror.
 
     Raises:
-        SensoriumError: a mouse could not be provided; the others are.
+        SensoriumError: a mouse could not be had; the others are there.
     """
-    provide_mice(config, paths, select_mice(config, mouse), quick)
+    ensure_mice(config, paths, select_mice(config, mouse), quick)
 
 
-def provide_mice(
-    config: Config, paths: Paths, mice: list[str], quick: bool = False, policy: Policy = _DEFAULT_POLICY
+def ensure_mice(
+    config: Config, paths: Paths, mice: list[str], quick: bool = False, policy: RetryPolicy = _DEFAULT_POLICY
 ) -> None:
-    """Provide mice: those that are there are checked, the others downloaded, simulated ones replaced.
+    """Make sure that mice are there: those that are there are checked, the others downloaded, simulated ones replaced.
 
     Args:
         config: all settings.
         paths: the project's files.
         mice: names of the mice.
         quick: check mice that are there by the sizes of their files alone.
-        policy: how patient the transfers are.
+        policy: when transfers try again.
 
     Raises:
-        SensoriumError: a mouse could not be provided; the others are.
+        SensoriumError: a mouse could not be had; the others are there.
     """
     raw = config.raw_folder(paths.root)
-    orders = [
-        Order(m, zip_url(m, config.dataset.mice[m]), raw / m, paths.state / "downloads", policy, quick) for m in mice
+    state = paths.state / "downloads"
+    requests = [
+        DownloadRequest(mouse, zip_url(mouse, config.dataset.mice[mouse]), raw / mouse, state, policy, quick)
+        for mouse in mice
     ]
-    _check_space([order for order in orders if order.missing])
+    _check_space([request for request in requests if request.missing])
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    faults = _provide_all(orders, console)
+    faults = _ensure_all(requests, console)
     if len(faults) == 1:
         raise faults[0]
     if faults:
@@ -69,18 +70,18 @@ def provide_mice(
         raise TransferError(f"{len(faults)} of {len(mice)} mice could not be provided:\n{problems}")
 
 
-def _check_space(missing: list[Order]) -> None:
+def _check_space(missing: list[DownloadRequest]) -> None:
     """Refuse early: the zips and what they unpack to, which is no smaller, must fit."""
     needs: dict[Path, int] = {}
-    for order in missing:
-        size = probe_size(order.url, order.policy) or 0
-        for folder in (order.state, order.folder.parent):
+    for request in missing:
+        size = probe_size(request.url, request.policy) or 0
+        for folder in (request.state, request.folder.parent):
             needs[folder] = needs.get(folder, 0) + size
     require_space(needs, f"downloading {len(missing)} mice")
 
 
-def _provide_all(orders: list[Order], console: Console) -> list[SensoriumError]:
-    """Provide all mice side by side; what fails does not hold up the others."""
+def _ensure_all(requests: list[DownloadRequest], console: Console) -> list[SensoriumError]:
+    """Download all mice side by side; what fails does not hold up the others."""
     stop = threading.Event()
     columns = (
         TextColumn("{task.description}"),
@@ -90,12 +91,12 @@ def _provide_all(orders: list[Order], console: Console) -> list[SensoriumError]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress, ThreadPoolExecutor(_PARALLEL) as pool:
-        futures = {order.mouse: pool.submit(_provide, order, progress, stop) for order in orders}
+        futures = {request.mouse: pool.submit(_ensure, request, progress, stop) for request in requests}
         faults = []
         try:
-            for order in orders:
+            for request in requests:
                 try:
-                    console.print(f"{order.folder}: {futures[order.mouse].result()}.")
+                    console.print(f"{request.folder}: {futures[request.mouse].result()}.")
                 except SensoriumError as fault:
                     faults.append(fault)
         except BaseException:
@@ -105,13 +106,13 @@ def _provide_all(orders: list[Order], console: Console) -> list[SensoriumError]:
     return faults
 
 
-def _provide(order: Order, progress: Progress, stop: threading.Event) -> Outcome:
-    task = progress.add_task(order.mouse, total=None)
+def _ensure(request: DownloadRequest, progress: Progress, stop: threading.Event) -> Outcome:
+    task = progress.add_task(request.mouse, total=None)
 
-    def show(phase: Phase, done: int, total: int | None) -> None:
-        progress.update(task, description=f"{phase} {order.mouse}", completed=done, total=total)
+    def show(phase: str, done: int, total: int | None) -> None:
+        progress.update(task, description=f"{phase} {request.mouse}", completed=done, total=total)
 
     try:
-        return provide(order, show, stop)
+        return ensure_mouse(request, show, stop)
     finally:
         progress.remove_task(task)

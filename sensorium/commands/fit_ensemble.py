@@ -1,6 +1,5 @@
-"""Fit the weights of an ensemble on out-of-fold predictions, and tell what they gain."""
+"""Fit the weights of an ensemble on out-of-fold predictions, and print what they gain."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -12,18 +11,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from sensorium import files
 from sensorium.commands.options import Experiments, select_experiments
 from sensorium.config import Config
 from sensorium.data.folds import UNLABELLED, Folds
 from sensorium.data.store import MouseStore
 from sensorium.evaluation.sources import Experiments as Members
 from sensorium.evaluation.sources import load_all
-from sensorium.evaluation.weights import Fit, fit, gather
+from sensorium.evaluation.tables import SINGLE_TRIAL
+from sensorium.evaluation.weights import EnsembleWeights, Gain, fit, gather
 from sensorium.inference.predictions import Predictions
 from sensorium.mice import FOLDS_SPLIT
 from sensorium.paths import Paths
-from sensorium.tracking.adopted import tell_measured
+from sensorium.tracking.project_run import log_results
 
 WEIGHTS_FILE = "weights.json"
 """Weights of the ensemble, among the results of the evaluation."""
@@ -48,21 +47,19 @@ def run(
     output = output or paths.weights(names)
     members = {name: Predictions.open(paths.predictions(name, FOLDS_SPLIT)) for name in names}
     found = fit_weights(config, paths, Folds.load(paths.folds), members)
-    files.write_json(output, found.as_json(names))
-    tell_gain(names, found)
-    tell_measured(
-        paths, {"single_trial_correlation/fitted": found.fitted, "single_trial_correlation/equal": found.equal}
-    )
+    found.save(output)
+    nested = print_gain(found)
+    log_results(paths, {f"{SINGLE_TRIAL}/fitted": nested.fitted, f"{SINGLE_TRIAL}/equal": nested.equal})
     Console().print(f"Wrote {output}.", highlight=False, soft_wrap=True)
 
 
-def fit_weights(config: Config, paths: Paths, folds: Folds, members: Members) -> Fit:
+def fit_weights(config: Config, paths: Paths, folds: Folds, members: Members) -> EnsembleWeights:
     """Fit a weight per member on the predictions of all mice."""
     mice = []
     for mouse in track(list(config.dataset.mice), "Fitting weights", console=Console(stderr=True), transient=True):
         store = MouseStore(paths.store(mouse))
         mice.append(gather(store, predicted_folds(config, folds, mouse), partial(load_all, members), config.evaluation))
-    return fit(mice)
+    return fit(mice, list(members))
 
 
 def predicted_folds(config: Config, folds: Folds, mouse: str) -> NDArray[np.int64]:
@@ -72,18 +69,20 @@ def predicted_folds(config: Config, folds: Folds, mouse: str) -> NDArray[np.int6
     return numbers
 
 
-def tell_gain(names: Sequence[str], found: Fit) -> None:
-    """Print the weights, a row per experiment, and the score of each fold with weights fitted on the others."""
-    columns = {f"fold {fold}": (gain.weights, gain.fitted, gain.equal) for fold, gain in found.folds.items()}
-    columns["all"] = (found.weights, found.fitted, found.equal)
+def print_gain(found: EnsembleWeights) -> Gain:
+    """Print fitted weights, a row per experiment, and the score of each fold with weights fitted on the others."""
+    assert found.nested is not None
+    assert found.folds is not None
+    columns = [(gain.weights, gain) for gain in found.folds.values()] + [(found.weights, found.nested)]
     table = Table(title="Weights, and single-trial correlation with weights of the other folds", title_justify="left")
     table.add_column()
-    for heading in columns:
+    for heading in (*(f"fold {fold}" for fold in found.folds), "all"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for number, name in enumerate(names):
-        table.add_row(name, *(f"{weights[number]:.4f}" for weights, _, _ in columns.values()))
+    for name in found.weights:
+        table.add_row(name, *(f"{weights[name]:.4f}" for weights, _ in columns))
     table.add_section()
-    table.add_row("fitted weights", *(f"{fitted:.5f}" for _, fitted, _ in columns.values()))
-    table.add_row("equal weights", *(f"{equal:.5f}" for _, _, equal in columns.values()))
-    table.add_row("gain", *(f"{fitted - equal:+.5f}" for _, fitted, equal in columns.values()), style="bold")
+    table.add_row("fitted weights", *(f"{scores.fitted:.5f}" for _, scores in columns))
+    table.add_row("equal weights", *(f"{scores.equal:.5f}" for _, scores in columns))
+    table.add_row("gain", *(f"{scores.fitted - scores.equal:+.5f}" for _, scores in columns), style="bold")
     Console().print(table)
+    return found.nested

@@ -15,9 +15,8 @@ from sensorium.commands.options import select_mice
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
-from sensorium.inference.device import prediction_device
 from sensorium.inference.member import load_member
-from sensorium.inference.sliding import SlidingPredictor, TrialInput
+from sensorium.inference.sliding import SlidingPredictor, TrialInput, prediction_device
 from sensorium.inference.video import read_clip, resample
 from sensorium.mice import FRAMES_PER_SECOND, short_name
 from sensorium.paths import Paths
@@ -61,7 +60,8 @@ def run(
     shown = resample(read_clip(video, fps), store.frame_shape)
     states = _states(store, len(shown), behavior)
     members = [load_member(folder, store) for folder in load_pair(paths.pair_pin, paths)[config.registry.student]]
-    settings, device = config.prediction, torch.device(prediction_device(config))
+    settings = config.prediction
+    device = torch.device(prediction_device(config.runtime.accelerator, settings.precision))
     sliding = SlidingPredictor(members, settings.batch_size, settings.precision, device)
     trial = TrialInput(str(video), torch.from_numpy(shown), torch.from_numpy(states))
     responses = sliding.predict([trial])[0]

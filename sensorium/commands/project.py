@@ -21,12 +21,13 @@ from sensorium.files import read_json, waiting_lock
 from sensorium.mice import FOLDS_SPLIT
 from sensorium.paths import Paths
 from sensorium.scheduler.processes import die_with_parent
-from sensorium.tracking.adopted import RUN_VARIABLE, RUN_VARIABLES, tell_measured
-from sensorium.tracking.journal import journals
-from sensorium.tracking.links import RunLink
+from sensorium.tracking.event_log import event_logs
+from sensorium.tracking.project_run import RUN_VARIABLE, RUN_VARIABLES, log_results
 from sensorium.tracking.recorder import ADOPT_VARIABLE, Past, record_past
+from sensorium.tracking.run_links import RunLink
 from sensorium.tracking.runs import FINGERPRINT, ROLE
-from sensorium.tracking.store import PATIENCE_VARIABLE, Store, patience, refusals_told
+from sensorium.tracking.store import TrackingStore, mlflow_errors
+from sensorium.tracking.timeouts import UPLOAD_TIMEOUT, upload_timeout
 
 ALL = "all"
 EVALUATE = "evaluate"
@@ -44,7 +45,7 @@ def run_install(paths: Paths) -> None:
     """
     from sensorium.tracking.environment import install as install_environment
 
-    store = Store.of(paths)
+    store = TrackingStore.of(paths)
     if store.embedded:
         store.client()
     console = Console(soft_wrap=True)
@@ -80,7 +81,7 @@ def run(
     _repro(paths.root, names, _environment({}))
     if not names or EVALUATE in names:
         scores = read_json(paths.evaluation / "overall.json", PipelineError, f"Type `dvc repro {EVALUATE}`.")
-        tell_measured(paths, {f"{SINGLE_TRIAL}/{source}": value for source, value in scores.items()})
+        log_results(paths, {f"{SINGLE_TRIAL}/{source}": value for source, value in scores.items()})
 
 
 def _stage_name(name: str) -> str:
@@ -127,14 +128,18 @@ def _train(config: Config, paths: Paths, stage: str, experiment: str, fold: int,
     """
     _repro(paths.root, ["--single-item", stage], _environment({f"{experiment}/fold_{fold}": run_id}))
     if not _trained_here(paths, experiment, fold, run_id):
-        _record(config, paths, experiment, fold, run_id)
+        record_published(config, paths, experiment, fold, _linked_run(paths, experiment, fold), run_id)
+        Console().print(f"{experiment} fold {fold} is up to date; its training is recorded in the run {run_id}.")
 
 
 def _environment(adopt: Mapping[str, str]) -> dict[str, str]:
     """Variables for DVC: without the run of `mlflow run`, which only the stage that was asked for gets."""
     kept = {name: value for name, value in os.environ.items() if name not in RUN_VARIABLES}
     programs = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
-    adopting = {ADOPT_VARIABLE: json.dumps(adopt), PATIENCE_VARIABLE: f"{patience():g}"}  # whoever calls reads the run
+    adopting = {
+        ADOPT_VARIABLE: json.dumps(adopt),
+        UPLOAD_TIMEOUT: f"{upload_timeout():g}",
+    }  # whoever calls reads the run
     return {**kept, "PATH": programs, **(adopting if adopt else {})}
 
 
@@ -160,8 +165,8 @@ def _repro(root: Path, arguments: list[str], environment: dict[str, str]) -> Non
 def _trained_here(paths: Paths, experiment: str, fold: int, run_id: str) -> bool:
     """Whether the training went into the run, or waits on disk to be delivered to it."""
     waiting = any(
-        (header := journal.contents().header).get("adopt") == run_id and header["experiment"] == experiment
-        for journal in journals(Store.of(paths).state)
+        (header := log.header).get("adopt") == run_id and header["experiment"] == experiment
+        for log in event_logs(TrackingStore.of(paths).state)
     )
     return waiting or _linked_run(paths, experiment, fold) == run_id or _holds(paths, experiment, fold, run_id)
 
@@ -175,8 +180,8 @@ def _holds(paths: Paths, experiment: str, fold: int, run_id: str) -> bool:
     from sensorium.lineage import fingerprint
     from sensorium.model.checkpoint import read_info
 
-    with refusals_told(paths):
-        tags: dict[str, str] = Store.of(paths).client().get_run(run_id).data.tags
+    with mlflow_errors(paths):
+        tags: dict[str, str] = TrackingStore.of(paths).client().get_run(run_id).data.tags
     known = fingerprint(read_info(paths.fold(experiment, fold)).provenance)
     return tags.get(ROLE) == "fold" and tags.get(FINGERPRINT) == known
 
@@ -186,30 +191,46 @@ def _linked_run(paths: Paths, experiment: str, fold: int) -> str | None:
     return RunLink.read(paths.run_link(experiment, fold)).run_id
 
 
-def _record(config: Config, paths: Paths, experiment: str, fold: int, run_id: str) -> None:
-    """Log the published training of a fold into a run."""
+def record_published(
+    config: Config, paths: Paths, experiment: str, fold: int, linked: str | None, run_id: str | None = None
+) -> None:
+    """Log the published training of a fold.
+
+    Args:
+        config: all settings.
+        paths: the project.
+        experiment: what was trained.
+        fold: fold that was held out.
+        linked: run that the fold's link names.
+        run_id: where to; a new run by default.
+    """
     from sensorium.lineage import fingerprint
     from sensorium.model.checkpoint import CONFIG, HISTORY, read_info
 
-    folder = paths.fold(experiment, fold)
-    info = read_info(folder)
+    folder, epochs = paths.fold(experiment, fold), published_epochs(config, paths, experiment, fold)
+    past = Past(run_id, fingerprint(read_info(folder).provenance), linked, epochs)
+    artifacts = [path for path in (folder / CONFIG, folder / HISTORY) if path.exists()]
+    record_past(config, paths, experiment, fold, past, artifacts)
+
+
+def published_epochs(config: Config, paths: Paths, experiment: str, fold: int) -> list[tuple[dict[str, float], int]]:
+    """The epochs of a fold's history.csv, each as the metrics that the training recorded, and its step.
+
+    Empty where the weights came without a history of ours.
+    """
+    from sensorium.model.checkpoint import HISTORY
+
     recipe = config.experiment(experiment).training
     steps = recipe.samples_per_epoch // recipe.batch_size
-    history = folder / HISTORY  # weights from elsewhere have none
+    history = paths.fold(experiment, fold) / HISTORY
     rows = list(csv.DictReader(history.read_text(encoding="utf-8").splitlines())) if history.exists() else []
-    epochs = [measured(row, steps) for row in rows]
-    past = Past(run_id, fingerprint(info.provenance), _linked_run(paths, experiment, fold), epochs)
-    artifacts = [path for path in (folder / CONFIG, history) if path.exists()]
-    record_past(config, paths, experiment, fold, past, artifacts)
-    Console().print(f"{experiment} fold {fold} is up to date; its training is recorded in the run {run_id}.")
-
-
-def measured(row: Mapping[str, str], steps: int) -> tuple[dict[str, float], int]:
-    """An epoch of history.csv as the metrics that the training recorded, and its step.
-
-    Args:
-        row: column names to numbers as text.
-        steps: optimizer steps an epoch.
-    """
-    values = {name.replace("val_", "val/", 1): float(text) for name, text in row.items() if name.startswith("val_")}
-    return {"train/epoch_loss": float(row["train_loss"]), **values}, (int(row["epoch"]) + 1) * steps
+    if not rows or not {"train_loss", "val_correlation"} <= rows[0].keys():
+        return []
+    return [
+        (
+            {"train/epoch_loss": float(row["train_loss"])}
+            | {name.replace("val_", "val/", 1): float(text) for name, text in row.items() if name.startswith("val_")},
+            (int(row["epoch"]) + 1) * steps,
+        )
+        for row in rows
+    ]

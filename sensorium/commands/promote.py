@@ -8,7 +8,7 @@ from rich.console import Console
 from sensorium.paths import Paths
 from sensorium.registry.manifest import PAIR
 from sensorium.registry.promotion import promote, rollback
-from sensorium.tracking.adopted import tell_measured
+from sensorium.tracking.project_run import log_results
 
 
 def run(
@@ -30,7 +30,7 @@ def run(
     """
     done = promote(paths, version, margin, new_data)
     if done.comparison is not None:
-        tell_measured(paths, {f"difference/{key}": getattr(done.comparison, key) for key in ("mean", "low", "high")})
+        log_results(paths, {f"difference/{key}": getattr(done.comparison, key) for key in ("mean", "low", "high")})
     console = Console(soft_wrap=True)
     if done.replaced == done.version:
         console.print(f"{PAIR} {done.version} is the champion already.")

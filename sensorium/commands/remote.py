@@ -1,7 +1,8 @@
 """Say whether a DVC remote works, and name what does not."""
 
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -10,43 +11,12 @@ from rich.progress import Progress, TextColumn
 
 from sensorium.errors import TransferError
 from sensorium.paths import Paths
-from sensorium.remote import objects
-from sensorium.remote.check import Finding, check
-from sensorium.remote.settings import RemoteSettings, object_key, read
-from sensorium.remote.stores import Store, WritableStore, open_store
+from sensorium.remote.check import check
+from sensorium.remote.config import open_remote
+from sensorium.remote.objects import TrackedObject, audit, repair, tracked_objects
 
-
-def _print(console: Console, finding: Finding) -> None:
-    mark = "[green]ok  [/]" if finding.good else "[yellow]note[/]"
-    console.print(f"{mark} {finding.what:<7} {escape(finding.detail)}")
-
-
-def _cache_folder(paths: Paths) -> Path:
-    from dvc.repo import Repo
-
-    with Repo(str(paths.root)) as repo:
-        return Path(repo.cache.local_cache_dir)
-
-
-def _audit(
-    console: Console, store: Store, settings: RemoteSettings, items: list[objects.Wanted], cache: Path | None
-) -> None:
-    """Read every object of this project; `cache` is where intact copies for a repair are."""
-    columns = TextColumn("{task.completed} objects  {task.description}")
-    with Progress(columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("")
-        result = objects.audit(store, items, lambda item: bar.update(task, advance=1, description=item.path))
-    if result.damaged and cache is not None and isinstance(store, WritableStore):
-        left = objects.repair(store, cache, result.damaged)
-        for item in (item for item in result.damaged if item not in left):
-            _print(console, Finding("repair", True, f"{item.path} ({object_key(item.digest)})"))
-        result.damaged = left
-    if result.damaged:
-        raise objects.damage(result, settings)
-    _print(console, Finding("objects", True, f"{len(result.intact)} intact, none damaged"))
-    if result.missing:
-        names = ", ".join(item.path for item in result.missing[:5]) + (", …" if len(result.missing) > 5 else "")
-        _print(console, Finding("objects", False, f"{len(result.missing)} not there (never pushed): {names}"))
+if TYPE_CHECKING:
+    from dvc.data_cloud import Remote
 
 
 def run(
@@ -70,16 +40,50 @@ def run(
     Raises:
         TransferError: the first thing that does not work, or all damaged objects.
     """
+    from dvc.config import ConfigError
+    from dvc.repo import Repo
+
     console = Console(soft_wrap=True, highlight=False)
-    settings = read(paths.root, name)
-    if repair and (read_only or settings.kind == "http"):
+    try:
+        repo = Repo(str(paths.root))
+    except ConfigError as fault:
+        raise TransferError(f".dvc/config: {fault}", "Correct the option named above.") from fault
+    with repo:
+        remote = open_remote(repo.config, name, timeout)
+        if repair and (read_only or remote.fs.protocol in ("http", "https")):
+            raise TransferError(
+                f"remote {remote.name!r}: --repair needs a remote that can be written.",
+                "Repair it from a clone whose remote of the same data is S3 or a folder, without --read-only.",
+            )
+        items = tracked_objects(repo, remote.name)
+        console.print(f"remote {escape(remote.name)}")
+        audited = every_object or repair
+        check(remote, items, partial(_print, console), read_only=read_only, compare=not audited)
+        if audited:
+            _audit(console, remote, items, repo.cache.local if repair else None)
+
+
+def _print(console: Console, what: str, detail: str, *, good: bool = True) -> None:
+    console.print(f"{'[green]ok  [/]' if good else '[yellow]note[/]'} {what:<7} {escape(detail)}")
+
+
+def _audit(console: Console, remote: "Remote", items: Sequence[TrackedObject], cache: Any | None) -> None:
+    """Read every object of this project; `cache` has the intact copies for a repair."""
+    columns = TextColumn("{task.completed} objects  {task.description}")
+    with Progress(columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("")
+        found = audit(remote, items, lambda item: bar.update(task, advance=1, description=item.path))
+    repaired = repair(remote, cache, found["damaged"]) if cache is not None else []
+    for item in repaired:
+        _print(console, "repair", f"{item.path} ({item.key})")
+    if damaged := [item for item in found["damaged"] if item not in repaired]:
+        lines = "\n".join(f"  {item.path} ({item.key})" for item in damaged)
         raise TransferError(
-            f"remote {settings.name!r}: --repair needs a remote that can be written.",
-            "Repair it from a clone whose remote of the same data is S3 or a folder, without --read-only.",
+            f"remote {remote.name!r}: {len(damaged)} damaged object(s), whose content has another MD5 than its name:\n"
+            f"{lines}",
+            f"From a clone that has the data intact: sensorium remote check {remote.name} --objects --repair",
         )
-    items = objects.wanted(paths.root, settings.name)
-    console.print(f"remote {escape(settings.name)}")
-    store = open_store(settings, [object_key(item.digest) for item in items], timeout)
-    check(store, settings, read_only, report=lambda finding: _print(console, finding))
-    if every_object or repair:
-        _audit(console, store, settings, items, _cache_folder(paths) if repair else None)
+    _print(console, "objects", f"{len(found['intact'])} intact, none damaged")
+    if missing := found["missing"]:
+        names = ", ".join(item.path for item in missing[:5]) + (", …" if len(missing) > 5 else "")
+        _print(console, "objects", f"{len(missing)} not there (never pushed): {names}", good=False)

@@ -15,17 +15,18 @@ from sensorium.config import Config
 from sensorium.errors import PipelineError, TrackingError
 from sensorium.files import exclusive_lock, write_json
 from sensorium.paths import Paths
-from sensorium.registry.lookup import find_weights
+from sensorium.registry.pair import find_weights
 from sensorium.reproduction.drift import Drift, Outcome, judge
 from sensorium.reproduction.rebuild import clone_commit, place_data
 from sensorium.scheduler.processes import die_with_parent
-from sensorium.tracking.adopted import tell_measured
-from sensorium.tracking.courier import LINGER_VARIABLE, await_departure
-from sensorium.tracking.delivery import deliver_leftovers
-from sensorium.tracking.links import RunLink
+from sensorium.tracking.project_run import log_results
 from sensorium.tracking.provenance import hardware
-from sensorium.tracking.recipe import CONFIG, HISTORY, Recipe, note_verdict, read_recipe
-from sensorium.tracking.store import PATIENCE_VARIABLE, Store, patience
+from sensorium.tracking.run_links import RunLink
+from sensorium.tracking.store import TrackingStore
+from sensorium.tracking.timeouts import child_variables, upload_timeout
+from sensorium.tracking.training_record import CONFIG, HISTORY, TrainingRecord, note_verdict, read_training_record
+from sensorium.tracking.uploader import upload_remaining
+from sensorium.tracking.uploader_process import await_end
 
 _FOREIGN = ("MLFLOW_", "SENSORIUM_", "DVC_")
 """Variables that would tie the repetition to the user's store or stage."""
@@ -69,8 +70,8 @@ def reproduce(config: Config, paths: Paths, name: str, tolerance: float, keep: b
         TrackingError: the run is missing or does not tell enough.
         PipelineError: commit or data are missing, the training fails, or the run is being reproduced already.
     """
-    deliver_leftovers(Store.of(paths))  # of a training that ended a moment ago; what cannot arrive stays on disk
-    recipe = read_recipe(config, paths, name)
+    upload_remaining(TrackingStore.of(paths))  # of a training that ended a moment ago; what cannot arrive stays on disk
+    recipe = read_training_record(config, paths, name)
     folder = paths.state / "reproduce" / recipe.key
     console = Console(soft_wrap=True, highlight=False)
     busy = PipelineError(f"{folder}: this run is being reproduced already.", "Wait for it, or stop it.")
@@ -89,15 +90,15 @@ def reproduce(config: Config, paths: Paths, name: str, tolerance: float, keep: b
         write_json(report, {**known, **drift.to_json()})
         note_verdict(paths, recipe, drift.verdict)
         if drift.verdict != "drift" and not keep:
-            await_departure(Store.of(Paths(project)).state)
+            await_end(TrackingStore.of(Paths(project)).state)
             shutil.rmtree(folder)
     _print(console, drift, recipe, report)
     measured = {"weights": drift.weights, "metrics": drift.metrics}
-    tell_measured(paths, {f"difference/{key}": None if d is None else d.relative for key, d in measured.items()})
+    log_results(paths, {f"difference/{key}": None if d is None else d.relative for key, d in measured.items()})
     return drift
 
 
-def _first(paths: Paths, recipe: Recipe) -> Outcome:
+def _first(paths: Paths, recipe: TrainingRecord) -> Outcome:
     """What the original training left, as far as it is at hand."""
     link, folder = paths.run_link(recipe.experiment, recipe.fold), paths.fold(recipe.experiment, recipe.fold)
     present = link.exists() and folder.exists() and recipe.run_id in {None, RunLink.read(link).run_id}
@@ -114,11 +115,11 @@ def _first(paths: Paths, recipe: Recipe) -> Outcome:
     return Outcome(outcome.config, outcome.history, weights)
 
 
-def _train(project: Path, recipe: Recipe) -> None:
+def _train(project: Path, recipe: TrainingRecord) -> None:
     """Run the stage's own command with the code of the run; a stopped repetition goes on where it was."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     kept["PYTHONPATH"] = str(project)
-    kept |= {PATIENCE_VARIABLE: f"{patience():g}", LINGER_VARIABLE: "0"}  # the folder goes with it
+    kept |= child_variables(upload_timeout(), idle=0)  # the folder goes with it
     if recipe.threads is not None:
         kept["OMP_NUM_THREADS"] = str(recipe.threads)
     arguments = ["train", "--experiment", recipe.experiment, "--folds", str(recipe.fold)]
@@ -132,7 +133,7 @@ def _train(project: Path, recipe: Recipe) -> None:
         )
 
 
-def _causes(recipe: Recipe) -> list[str]:
+def _causes(recipe: TrainingRecord) -> list[str]:
     """What differs in the machine, or may."""
     present, causes = hardware(), []
     if recipe.hardware not in {"", present}:
@@ -142,7 +143,7 @@ def _causes(recipe: Recipe) -> list[str]:
     return causes
 
 
-def _print(console: Console, drift: Drift, recipe: Recipe, report: Path) -> None:
+def _print(console: Console, drift: Drift, recipe: TrainingRecord, report: Path) -> None:
     table = Table("compared", "largest relative difference", "where", title=f"{recipe.name} again")
     for name, found in (("weights", drift.weights), ("metrics", drift.metrics)):
         cells = ("unknown", "no longer available") if found is None else (f"{found.relative:.3g}", found.place)

@@ -9,7 +9,7 @@ from rich.console import Console
 from sensorium.commands.options import Mouse, select_mice
 from sensorium.config import Config
 from sensorium.errors import ConfigError, DataError
-from sensorium.files import sole_writer
+from sensorium.files import exclusive_lock
 from sensorium.paths import Paths
 from sensorium.recordings.download.released import fill_in, from_folder, from_hub
 from sensorium.recordings.raw import RawMouse
@@ -46,7 +46,7 @@ def run(
     for name in old:
         place = config.raw_folder(paths.root) / name
         busy = DataError(f"{place}: another process is writing this mouse.", "Wait until it has finished.")
-        with sole_writer(paths.lock(f"raw-{name}"), busy, place):
+        with exclusive_lock(paths.lock(f"raw-{name}"), busy, place):
             raw = RawMouse(place)
             released = from_folder(source, raw) if source else from_hub(raw)
             console.print(f"{raw.folder}: {fill_in(raw, released)} trials filled in.")

@@ -9,7 +9,7 @@ import typer
 from sensorium.commands.options import Executor, Gpus, Jobs
 from sensorium.errors import ConfigError
 from sensorium.paths import Paths
-from sensorium.remote.settings import folder_of
+from sensorium.remote.config import folder_of
 from sensorium.scheduler import executors, graph
 from sensorium.scheduler import gpus as devices
 from sensorium.scheduler.coordinator import Run, lock_project

@@ -12,7 +12,7 @@ from sensorium.errors import DataError, PredictionError
 from sensorium.paths import Paths
 from sensorium.submission.reader import submission_files
 from sensorium.submission.scorer import FileResult, score_file
-from sensorium.tracking.adopted import tell_measured
+from sensorium.tracking.project_run import log_results
 
 
 def run(
@@ -49,7 +49,7 @@ def run(
         raise PredictionError(f"{file}: {len(faults)} faults:\n{listed}", "Mend them before handing it in.")
     console.print("The form is right.", style="green")
     scores = {f"single_trial_correlation/{result.name}": result.score for result in results}
-    tell_measured(paths, scores)
+    log_results(paths, scores)
     return scores
 
 

@@ -6,19 +6,17 @@ import re
 import shlex
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from optuna.trial import TrialState
 from rich.console import Console
-from rich.table import Table
 
 from sensorium import tracking
 from sensorium.commands import experiment as experiments
-from sensorium.commands import trials as work
 from sensorium.commands.options import Executor, Experiment, Gpus, Jobs, select_folds
+from sensorium.commands.trials import Options, print_results, show_progress, work_on
 from sensorium.config import EXPERIMENT_NAME, EXPERIMENT_RULE, Config
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
@@ -33,43 +31,11 @@ from sensorium.scheduler.environment import command_environment
 from sensorium.stages import train
 from sensorium.sweep import results
 from sensorium.sweep.space import Space, candidates, load_space, settings_of
-from sensorium.sweep.study import Plan, Sweep
+from sensorium.sweep.study import Sweep, SweepPlan
 from sensorium.tracking.sweeps import SweepPlace
 from sensorium.training.devices import launched_outside
 
 _TEACHER = "distillation.teacher"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to search, and how."""
-
-    experiment: str
-    space: Path
-    """File of conf/sweep/."""
-    trials: int
-    """Number of trials, with those that are over."""
-    folds: tuple[int, ...]
-    """Folds that each trial trains; its value is their mean."""
-    name: str | None = None
-    """Name of the sweep; by default of experiment and space."""
-    best: str | None = None
-    """Name of the experiment that is to have the best settings."""
-    jobs: int | None = None
-    """Processes; by default one a GPU, or this one."""
-    gpus: str | None = None
-    """GPUs to lease, joined by commas."""
-    gpus_per_trial: int = 0
-    """GPUs that each process asks a cluster for."""
-    executor: str = "local"
-    worker: str | None = None
-    """Set for a process that another one has started: its name."""
-    as_json: bool = False
-
-    @property
-    def title(self) -> str:
-        """Name of the sweep."""
-        return self.name or f"{self.experiment}-{self.space.stem}"
 
 
 def run(
@@ -126,15 +92,12 @@ def search(config: Config, paths: Paths, options: Options) -> None:
     _check(paths, options)
     plan = make_plan(config, paths, options)
     sweep = Sweep(plan)
-    common = work.Work(config, paths, options.experiment, options.folds, str(options.space), plan)
-    if options.worker is not None:
-        work.work(sweep, common, console)
-        return
-    if _jobs(options) is None:
-        work.work(sweep, common, console)
-    else:
+    if options.worker is None and _jobs(options) is not None:
         _start_workers(paths, options, sweep, console)
-    _conclude(config, paths, options, sweep, console)
+    else:
+        work_on(sweep, config, paths, options, console)
+    if options.worker is None:
+        _conclude(config, paths, options, sweep, console)
 
 
 # -- before ------------------------------------------------------------------------------------------
@@ -159,7 +122,7 @@ def _check(paths: Paths, options: Options) -> None:
     executors.check(options.executor, options.gpus_per_trial)
 
 
-def make_plan(config: Config, paths: Paths, options: Options) -> Plan:
+def make_plan(config: Config, paths: Paths, options: Options) -> SweepPlan:
     """What the sweep is, after a look at all that its trials need.
 
     Raises:
@@ -186,7 +149,7 @@ def make_plan(config: Config, paths: Paths, options: Options) -> Plan:
     }
     folder = paths.state / "sweeps" / options.title
     epochs *= len(options.folds)
-    return Plan(options.title, folder, space, config.seed, options.trials, warmup, epochs, identity)
+    return SweepPlan(options.title, folder, space, config.seed, options.trials, warmup, epochs, identity)
 
 
 def _teachers(config: Config, paths: Paths, options: Options, space: Space) -> dict[str, str | None]:
@@ -239,10 +202,9 @@ def _start_workers(paths: Paths, options: Options, sweep: Sweep, console: Consol
         for name, lease in _leases(options).items()
     ]
     console.print(f"{sweep.plan.name}: {len(started)} processes; their logs are in {logs}.")
-    watch = work.Watch(sweep, console)
     executor = executors.make_executor(options.executor, options.gpus_per_trial)
-    with watch:
-        codes = workers.run(executor, started, paths.root, watch.look)
+    with show_progress(sweep, console) as update:
+        codes = workers.run(executor, started, paths.root, update)
     failed = [worker.log for worker, code in zip(started, codes, strict=True) if code]
     if failed and not sweep.is_over():
         raise PipelineError(
@@ -290,9 +252,11 @@ def _conclude(config: Config, paths: Paths, options: Options, sweep: Sweep, cons
         _record(config, paths, options, sweep, folder)
         sweep.tidy()
     if options.as_json:
-        print(json.dumps(_tree(sweep, importance), indent=2))  # noqa: T201 - output for programs, on stdout
+        rows = {"best": results.row(sweep.study.best_trial), "importance": importance}
+        tree = {"sweep": sweep.plan.name, **rows, "trials": [results.row(trial) for trial in sweep.trials()]}
+        print(json.dumps(tree, indent=2))  # noqa: T201 - output for programs, on stdout
     else:
-        _show(sweep, importance, folder, console)
+        print_results(sweep, importance, folder, console)
     if options.best is not None:
         chosen = settings_of(sweep.plan.space, sweep.study.best_params)
         experiments.create(paths, options.best, options.experiment, chosen)
@@ -322,31 +286,3 @@ def _record(config: Config, paths: Paths, options: Options, sweep: Sweep, folder
     for path in sorted(folder.iterdir()):
         run.artifact(path)
     run.close("FINISHED")
-
-
-def _tree(sweep: Sweep, importance: Mapping[str, float]) -> dict[str, Any]:
-    best = sweep.study.best_trial
-    return {
-        "sweep": sweep.plan.name,
-        "best": results.row(best),
-        "importance": dict(importance),
-        "trials": [results.row(trial) for trial in sweep.trials()],
-    }
-
-
-def _show(sweep: Sweep, importance: Mapping[str, float], folder: Path, console: Console) -> None:
-    best = sweep.study.best_trial
-    table = Table(title=f"Sweep {sweep.plan.name}", title_justify="left")
-    names = [key.rpartition(".")[2] for key in sweep.plan.space.parameters]
-    for heading in ("trial", "state", "epochs", "correlation", *names):
-        table.add_column(heading, justify="left" if heading == "state" else "right")
-    for trial in sweep.trials():
-        told = results.row(trial)
-        value = "" if trial.value is None else f"{trial.value:.4f}"
-        chosen = [work.number(trial.params[key]) for key in sweep.plan.space.parameters]
-        style = "bold" if trial.number == best.number else None
-        table.add_row(str(trial.number), told["state"], str(told["epochs"]), value, *chosen, style=style)
-    Console(highlight=False).print(table)
-    shares = ", ".join(f"{key} {share:.2f}" for key, share in importance.items())
-    console.print(f"importance: {shares}" if shares else "importance: too few trials were trained to their end.")
-    console.print(f"best: trial {best.number}, validation correlation {best.value:.4f}; {folder}")

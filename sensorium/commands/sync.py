@@ -1,11 +1,11 @@
-"""`sensorium sync`: deliver the tracking events that wait on disk."""
+"""`sensorium sync`: upload the tracking events that wait on disk."""
 
 from rich.console import Console
 
 from sensorium.errors import TrackingError
 from sensorium.paths import Paths
-from sensorium.tracking.delivery import deliver_leftovers
-from sensorium.tracking.store import Store
+from sensorium.tracking.store import TrackingStore
+from sensorium.tracking.uploader import upload_remaining
 
 
 def run(paths: Paths) -> None:
@@ -14,8 +14,8 @@ def run(paths: Paths) -> None:
     Raises:
         TrackingError: the server refused some of it, or cannot be reached; it stays on disk.
     """
-    store = Store.of(paths)
-    results = deliver_leftovers(store)
+    store = TrackingStore.of(paths)
+    results = upload_remaining(store)
     failed = {name: fault for name, fault in results.items() if fault is not None}
     Console().print(f"{len(results) - len(failed)} of {len(results)} waiting runs are now at {store.label}.")
     if failed:

@@ -6,7 +6,7 @@ from rich.progress import Progress
 from sensorium.commands.options import Mouse, select_mice
 from sensorium.config import Config
 from sensorium.errors import ConfigError, DataError
-from sensorium.files import sole_writer
+from sensorium.files import exclusive_lock
 from sensorium.paths import PARAMS_FILE, Paths
 from sensorium.recordings.place import require_linked
 from sensorium.recordings.synthetic import marker
@@ -46,7 +46,7 @@ def _simulate(config: Config, paths: Paths, mouse: str) -> None:
         return
     busy = DataError(f"{raw / mouse}: another process is simulating this mouse.", "Wait until it has finished.")
     with (
-        sole_writer(paths.lock(f"raw-{mouse}"), busy, raw / mouse, raw / marker.TRUTH_FOLDER / mouse),
+        exclusive_lock(paths.lock(f"raw-{mouse}"), busy, raw / mouse, raw / marker.TRUTH_FOLDER / mouse),
         Progress(console=console, transient=True) as progress,
     ):
         task = progress.add_task(f"Simulating {mouse}", total=recipe.trials)

@@ -1,16 +1,18 @@
 """The trials of a sweep, one after another, by this process; and how a sweep looks from outside."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from statistics import fmean
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from sensorium import tracking
 from sensorium.config import Config
@@ -20,73 +22,88 @@ from sensorium.paths import Paths
 from sensorium.stages import train
 from sensorium.sweep.results import row
 from sensorium.sweep.space import apply, settings_of
-from sensorium.sweep.study import Plan, Sweep
+from sensorium.sweep.study import Sweep, SweepPlan
 from sensorium.tracking import TrainingRun
 from sensorium.tracking.sweeps import SweepPlace
 from sensorium.training.history import Row
 
 
 @dataclass(frozen=True)
-class Work:
-    """What all trials of a sweep have in common."""
+class Options:
+    """What to search, and how."""
 
-    config: Config
-    paths: Paths
     experiment: str
-    folds: Sequence[int]
-    source: str
-    """File of the space, for messages."""
-    plan: Plan
+    space: Path
+    """File of conf/sweep/."""
+    trials: int
+    """Number of trials, with those that are over."""
+    folds: tuple[int, ...]
+    """Folds that each trial trains; its value is their mean."""
+    name: str | None = None
+    """Name of the sweep; by default of experiment and space."""
+    best: str | None = None
+    """Name of the experiment that is to have the best settings."""
+    jobs: int | None = None
+    """Processes; by default one a GPU, or this one."""
+    gpus: str | None = None
+    """GPUs to lease, joined by commas."""
+    gpus_per_trial: int = 0
+    """GPUs that each process asks a cluster for."""
+    executor: str = "local"
+    worker: str | None = None
+    """Set for a process that another one has started: its name."""
+    as_json: bool = False
+
+    @property
+    def title(self) -> str:
+        """Name of the sweep."""
+        return self.name or f"{self.experiment}-{self.space.stem}"
 
 
-def work(sweep: Sweep, common: Work, console: Console) -> None:
+def work_on(sweep: Sweep, config: Config, paths: Paths, options: Options, console: Console) -> None:
     """Train trials until none is left that nobody works on.
 
     Raises:
         TrainingError: a training cannot go on, or was asked to stop; its trial goes on later.
     """
     while True:
-        with sweep.claimed() as trial:
+        with sweep.locked_trial() as trial:
             if trial is None:
                 return
-            console.print(f"trial {trial.number}: {_settings(trial)}")
-            _train(sweep, common, trial)
+            settings = ", ".join(f"{key} {_text(value)}" for key, value in trial.params.items())
+            console.print(f"trial {trial.number}: {settings}")
+            _train(sweep, config, paths, options, trial)
         console.print(escape(_sentence(sweep, sweep.trials()[trial.number])))
 
 
-def _train(sweep: Sweep, common: Work, trial: FrozenTrial) -> None:
+def _train(sweep: Sweep, config: Config, paths: Paths, options: Options, trial: FrozenTrial) -> None:
     """Train the folds that are not trained yet, and end the trial."""
-    chosen = settings_of(sweep.plan.space, trial.params)
     try:
-        config = apply(common.config, common.experiment, chosen, common.source)
+        chosen = settings_of(sweep.plan.space, trial.params)
+        config = apply(config, options.experiment, chosen, str(options.space))
     except ConfigError as fault:  # a combination that none of those tried out before has shown
         sweep.give_up(trial.number, fault.problem)
         return
-    for fold in common.folds:
+    for fold in options.folds:
         if str(fold) in sweep.folds(trial.number):
             continue
-        pruner = TrialPruner(sweep.plan, trial.number, tuple(sweep.folds(trial.number).values()), len(common.folds))
+        training = _training(sweep, config, paths, options, trial.number, fold)
         try:
-            correlation = train.try_out(
-                config,
-                common.paths,
-                common.experiment,
-                fold,
-                _training(sweep, common, config, trial.number, fold, pruner),
-            )
+            correlation = train.try_out(config, paths, options.experiment, fold, training)
         except UntrainableError as fault:
             sweep.give_up(trial.number, fault.problem)
             return
         if correlation is None:
             return
-        sweep.note_fold(trial.number, fold, correlation)
+        sweep.record_fold(trial.number, fold, correlation)
     sweep.complete(trial.number)
 
 
-def _training(sweep: Sweep, common: Work, config: Config, number: int, fold: int, pruner: "TrialPruner") -> train.Trial:
-    title = f"trial {number}" if len(common.folds) == 1 else f"trial {number}, fold {fold}"
+def _training(sweep: Sweep, config: Config, paths: Paths, options: Options, number: int, fold: int) -> train.Trial:
+    title = f"trial {number}" if len(options.folds) == 1 else f"trial {number}, fold {fold}"
     place = SweepPlace(sweep.plan.name, digest_json(dict(sweep.plan.identity)), number, title)
-    recorder = partial(_recorder, config, common.paths, common.experiment, fold, place)
+    pruner = TrialPruner(sweep.plan, number, tuple(sweep.folds(number).values()), len(options.folds))
+    recorder = partial(_recorder, config, paths, options.experiment, fold, place)
     return train.Trial(title, sweep.folder_of(number), pruner, recorder)
 
 
@@ -101,7 +118,7 @@ def _recorder(
 class TrialPruner:
     """Reports a trial's epochs to the study, and asks whether to end it early."""
 
-    plan: Plan
+    plan: SweepPlan
     number: int
     before: tuple[float, ...]
     """Validation correlations of the folds that are trained."""
@@ -122,60 +139,57 @@ class TrialPruner:
 # -- what the user sees ------------------------------------------------------------------------------
 
 
-def number(value: Any) -> str:
+def _text(value: Any) -> str:
     """A parameter's value for people."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _settings(trial: FrozenTrial) -> str:
-    return ", ".join(f"{key} {number(value)}" for key, value in trial.params.items())
-
-
 def _sentence(sweep: Sweep, trial: FrozenTrial) -> str:
-    told: Mapping[str, Any] = row(trial)
+    result = row(trial)
     reached = "" if trial.value is None else f", validation correlation {trial.value:.4f}"
-    reason = f": {told['reason']}" if "reason" in told else ""
+    reason = f": {result['reason']}" if "reason" in result else ""
     ended = [known for known in sweep.trials() if known.state == TrialState.COMPLETE]
     best = max(ended, key=lambda known: known.values[0], default=None)
     standing = "" if best is None else f" (best {best.value:.4f}, trial {best.number})"
-    return f"trial {trial.number}: {told['state']}{reached}{reason}{standing}"
+    return f"trial {trial.number}: {result['state']}{reached}{reason}{standing}"
 
 
-class Watch:
-    """A bar of the trials that are over, and a line for each."""
+@contextmanager
+def show_progress(sweep: Sweep, console: Console) -> Iterator[Callable[[], None]]:
+    """Show a bar of the finished trials of a sweep that other processes work on, and a line for each new one.
 
-    def __init__(self, sweep: Sweep, console: Console) -> None:
-        """Prepare.
+    Yields:
+        What brings bar and lines up to date.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    shown = {trial.number for trial in sweep.trials() if trial.state.is_finished()}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(escape(sweep.plan.name), total=sweep.plan.size, completed=len(shown))
 
-        Args:
-            sweep: that other processes work on.
-            console: where to.
-        """
-        self._sweep, self._console = sweep, console
-        self._told: set[int] = {trial.number for trial in sweep.trials() if trial.state.is_finished()}
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task(escape(sweep.plan.name), total=sweep.plan.size, completed=len(self._told))
+        def update() -> None:
+            for trial in sweep.trials():
+                if trial.state.is_finished() and trial.number not in shown:
+                    shown.add(trial.number)
+                    console.print(escape(_sentence(sweep, trial)))
+            bar.update(task, completed=len(shown))
 
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
+        yield update
 
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
-    def look(self) -> None:
-        """Show what is new."""
-        for trial in self._sweep.trials():
-            if trial.state.is_finished() and trial.number not in self._told:
-                self._told.add(trial.number)
-                self._console.print(escape(_sentence(self._sweep, trial)))
-        self._bar.update(self._task, completed=len(self._told))
+def print_results(sweep: Sweep, importance: Mapping[str, float], folder: Path, console: Console) -> None:
+    """Print a row per trial, the importance of the parameters, and the best trial."""
+    best = sweep.study.best_trial
+    table = Table(title=f"Sweep {sweep.plan.name}", title_justify="left")
+    names = [key.rpartition(".")[2] for key in sweep.plan.space.parameters]
+    for heading in ("trial", "state", "epochs", "correlation", *names):
+        table.add_column(heading, justify="left" if heading == "state" else "right")
+    for trial in sweep.trials():
+        state, epochs = (str(row(trial)[key]) for key in ("state", "epochs"))
+        value = "" if trial.value is None else f"{trial.value:.4f}"
+        chosen = [_text(trial.params[key]) for key in sweep.plan.space.parameters]
+        style = "bold" if trial.number == best.number else None
+        table.add_row(str(trial.number), state, epochs, value, *chosen, style=style)
+    Console(highlight=False).print(table)
+    shares = ", ".join(f"{key} {share:.2f}" for key, share in importance.items())
+    console.print(f"importance: {shares}" if shares else "importance: too few trials were trained to their end.")
+    console.print(f"best: trial {best.number}, validation correlation {best.value:.4f}; {folder}")

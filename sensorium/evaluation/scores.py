@@ -3,7 +3,7 @@
 Three figures, all over the scored frames:
 
 * single-trial correlation, as the competition's organisers score: responses and predictions
-  normalised, all trials concatenated, r a neuron, 0 where r is undefined, mean over neurons
+  normalised, all trials concatenated, r per neuron, 0 where r is undefined, mean over neurons
   (arXiv:2305.19654);
 * the published solution's variant: the same without normalisation, mean over mice instead of neurons;
 * correlation to average: responses and predictions averaged over the repeats of a video first, so

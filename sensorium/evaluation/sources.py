@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.config import Config
+from sensorium.config import EnsembleConfig, RegistryConfig
 from sensorium.data.store import MouseStore
 from sensorium.inference.predictions import Predictions
 from sensorium.inference.weights import combine
@@ -44,10 +44,9 @@ def load_all(experiments: Experiments, store: MouseStore, trial: int) -> dict[st
     return {name: predictions.load(store.name, trial, shape) for name, predictions in experiments.items()}
 
 
-def means(config: Config) -> dict[str, list[str]]:
+def means(ensemble: EnsembleConfig, registry: RegistryConfig) -> dict[str, list[str]]:
     """Experiments that are averaged, by the name of their mean."""
-    members = sorted(config.ensemble.members)
-    pair = sorted({config.registry.teacher, config.registry.student})
+    members, pair = sorted(ensemble.members), sorted({registry.teacher, registry.student})
     return {ENSEMBLE: members} | ({} if pair == members else {PAIR: pair})
 
 

@@ -1,4 +1,4 @@
-"""Scores as tables: a row a source, mouse, fold and tier; a row a source and neuron; a summary."""
+"""Scores as tables: one row per source, mouse, fold and tier; one row per source and neuron; a summary."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from sensorium.config import Config
 from sensorium.evaluation.scores import ALL, Cell, MouseScores
-from sensorium.inference.trained import trained_folds
 from sensorium.mice import short_name
 from sensorium.paths import Paths
+from sensorium.recovery import trained_folds
 
 HISTORY_FILE = "history.csv"
 
@@ -28,16 +28,23 @@ _BINS: NDArray[np.float64] = np.linspace(-0.2, 1.0, 61)
 """Edges of the histogram over neurons; correlations below the first fall into it."""
 
 
-def _row(source: str, mouse: str, fold: int | str, tier: str, cell: Cell) -> dict[str, Any]:
+def _correlations(cell: Cell) -> dict[str, Any]:
+    """Each metric of every neuron; NaN where nothing is repeated."""
     repeated = cell.to_average.frames > 0
+    return {
+        SINGLE_TRIAL: cell.single_trial.correlation(),
+        PUBLISHED_VARIANT: cell.published_variant.correlation(),
+        TO_AVERAGE: cell.to_average.correlation() if repeated else np.nan,
+    }
+
+
+def _row(source: str, mouse: str, fold: int | str, tier: str, cell: Cell) -> dict[str, Any]:
     return {
         "source": source,
         "mouse": mouse,
         "fold": fold,
         "tier": tier,
-        SINGLE_TRIAL: cell.single_trial.correlation().mean(),
-        PUBLISHED_VARIANT: cell.published_variant.correlation().mean(),
-        TO_AVERAGE: cell.to_average.correlation().mean() if repeated else np.nan,
+        **{metric: np.mean(values) for metric, values in _correlations(cell).items()},
         "neurons": cell.single_trial.neurons,
         "undefined_neurons": int(cell.single_trial.undefined().sum()),
         "trials": cell.trials,
@@ -46,7 +53,7 @@ def _row(source: str, mouse: str, fold: int | str, tier: str, cell: Cell) -> dic
 
 
 def score_table(mice: Sequence[MouseScores]) -> pd.DataFrame:
-    """A row a source, mouse, fold and tier; `all` stands for the pool over a column.
+    """One row per source, mouse, fold and tier; `all` stands for the pool over a column.
 
     Rows of the mouse `all` pool the neurons of all mice, but average the mice for `published_variant`.
     """
@@ -76,25 +83,13 @@ def _pool_mice(part: pd.DataFrame) -> pd.Series:
 
 
 def neuron_table(mice: Sequence[MouseScores]) -> pd.DataFrame:
-    """A row a source, mouse and neuron: its correlations over all trials; NaN where nothing is repeated."""
-    parts = []
-    for scores in mice:
-        for source in scores.sources:
-            cell = scores.pooled(source)
-            repeated = cell.to_average.frames > 0
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "source": source,
-                        "mouse": scores.mouse,
-                        "unit_id": scores.unit_ids,
-                        SINGLE_TRIAL: cell.single_trial.correlation(),
-                        PUBLISHED_VARIANT: cell.published_variant.correlation(),
-                        TO_AVERAGE: cell.to_average.correlation() if repeated else np.nan,
-                    }
-                )
-            )
-    return pd.concat(parts, ignore_index=True)
+    """One row per source, mouse and neuron: its correlations over all trials; NaN where nothing is repeated."""
+    parts = [
+        {"source": source, "mouse": scores.mouse, "unit_id": scores.unit_ids, **_correlations(scores.pooled(source))}
+        for scores in mice
+        for source in scores.sources
+    ]
+    return pd.concat(map(pd.DataFrame, parts), ignore_index=True)
 
 
 def summary(table: pd.DataFrame) -> dict[str, Any]:
@@ -140,7 +135,8 @@ def training_histories(config: Config, paths: Paths, experiment: str) -> dict[in
     Raises:
         CheckpointError: a fold is not trained.
     """
-    files = {fold: folder / HISTORY_FILE for fold, folder in trained_folds(config, paths, experiment).items()}
+    folders = trained_folds(config.folds.train.values(), paths, experiment)
+    files = {fold: folder / HISTORY_FILE for fold, folder in folders.items()}
     return {fold: pd.read_csv(file) for fold, file in files.items() if file.exists()}
 
 

@@ -1,7 +1,7 @@
 """Weights of an ensemble, fitted on out-of-fold predictions, and what they gain.
 
 The official score of a weighted mean depends on the trials through the means and products of responses
-and predictions alone: (K + 1)^2 numbers a neuron for K experiments. One pass over the trials gathers
+and predictions alone: (K + 1)^2 numbers per neuron for K experiments. One pass over the trials gathers
 them, fold by fold, and memory does not grow with the trials. The weights that maximise the score on all
 folds are for predictions of new trials. Their own score would flatter them, so the gain is measured on
 each fold with weights fitted on the others.
@@ -10,8 +10,7 @@ K experiments, N neurons of one mouse, T scored frames of a trial.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +19,20 @@ from sensorium.config import EvaluationConfig
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
 from sensorium.evaluation.scores import scored_precision
+from sensorium.files import Record
 from sensorium.metrics import STD_EPSILON, StreamingCorrelation, reduce_together
 
 FloatArray = NDArray[np.float64]
 
 _DIGITS = 4
-"""Decimals of a weight: finer ones are below what trials can tell, and differ between processors."""
+"""Decimals of a weight: finer ones mean nothing, and differ between processors."""
 
 _START = 0.8
 """Weight of one experiment in the points, besides equal weights, from which the search starts."""
 
 
 class Moments:
-    """Means and products about the means of responses (first) and K predictions, a neuron each."""
+    """Means and products about the means of responses (first) and K predictions, of each neuron."""
 
     def __init__(self, neurons: int, members: int) -> None:
         self.frames = 0
@@ -91,78 +91,76 @@ def gather(
     return found
 
 
-@dataclass(frozen=True)
-class FoldGain:
-    """One fold, scored with weights that were fitted on the others."""
+class FoldGain(Record):
+    """One fold, scored with weights that were fitted on the others, and with equal weights."""
 
-    weights: FloatArray
+    weights: dict[str, float]
     fitted: float
     equal: float
 
 
-@dataclass(frozen=True)
-class Fit:
-    """Fitted weights and what they gain."""
-
-    weights: FloatArray
-    """(K,) fitted on all folds: for trials of no fold."""
-    folds: Mapping[int, FoldGain]
-    fitted: float
+class Gain(Record):
     """Single-trial correlation of all folds together, each with the weights fitted on the others."""
+
+    fitted: float
     equal: float
     """The same with equal weights."""
-
-    def as_json(self, names: Sequence[str]) -> dict[str, Any]:
-        """What the file of weights holds."""
-        scores = {"fitted": self.fitted, "equal": self.equal, "gain": self.fitted - self.equal}
-        folds = {
-            str(fold): {"weights": _named(names, gain.weights), "fitted": gain.fitted, "equal": gain.equal}
-            for fold, gain in self.folds.items()
-        }
-        return {"method": "fitted", "weights": _named(names, self.weights), "nested": scores, "folds": folds}
+    gain: float
+    """Their difference."""
 
 
-def _named(names: Sequence[str], weights: FloatArray) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for name, weight in zip(names, weights.tolist(), strict=True):
-        found[name] = found.get(name, 0.0) + weight
-    return found
+class EnsembleWeights(Record):
+    """The weights of an ensemble by experiment and, where they are fitted, what they gain: weights.json."""
+
+    method: Literal["fitted", "equal"]
+    weights: dict[str, float]
+    """Fitted on all folds: for trials of no fold."""
+    nested: Gain | None = None
+    folds: dict[int, FoldGain] | None = None
+    trained: dict[str, str] | None = None
+    """Digest of the trained folds of each experiment."""
 
 
 def _equal(members: int) -> FloatArray:
     return np.full(members, 1 / members)
 
 
-def fit(mice: Sequence[Mapping[int, Moments]]) -> Fit:
+def fit(mice: Sequence[Mapping[int, Moments]], names: Sequence[str]) -> EnsembleWeights:
     """Fit weights on all folds, and measure their gain by leaving each fold out.
 
     Args:
         mice: moments by fold, of every mouse.
+        names: of the K experiments.
 
     Raises:
         PredictionError: there are fewer than two folds, hence nothing to measure the gain on.
     """
-    numbers = sorted({fold for mouse in mice for fold in mouse})
-    if len(numbers) < 2:
+    folds = sorted({fold for mouse in mice for fold in mouse})
+    if len(folds) < 2:
         raise PredictionError(
-            f"ensemble.weights: fitting needs out-of-fold predictions of two folds at least, found {len(numbers)}.",
+            f"ensemble.weights: fitting needs out-of-fold predictions of two folds at least, found {len(folds)}.",
             "Train more folds (`folds.train` of params.yaml), or set ensemble.weights to equal.",
         )
-    folds = {number: _left_out(mice, number) for number in numbers}
-    nested = {number: gain.weights for number, gain in folds.items()}
-    equal = dict.fromkeys(numbers, _equal(_members(mice)))
-    return Fit(maximise([_pool(mouse, numbers) for mouse in mice]), folds, _score(mice, nested), _score(mice, equal))
 
+    def fitted_on(chosen: Sequence[int]) -> FloatArray:
+        return maximise([_pool(mouse, chosen) for mouse in mice])
 
-def _members(mice: Sequence[Mapping[int, Moments]]) -> int:
-    return next(moments.mean.shape[1] - 1 for mouse in mice for moments in mouse.values())
+    def named(weights: FloatArray) -> dict[str, float]:
+        return dict(zip(names, weights.tolist(), strict=True))
 
-
-def _left_out(mice: Sequence[Mapping[int, Moments]], fold: int) -> FoldGain:
-    others = [_pool(mouse, [number for number in mouse if number != fold]) for mouse in mice]
-    weights = maximise(others)
-    fitted, equal = (_score(mice, {fold: choice}) for choice in (weights, _equal(len(weights))))
-    return FoldGain(weights, fitted, equal)
+    nested = {fold: fitted_on([other for other in folds if other != fold]) for fold in folds}
+    equal = dict.fromkeys(folds, _equal(len(names)))
+    fitted, plain = _score(mice, nested), _score(mice, equal)
+    gains = {
+        fold: FoldGain(
+            weights=named(nested[fold]),
+            fitted=_score(mice, {fold: nested[fold]}),
+            equal=_score(mice, {fold: equal[fold]}),
+        )
+        for fold in folds
+    }
+    gain = Gain(fitted=fitted, equal=plain, gain=fitted - plain)
+    return EnsembleWeights(method="fitted", weights=named(fitted_on(folds)), nested=gain, folds=gains)
 
 
 def _pool(mouse: Mapping[int, Moments], folds: Sequence[int]) -> Moments:

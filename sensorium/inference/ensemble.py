@@ -7,7 +7,7 @@ from typing import Any
 from sensorium import __version__, files
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
-from sensorium.inference.predictions import PROVENANCE_FILE, Predictions, PredictionWriter
+from sensorium.inference.predictions import PROVENANCE_FILE, Predictions, write_prediction
 from sensorium.inference.weights import combine
 
 
@@ -23,24 +23,23 @@ def average(
     Mice that no member has are left out; a trial that one member has must be in all of them.
 
     Args:
-        members: predictions of one split, one folder an experiment.
+        members: predictions of one split, one folder per experiment.
         stores: the mice.
         split: for the provenance.
-        folder: the final folder; what stands there is replaced.
-        weights: a weight a member, of sum one; None gives all of them the same say.
+        folder: the final folder; what is there is replaced.
+        weights: one weight per member, of sum one; None gives all of them the same weight.
 
     Raises:
         PredictionError: members differ in their trials, or one is of another mouse or not finite.
     """
     with files.atomic_folder(folder) as partial:
-        writer = PredictionWriter(partial)
         count = 0
         for store in stores:
             for trial in sorted({trial for member in members for trial in member.trials(store.name)}):
                 _check_trial(store, trial, members)
                 shape = (store.neurons, int(store.lengths[trial]))
                 parts = [member.load(store.name, trial, shape) for member in members]
-                writer.write(store.name, trial, combine(parts, weights))
+                write_prediction(partial, store.name, trial, combine(parts, weights))
                 count += 1
         if count == 0:
             raise PredictionError(

@@ -92,48 +92,36 @@ def _check(prediction: NDArray[Any], shape: tuple[int, int], place: str) -> Floa
     return prediction
 
 
-class PredictionWriter:
-    """A folder of predictions in the making, resumable a trial.
+def write_prediction(work: Path, mouse: str, trial: int, prediction: Float32Array) -> None:
+    """Write one trial atomically.
 
-    Files are whole or absent. Several processes may write different trials; one of them publishes.
+    Args:
+        work: a folder that stands for exactly one content, such as one named after `files.digest_json`.
+        mouse: its name.
+        trial: its index in the mouse.
+        prediction: (N, L).
+
+    Raises:
+        PredictionError: values are NaN or infinite.
     """
+    neurons, frames = prediction.shape
+    checked = _check(prediction, (neurons, frames), f"{mouse}, trial {trial}")
+    with files.atomic_file(_trial_file(work, mouse, trial)) as partial, partial.open("wb") as stream:
+        np.save(stream, np.ascontiguousarray(checked), allow_pickle=False)
 
-    def __init__(self, work: Path) -> None:
-        """Begin in, or go on with, a working folder.
 
-        Args:
-            work: a folder that stands for exactly one content, such as one named after `files.digest_json`.
-        """
-        self.work = work
-        work.mkdir(parents=True, exist_ok=True)
+def publish_predictions(work: Path, folder: Path, provenance: dict[str, Any]) -> None:
+    """Move all trials to their final folder at once, and remove the working folder.
 
-    def write(self, mouse: str, trial: int, prediction: Float32Array) -> None:
-        """Write one trial atomically.
-
-        Args:
-            mouse: its name.
-            trial: its index in the mouse.
-            prediction: (N, L).
-
-        Raises:
-            PredictionError: values are NaN or infinite.
-        """
-        neurons, frames = prediction.shape
-        checked = _check(prediction, (neurons, frames), f"{mouse}, trial {trial}")
-        with files.atomic_file(_trial_file(self.work, mouse, trial)) as partial, partial.open("wb") as stream:
-            np.save(stream, np.ascontiguousarray(checked), allow_pickle=False)
-
-    def publish(self, folder: Path, provenance: dict[str, Any]) -> None:
-        """Move all trials to their final folder at once, and remove the working folder.
-
-        Args:
-            folder: the final name; what stands there is replaced.
-            provenance: content of `PROVENANCE_FILE`; plain JSON.
-        """
-        for unfinished in self.work.rglob(f"*{files.PARTIAL_SUFFIX}"):  # of writers that were killed
-            unfinished.unlink()
-        with files.atomic_folder(folder) as partial:
-            for mouse in sorted(path for path in self.work.iterdir() if path.is_dir()):
-                shutil.move(mouse, partial / mouse.name)
-            files.write_json(partial / PROVENANCE_FILE, provenance)
-        shutil.rmtree(self.work)
+    Args:
+        work: the folder in which they were written.
+        folder: the final name; what is there is replaced.
+        provenance: content of `PROVENANCE_FILE`; plain JSON.
+    """
+    for unfinished in work.rglob(f"*{files.PARTIAL_SUFFIX}"):  # of writers that were killed
+        unfinished.unlink()
+    with files.atomic_folder(folder) as partial:
+        for mouse in sorted(path for path in work.iterdir() if path.is_dir()):
+            shutil.move(mouse, partial / mouse.name)
+        files.write_json(partial / PROVENANCE_FILE, provenance)
+    shutil.rmtree(work)

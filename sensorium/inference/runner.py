@@ -1,39 +1,155 @@
-"""Carry out a prediction job: resumable a trial, shared by several processes, published at once."""
+"""Carry out a prediction job: resumable by trial, shared by several processes, published at once."""
 
-from collections.abc import Sequence
+import contextlib
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Task as _Task
+from rich.text import Text
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from sensorium.config import Precision
-from sensorium.errors import CheckpointError
-from sensorium.inference.board import Board, Group
-from sensorium.inference.job import Assignment, Job
+from sensorium.errors import CheckpointError, PredictionError, SensoriumError
 from sensorium.inference.member import Member, load_member
-from sensorium.inference.predictions import PredictionWriter
-from sensorium.inference.progress import frame_progress
-from sensorium.inference.shared import predict_shared
+from sensorium.inference.plan import Assignment, Group, PredictionJob
+from sensorium.inference.predictions import write_prediction
 from sensorium.inference.sliding import SlidingPredictor, TrialInput, check_length
 from sensorium.inference.weights import combine, in_order
+from sensorium.inference.work_queue import WorkQueue
+from sensorium.mice import FRAMES_PER_SECOND
 
 _MEMBER_SHARE = 0.4
 """Share of a GPU's memory that models may fill; beyond it they visit the GPU one after the other."""
+
+_LOOK_SECONDS = 0.5
+"""Time between two looks at how far other processes are."""
+
+
+def run_job(job: PredictionJob, folder: Path, work_root: Path, processes: int) -> None:
+    """Predict all trials of a job and publish them, together with any other process that has the same job.
+
+    Args:
+        job: what to predict.
+        folder: the final folder; what is there is replaced.
+        work_root: place for this folder's unfinished work, outside every stage's outputs.
+        processes: number of processes that this one starts, on a GPU each where there are GPUs.
+
+    Raises:
+        PredictionError: another process predicts this folder from other inputs, a trial is too short, values
+            are not finite, or processes ended early.
+        CheckpointError: weights are missing or damaged, or of other mice.
+    """
+    for part in job.assignments:
+        for trial in part.trials:
+            check_length(int(part.store.lengths[trial]), f"{part.store.name}, trial {trial}", job.window)
+    queue = WorkQueue(job, work_root)
+    with queue.joined(folder), _progress(job) as advance:
+        published = False
+        while not published:
+            advance(queue.refresh())
+            useful = min(processes, queue.left)
+            if useful > 1:
+                _predict_in_processes(job, work_root, queue, useful, advance)
+            else:
+                _predict(job, queue, job.device, advance)
+            published = queue.publish(folder, lambda: {"relative_error": _precision_errors(job)})
+
+
+@contextlib.contextmanager
+def _progress(job: PredictionJob) -> Iterator[Callable[[int], None]]:
+    """Show progress on the terminal; yields what to call with the number of frames done since the last call."""
+
+    class Speed(ProgressColumn):
+        def render(self, task: _Task) -> Text:
+            return Text(f"{(task.speed or 0) / FRAMES_PER_SECOND:.1f} x real time")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Speed(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(job.split, total=sum(job.frames(group) for group in job.groups()))
+        yield lambda done: progress.advance(task, done)
+
+
+def _predict_in_processes(
+    job: PredictionJob, work_root: Path, queue: WorkQueue, processes: int, advance: Callable[[int], None]
+) -> None:
+    """Predict with several processes; when one dies, fewer go on, since memory may have been short.
+
+    Raises:
+        SensoriumError: what a process raised.
+        PredictionError: processes died until none was left.
+    """
+    codes: list[int] = []
+    while queue.left and not queue.closed:
+        if len(codes) == processes:
+            raise PredictionError(
+                f"{job.split}: all processes ended before all trials were predicted (exit codes "
+                f"{', '.join(map(str, codes))}).",
+                "Type it again, it goes on where it was; lower runtime.devices if memory was short.",
+            )
+        try:
+            _join_processes(job, work_root, queue, processes - len(codes), advance)
+        except ProcessExitedException as fault:
+            codes.append(fault.exit_code)
+        advance(queue.refresh())
+
+
+def _join_processes(
+    job: PredictionJob, work_root: Path, queue: WorkQueue, processes: int, advance: Callable[[int], None]
+) -> None:
+    faults: SimpleQueue[SensoriumError] = multiprocessing.get_context("spawn").SimpleQueue()
+    threads = max(1, torch.get_num_threads() // processes)
+    context = spawn(_run_process, (job, work_root, threads, faults), processes, join=False)  # type: ignore[no-untyped-call]
+    try:
+        ended = False
+        while not ended:
+            ended = context.join(_LOOK_SECONDS)
+            advance(queue.refresh())
+            if not faults.empty():
+                raise faults.get()
+    finally:
+        for process in context.processes:
+            process.terminate()
+            process.join()
+
+
+def _run_process(
+    number: int, job: PredictionJob, work_root: Path, threads: int, faults: "SimpleQueue[SensoriumError]"
+) -> None:
+    """One process, on a GPU of its own where there is one."""
+    gpus = torch.cuda.device_count() if job.device == "cuda" else 0
+    torch.set_num_threads(threads)
+    queue = WorkQueue(job, work_root)
+    try:
+        with queue.kept():
+            _predict(job, queue, f"cuda:{number % gpus}" if gpus else "cpu", lambda _: None)
+    except SensoriumError as fault:
+        faults.put(fault)
+
+
+def _predict(job: PredictionJob, queue: WorkQueue, device: str, advance: Callable[[int], None]) -> None:
+    """Predict what nobody else predicts, on one device."""
+    queue.process(_Worker(job, queue.work, torch.device(device)).predict, advance)
 
 
 @dataclass
 class _Worker:
     """One device's part in a job; keeps the models of one assignment at a time."""
 
-    job: Job
+    job: PredictionJob
     work: Path
     device: torch.device
     _position: int = -1
     _teams: list[SlidingPredictor] = field(default_factory=list)
 
-    def predict(self, group: Group) -> int:
-        """Predict and write one group of trials; returns the number of frames."""
+    def predict(self, group: Group) -> None:
+        """Predict and write one group of trials."""
         position, trials = group
         part = self.job.assignments[position]
         if position != self._position:
@@ -41,11 +157,9 @@ class _Worker:
             self._teams, self._position = self._load(part), position
         inputs = [TrialInput.read(part.store, trial) for trial in trials]
         predicted = [team.predict(inputs) for team in self._teams]
-        writer = PredictionWriter(self.work)
         weights = in_order(self.job.weights, sorted(part.teams))
         for trial, parts in zip(trials, zip(*predicted, strict=True), strict=True):
-            writer.write(part.store.name, trial, combine(parts, weights))
-        return sum(len(trial.video) for trial in inputs)
+            write_prediction(self.work, part.store.name, trial, combine(parts, weights))
 
     def _load(self, part: Assignment) -> list[SlidingPredictor]:
         teams = [[_load(folder, part, self.job) for folder in folders] for _, folders in sorted(part.teams.items())]
@@ -62,7 +176,7 @@ class _Worker:
                     member.to(self.device)
 
 
-def _load(folder: Path, part: Assignment, job: Job) -> Member:
+def _load(folder: Path, part: Assignment, job: PredictionJob) -> Member:
     member = load_member(folder, part.store)
     if member.window != job.window:
         raise CheckpointError(
@@ -73,44 +187,7 @@ def _load(folder: Path, part: Assignment, job: Job) -> Member:
     return member
 
 
-def run_job(job: Job, folder: Path, work_root: Path, processes: int) -> None:
-    """Predict all trials of a job and publish them, together with any other process that has the same job.
-
-    Args:
-        job: what to predict.
-        folder: the final folder; what stands there is replaced.
-        work_root: place for this folder's unfinished work, outside every stage's outputs.
-        processes: number of processes that this one starts, on a GPU each where there are GPUs.
-
-    Raises:
-        PredictionError: another process predicts this folder from other inputs, a trial is too short, values
-            are not finite, or processes ended early.
-        CheckpointError: weights are missing or damaged, or of other mice.
-    """
-    for part in job.assignments:
-        for trial in part.trials:
-            check_length(int(part.store.lengths[trial]), f"{part.store.name}, trial {trial}", job.window)
-    board = Board(job, work_root)
-    with board.entered(folder), frame_progress(job.split, job.frames) as advance:
-        published = False
-        while not published:
-            advance(board.refresh())
-            useful = min(processes, board.left)
-            if useful > 1:
-                predict_shared(job, board, work_root, work_alone, useful, advance)
-            else:
-                board.work_through(_Worker(job, board.work, torch.device(job.device)).predict, advance)
-            published = board.publish(folder, lambda: {"relative_error": _precision_errors(job)})
-
-
-def work_alone(job: Job, work_root: Path, device: str) -> None:
-    """Predict what nobody else predicts, on one device, without publishing it."""
-    board = Board(job, work_root)
-    with board.held():
-        board.work_through(_Worker(job, board.work, torch.device(device)).predict, lambda _: None)
-
-
-def _precision_errors(job: Job) -> dict[str, float]:
+def _precision_errors(job: PredictionJob) -> dict[str, float]:
     """What mixed precision costs, by mouse: the relative error of one model on one trial; empty in float32."""
     found: dict[str, float] = {}
     if job.config.precision == "32-true":

@@ -15,12 +15,13 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 
 from sensorium.config import Precision, WindowConfig
 from sensorium.data.inputs import trial_windows
 from sensorium.data.store import MouseStore
 from sensorium.data.windows import frame_indices, sliding_starts, starts_count
-from sensorium.errors import PredictionError
+from sensorium.errors import ConfigError, PredictionError
 from sensorium.inference.member import Member
 
 _AUTOCAST: dict[Precision, torch.dtype | None] = {
@@ -35,6 +36,31 @@ _CPU_ROOM = 1 << 27
 
 _GPU_SHARE = 8
 """A GPU's memory over that of the widest tensor: a block holds three of its size, models lie there as well."""
+
+
+_SLOW = (
+    "prediction.precision: 16-mixed is right but slow without a GPU: most processors have no fp16 arithmetic, "
+    "and take ten times as long as for 32-true. bf16-mixed is the fast choice."
+)
+
+
+def prediction_device(accelerator: str, precision: Precision) -> str:
+    """The type of device that `runtime.accelerator` asks for; `auto` takes a GPU where there is one.
+
+    Raises:
+        ConfigError: a GPU is asked for and none is there.
+    """
+    gpu = torch.cuda.is_available()
+    if accelerator == "cuda" and not gpu:
+        raise ConfigError(
+            "runtime.accelerator: cuda is asked for, but PyTorch sees no GPU.",
+            "Set runtime.accelerator to auto or cpu, or make the GPU visible (nvidia-smi, `make GPUS=all`).",
+        )
+    if accelerator != "cpu" and gpu:
+        return "cuda"
+    if precision == "16-mixed":
+        Console(stderr=True).print(_SLOW, highlight=False, soft_wrap=True)
+    return "cpu"
 
 
 def _room(device: torch.device) -> int:
@@ -82,11 +108,6 @@ def coverage(length: int, window: WindowConfig) -> NDArray[np.int64]:
     return covered
 
 
-def shortest_trial(window: WindowConfig) -> int:
-    """Fewest frames of a trial that can be predicted."""
-    return window.shortest_trial
-
-
 def trial_groups(lengths: Sequence[int], window: WindowConfig, batch_size: int) -> list[list[int]]:
     """Split trials into groups that are predicted together: the fewest in a row that fill a batch.
 
@@ -117,9 +138,9 @@ def check_length(length: int, name: str, window: WindowConfig) -> None:
     Raises:
         PredictionError: the trial is too short; the published code divides zero by zero there.
     """
-    if length < shortest_trial(window):
+    if length < window.shortest_trial:
         raise PredictionError(
-            f"{name}: {length} frames are too short, the window needs {shortest_trial(window)} to cover every frame.",
+            f"{name}: {length} frames are too short, the window needs {window.shortest_trial} to cover every frame.",
             "Give the trial the tier `none`, or choose a shorter window in params.yaml and train with it.",
         )
 
@@ -131,7 +152,7 @@ class SlidingPredictor:
         """Prepare the prediction.
 
         Args:
-            members: models of one mouse, each with a say of the same weight, their windows and canvases
+            members: models of one mouse, all of the same weight, their windows and canvases
                 equal; those that do not lie on `device` are moved there for their turn.
             batch_size: most windows in one forward pass; fewer are taken where they do not fit.
             precision: arithmetic of the forward pass; sums are float32 in any case.
@@ -155,7 +176,7 @@ class SlidingPredictor:
             (N, L) of each trial.
 
         Raises:
-            PredictionError: a trial is shorter than `shortest_trial`.
+            PredictionError: a trial is shorter than `WindowConfig.shortest_trial`.
         """
         for trial in trials:
             check_length(len(trial.video), trial.name, self.window)
@@ -198,7 +219,7 @@ class SlidingPredictor:
     def _add(self, total: torch.Tensor, predicted: torch.Tensor, span: _Span) -> None:
         """Add predictions (B, N, T) of the windows of a span to the sums (N, L).
 
-        One slice a frame of the window: no frame is written twice at once, hence no atomics, hence the
+        One slice per frame of the window: no frame is written twice at once, hence no atomics, hence the
         same bits every time on a device.
         """
         for position in range(self.window.frames):

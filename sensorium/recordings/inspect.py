@@ -15,7 +15,7 @@ from sensorium.errors import DataError
 from sensorium.mice import FRAMES_PER_SECOND, TIERS
 
 Facts = dict[str, str]
-"""What is told, by its name."""
+"""What is shown, by its name."""
 
 
 @dataclass(frozen=True)

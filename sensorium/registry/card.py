@@ -1,13 +1,13 @@
-"""What a reader of the registry and of a run should see: a card in Markdown, and two figures."""
+"""What a reader of the registry and of a run should see: a model card in Markdown, and two figures."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 
+from sensorium.evaluation.tables import HISTORY_FILE, SINGLE_TRIAL
 from sensorium.mice import short_name
 from sensorium.paths import Paths
 from sensorium.registry.flavor import ENSEMBLE
@@ -16,55 +16,67 @@ from sensorium.registry.manifest import PAIR, PairPin
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CARD = "model_card.md"
+_CARD = "model_card.md"
 """Artifact of a run; the same text is the description of the model versions."""
-_SCORE, _CURVE = "single_trial_correlation", "val_correlation"
+_CURVE = "val_correlation"
 
 
 @dataclass(frozen=True)
-class Papers:
+class Attachments:
     """What is attached to the runs of a registered pair."""
 
     card: str
     figures: Mapping[str, Figure]
     """By the name of the artifact."""
 
-    def attach(self, client: "MlflowClient", run_id: str) -> None:
+    def log(self, client: "MlflowClient", run_id: str) -> None:
         """Log them as artifacts of a run."""
-        client.log_text(run_id, self.card, CARD)
+        client.log_text(run_id, self.card, _CARD)
         for name, figure in self.figures.items():
             client.log_figure(run_id, figure, name, save_kwargs={"dpi": 120})
 
 
-def scores_by_mouse(scores: Mapping[str, Any], sources: Sequence[str]) -> Figure:
-    """Single-trial correlation out of fold, a group of bars a mouse.
+def make_attachments(paths: Paths, pin: PairPin, scores: Mapping[str, Any]) -> Attachments:
+    """Write the card and draw the figures.
 
     Args:
-        scores: what metrics.json tells of the pair, by role.
-        sources: what was scored, in their order.
+        paths: where the trained folds lie.
+        pin: the registered pair.
+        scores: what metrics.json holds of the pair, by role.
     """
+    sources = [*pin.models, ENSEMBLE]
+    experiments = sorted(model.experiment for model in pin.models.values())
+    figures = {
+        "figures/scores.png": _scores_by_mouse(scores, sources),
+        "figures/learning_curves.png": _learning_curves(paths, experiments),
+    }
+    return Attachments(_model_card(pin, scores, sources), figures)
+
+
+def _scores_by_mouse(scores: Mapping[str, Any], sources: Sequence[str]) -> Figure:
+    """Single-trial correlation out of fold, a group of bars per mouse."""
     figure = Figure(figsize=(7, 3), layout="constrained")
     axes = figure.add_subplot()
     mice = scores.get("mice", {})
     for number, source in enumerate(sources):
         places = [mouse + (number - 1) * 0.27 for mouse in range(len(mice))]
-        axes.bar(places, [tree[_SCORE].get(source, 0.0) for tree in mice.values()], width=0.25, label=source)
+        axes.bar(places, [tree[SINGLE_TRIAL].get(source, 0.0) for tree in mice.values()], width=0.25, label=source)
     axes.set_xticks(range(len(mice)), [short_name(mouse) for mouse in mice])
     axes.set_ylabel("correlation, out of fold")
     figure.legend(loc="outside upper right", ncols=len(sources), frameon=False)
     return figure
 
 
-def learning_curves(paths: Paths, experiments: Sequence[str]) -> Figure:
-    """Validation correlation by epoch, a line a fold."""
+def _learning_curves(paths: Paths, experiments: Sequence[str]) -> Figure:
+    """Validation correlation by epoch, a line per fold; none where the fold came without its training's history."""
     figure = Figure(figsize=(7, 3), layout="constrained")
     axes = figure.add_subplot()
     for number, experiment in enumerate(experiments):
         label: str | None = experiment
-        for path in sorted(paths.experiment(experiment).glob("fold_*/history.csv")):
-            epochs, values = _curve(path)
-            if values:
-                axes.plot(epochs, values, color=f"C{number}", label=label)
+        for path in sorted(paths.experiment(experiment).glob(f"fold_*/{HISTORY_FILE}")):
+            history = pd.read_csv(path)
+            if _CURVE in history:
+                axes.plot(history["epoch"], history[_CURVE], color=f"C{number}", label=label)
                 label = None
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation correlation")
@@ -73,32 +85,16 @@ def learning_curves(paths: Paths, experiments: Sequence[str]) -> Figure:
     return figure
 
 
-def _curve(path: Path) -> tuple[list[int], list[float]]:
-    """Epochs and correlations; none where the fold came without the history of its training."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row.get(_CURVE)]
-    return [int(row["epoch"]) for row in rows], [float(row[_CURVE]) for row in rows]
-
-
-def model_card(pin: PairPin, scores: Mapping[str, Any]) -> str:
-    """What a reader of the registry page should know, in Markdown.
-
-    Args:
-        pin: the registered pair.
-        scores: what metrics.json tells of the pair, by role.
-    """
-    sources = [*pin.models, ENSEMBLE]
+def _model_card(pin: PairPin, scores: Mapping[str, Any], sources: Sequence[str]) -> str:
+    """What a reader of the registry page should know, in Markdown."""
     metrics = [name for name, value in scores.items() if name != "mice" and isinstance(value, Mapping)]
     rows = ["| out of fold | " + " | ".join(sources) + " |", "|---|" + "---|" * len(sources)]
-    for metric in metrics:
-        cells = [_cell(scores[metric].get(source)) for source in sources]
-        rows.append(f"| {metric.replace('_', ' ')} | {' | '.join(cells)} |")
-    for mouse, tree in scores.get("mice", {}).items():
-        cells = [_cell(tree.get("single_trial_correlation", {}).get(source)) for source in sources]
-        rows.append(f"| {mouse.split('-Video-')[0]} | {' | '.join(cells)} |")
-    versions = [
-        f"{c.name} {pin.versions[role]} ({c.experiment}, {len(c.folds)} folds)" for role, c in pin.models.items()
+    rows += [_row(metric.replace("_", " "), scores[metric], sources) for metric in metrics]
+    rows += [
+        _row(mouse.split("-Video-")[0], tree.get(SINGLE_TRIAL, {}), sources)
+        for mouse, tree in scores.get("mice", {}).items()
     ]
+    versions = [f"{m.name} {m.version} ({m.experiment}, {len(m.folds)} folds)" for m in pin.models.values()]
     return "\n".join(
         [
             "Predicts the responses of mouse visual cortex (V1) neurons to video, from the video, running and pupil.",
@@ -116,5 +112,6 @@ def model_card(pin: PairPin, scores: Mapping[str, Any]) -> str:
     )
 
 
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def _row(title: str, scores: Mapping[str, float], sources: Sequence[str]) -> str:
+    cells = [f"{scores[source]:.4f}" if scores.get(source) is not None else "" for source in sources]
+    return f"| {title} | {' | '.join(cells)} |"

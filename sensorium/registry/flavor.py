@@ -1,5 +1,6 @@
 """The MLmodel file of a version: `mlflow.pyfunc` with a loader of our own, nothing pickled."""
 
+import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class Interface:
             TensorSpec(number, (-1, -1), "pupil_center"),
         ]
         params = [
-            ParamSpec("mouse", DataType.string, ""),  # MLflow wants a default; none is right, the model refuses it
+            ParamSpec("mouse", DataType.string, ""),  # MLflow requires a default; the model refuses this one
             ParamSpec("model", DataType.string, self.models[0]),
         ]
         output = TensorSpec(np.dtype(np.float32), (-1, -1))
@@ -78,20 +79,16 @@ def write_model(
         warnings.filterwarnings("ignore", message=".*inferred as AnyType")  # MLflow's own agents, at import
         from mlflow.pyfunc import save_model
 
-    seed, target = folder / ".seed" / "model", folder / ".saved"
-    seed.mkdir(parents=True)
-    save_model(
-        path=str(target),
-        loader_module=LOADER,
-        data_path=str(seed),
-        mlflow_model=Model(artifact_path=location, model_id=model_id, model_uuid=model_id),
-        signature=interface.signature(),
-        input_example=interface.example(),
-        pip_requirements=[f"sensorium=={__version__}", *(f"{name}=={version(name)}" for name in _REQUIREMENTS)],
-        metadata={"registered_name": name, "manifest": manifest},
-    )
-    seed.rmdir()
-    seed.parent.rmdir()
-    for path in target.iterdir():
-        path.rename(folder / path.name)
-    target.rmdir()
+    with tempfile.TemporaryDirectory() as empty:  # the weights are linked into the folder afterwards
+        data = Path(empty) / "model"
+        data.mkdir()
+        save_model(
+            path=str(folder),
+            loader_module=LOADER,
+            data_path=str(data),
+            mlflow_model=Model(artifact_path=location, model_id=model_id, model_uuid=model_id),
+            signature=interface.signature(),
+            input_example=interface.example(),
+            pip_requirements=[f"sensorium=={__version__}", *(f"{name}=={version(name)}" for name in _REQUIREMENTS)],
+            metadata={"registered_name": name, "manifest": manifest},
+        )

@@ -4,13 +4,14 @@ A model's identity is the content of its folds, weights and configuration, not i
 a tracking store that was lost counts anew, the digests stay.
 """
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from sensorium.config import Config
+from pydantic import Field, model_validator
+
+from sensorium.config import FoldsConfig, PredictionConfig
 from sensorium.errors import TrackingError
-from sensorium.files import digest_json, read_json, sha256, write_json
+from sensorium.files import Record, digest_json, sha256
 from sensorium.paths import Paths
 from sensorium.recovery import later_remedy, remedy
 
@@ -18,13 +19,12 @@ TEACHER, STUDENT, PAIR = "sensorium-teacher", "sensorium-student", "sensorium-pa
 """Names in MLflow's model registry."""
 
 WEIGHTS = "model.safetensors"
-_PINNED_ENDINGS = (".safetensors", ".json")
+_DIGESTED_SUFFIXES = (".safetensors", ".json")
 REGISTER = "Type `sensorium register`."
 RESTORE = "Type `sensorium registry restore`: it registers the trained folds of data/experiments again."
 
 
-@dataclass(frozen=True)
-class ModelContent:
+class ModelContent(Record):
     """One experiment's trained folds."""
 
     name: str
@@ -32,11 +32,14 @@ class ModelContent:
     experiment: str
     files: dict[str, str]
     """SHA-256 of every file that predictions depend on, by path such as fold_0/model.safetensors."""
+    digest: str
+    """Identity of the content, from `content_digest`."""
 
-    @property
-    def digest(self) -> str:
-        """Identity of the content."""
-        return digest_json({"experiment": self.experiment, "files": self.files})
+    @model_validator(mode="after")
+    def _check_digest(self) -> Self:
+        if self.digest != content_digest(self.experiment, self.files):
+            raise ValueError("the digest does not fit its files")
+        return self
 
     @property
     def folds(self) -> list[str]:
@@ -54,8 +57,39 @@ class ModelContent:
         return faults
 
 
-@dataclass(frozen=True)
-class Pin:
+class PinnedModel(ModelContent):
+    """The content and version of a pair's teacher or student."""
+
+    version: int
+
+
+class ModelManifest(ModelContent):
+    """manifest.json of a version of the teacher or the student."""
+
+    role: str
+    prediction: PredictionConfig
+
+
+class PairManifest(Record):
+    """manifest.json of a version of the pair."""
+
+    models: dict[str, PinnedModel]
+    """By role, `teacher` and `student`."""
+    scores: dict[str, Any]
+    """What metrics.json holds of the pair, by role."""
+    paired: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """The score of the pair's mean by mouse and fold."""
+    evaluation: dict[str, Any]
+    """Settings of the evaluation."""
+    data: dict[str, str]
+    """Digests of dvc.lock, by path."""
+    code: dict[str, str]
+    prediction: PredictionConfig
+    weights: dict[str, float] | None = None
+    """See `PairPin`."""
+
+
+class Pin(Record):
     """One version in the registry, and what it must contain."""
 
     name: str
@@ -63,61 +97,38 @@ class Pin:
     digest: str
 
 
-@dataclass(frozen=True)
-class PairPin:
-    """The registered pair that the ensemble stage uses."""
+class PairPin(Record):
+    """data/registry/pair.json: the registered pair that the ensemble stage uses."""
 
     pair: Pin
-    models: dict[str, ModelContent]
-    """Content by role, `teacher` and `student`."""
-    versions: dict[str, int]
-    """Version by role."""
+    models: dict[str, PinnedModel]
+    """By role, `teacher` and `student`."""
     weights: dict[str, float] | None = None
-    """Weight in the ensemble by experiment; None where all have the same say."""
-
-    def write(self, path: Path) -> None:
-        """Write the pin as JSON; equal pins give equal bytes."""
-        models = {
-            role: {**asdict(content), "version": self.versions[role], "digest": content.digest}
-            for role, content in self.models.items()
-        }
-        weights = {} if self.weights is None else {"weights": self.weights}
-        write_json(path, {"pair": asdict(self.pair), "models": models, **weights})
+    """Weight in the ensemble by experiment; None for equal weights."""
 
     @classmethod
-    def read(cls, path: Path) -> "PairPin":
+    def read(cls, path: Path) -> Self:
         """Read a pin.
 
         Raises:
             TrackingError: the file is missing or not a pin.
         """
-        tree = read_json(path, TrackingError, later_remedy(path, REGISTER))
-        try:
-            models = {role: _content(entry) for role, entry in tree["models"].items()}
-            versions = {role: int(entry["version"]) for role, entry in tree["models"].items()}
-            pin = cls(Pin(**tree["pair"]), models, versions, tree.get("weights"))
-            wrong = [role for role, entry in tree["models"].items() if models[role].digest != entry["digest"]]
-        except (KeyError, TypeError, ValueError, AttributeError) as fault:
-            raise TrackingError(
-                f"{path}: not the pin of a registered pair ({fault}).", remedy(path, REGISTER)
-            ) from fault
-        if wrong:
-            raise TrackingError(f"{path}: the digest of the {wrong[0]} does not fit its files.", remedy(path, REGISTER))
-        return pin
+        return cls.load(path, TrackingError, later_remedy(path, REGISTER))
 
 
-def _content(entry: dict[str, Any]) -> ModelContent:
-    return ModelContent(entry["name"], entry["experiment"], dict(entry["files"]))
+def content_digest(experiment: str, files: dict[str, str]) -> str:
+    """Identity of trained folds: what was trained, and the digests of the files."""
+    return digest_json({"experiment": experiment, "files": files})
 
 
-def trained_content(config: Config, paths: Paths, name: str, experiment: str) -> ModelContent:
+def trained_content(folds: FoldsConfig, paths: Paths, name: str, experiment: str) -> ModelContent:
     """Content of an experiment's trained folds on disk.
 
     Raises:
         TrackingError: a fold that params.yaml trains is missing.
     """
     files = {}
-    for fold in config.folds.train.values():
+    for fold in folds.train.values():
         folder = paths.fold(experiment, fold)
         if not (folder / WEIGHTS).is_file():
             raise TrackingError(
@@ -125,6 +136,6 @@ def trained_content(config: Config, paths: Paths, name: str, experiment: str) ->
                 remedy(folder, f"Type `dvc repro train@{experiment}-{fold}`."),
             )
         for path in sorted(folder.rglob("*")):
-            if path.name.endswith(_PINNED_ENDINGS):
+            if path.name.endswith(_DIGESTED_SUFFIXES):
                 files[f"{folder.name}/{path.relative_to(folder).as_posix()}"] = sha256(path)
-    return ModelContent(name, experiment, files)
+    return ModelContent(name=name, experiment=experiment, files=files, digest=content_digest(experiment, files))

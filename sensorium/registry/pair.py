@@ -1,30 +1,38 @@
 """Registering the teacher and the student as one pair, and loading the pair by its pin."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sensorium.config import Config
 from sensorium.errors import TrackingError
-from sensorium.evaluation.sources import CEILING, EQUAL, means
+from sensorium.evaluation.sources import CEILING, ENSEMBLE, EQUAL, means
 from sensorium.evaluation.sources import PAIR as PAIR_MEAN
 from sensorium.files import digest_json, read_json
 from sensorium.inference.weights import check_weights, read_weights
 from sensorium.paths import Paths
 from sensorium.recovery import later_remedy, locked_digests
-from sensorium.registry.catalog import Catalog, Entry
-from sensorium.registry.flavor import ENSEMBLE, Interface
-from sensorium.registry.headline import ALL, read_scores
-from sensorium.registry.manifest import PAIR, REGISTER, STUDENT, TEACHER, ModelContent, PairPin, Pin, trained_content
-from sensorium.registry.results import tell
+from sensorium.registry.flavor import Interface
+from sensorium.registry.manifest import (
+    PAIR,
+    REGISTER,
+    STUDENT,
+    TEACHER,
+    WEIGHTS,
+    ModelContent,
+    ModelManifest,
+    PairManifest,
+    PairPin,
+    Pin,
+    PinnedModel,
+    trained_content,
+)
+from sensorium.registry.model_registry import ModelRegistry, NewVersion
+from sensorium.registry.results import EVALUATE, Evaluation, log_results, read_scores, without_pool
 from sensorium.tracking.leaderboard import leaderboard_name
-from sensorium.tracking.links import origin
-from sensorium.tracking.provenance import run_tags, uncommitted
-from sensorium.tracking.store import refusals_told
-
-EVALUATE = "Type `dvc repro evaluate`."
+from sensorium.tracking.provenance import Provenance, source_tags
+from sensorium.tracking.run_links import origin
+from sensorium.tracking.store import mlflow_errors
 
 
 def register_pair(config: Config, paths: Paths) -> PairPin:
@@ -33,27 +41,49 @@ def register_pair(config: Config, paths: Paths) -> PairPin:
     Raises:
         TrackingError: folds or scores are missing.
     """
-    contents = _contents(config, paths)
-    table = paths.evaluation / "metrics.json"
-    metrics = read_json(table, TrackingError, later_remedy(table, EVALUATE))
-    mean = pair_source(config)
-    scores = scores_by_role(metrics, {mean: ENSEMBLE} | {c.experiment: role for role, c in contents.items()})
-    paired = paired_scores(paths.evaluation / "scores.csv", mean)
-    registration = Registration(config, paths, contents, scores, paired, _weights(config, paths))
-    with refusals_told(paths):
-        catalog = Catalog(paths)
-        pin = registration.carry_out(catalog)
-        tell(catalog, paths, pin, metrics, scores, registration.tags, registration.leaderboard, mean)
+    contents = {
+        "teacher": trained_content(config.folds, paths, TEACHER, config.registry.teacher),
+        "student": trained_content(config.folds, paths, STUDENT, config.registry.student),
+    }
+    found = _read_evaluation(config, paths, contents)
+    weights = _fitted_weights(config, paths)
+    tags = source_tags(config.seed) | Provenance.current(paths.root, "register").to_tags()
+    leaderboard = leaderboard_name(config.preset)
+    with mlflow_errors(paths):
+        registry = ModelRegistry(paths)
+        models = _register_models(config, paths, registry, contents, tags)
+        manifest = PairManifest(
+            models=models,
+            scores=dict(found.pair),
+            paired=without_pool(found.table.get(found.mean, {})),
+            evaluation=config.evaluation.model_dump(mode="json"),
+            data=locked_digests(paths.root),
+            code={key: value for key, value in tags.items() if "git" in key or key.endswith("version")},
+            prediction=config.prediction,
+            weights=weights,
+        )
+        digest, interface = _pair_digest(manifest), _interface(config, [ENSEMBLE, *models])
+        version = registry.register(NewVersion(PAIR, digest, leaderboard, manifest, interface, tags))
+        pin = PairPin(pair=Pin(name=PAIR, version=version, digest=digest), models=models, weights=weights)
+        log_results(registry, paths, pin, found, tags, leaderboard)
     return pin
+
+
+def _read_evaluation(config: Config, paths: Paths, contents: Mapping[str, ModelContent]) -> Evaluation:
+    file = paths.evaluation / "metrics.json"
+    metrics = read_json(file, TrackingError, later_remedy(file, EVALUATE))
+    mean = pair_source(config)
+    roles = {mean: ENSEMBLE} | {content.experiment: role for role, content in contents.items()}
+    return Evaluation(metrics, read_scores(paths.evaluation / "scores.csv"), scores_by_role(metrics, roles), mean)
 
 
 def pair_source(config: Config) -> str:
     """Source of the evaluation that is the mean of the pair: the ensemble where both have the same members."""
-    return PAIR_MEAN if PAIR_MEAN in means(config) else ENSEMBLE
+    return PAIR_MEAN if PAIR_MEAN in means(config.ensemble, config.registry) else ENSEMBLE
 
 
 def scores_by_role(metrics: Any, roles: Mapping[str, str]) -> Any:
-    """What metrics.json tells of the pair alone, so that a score of another experiment makes no new version.
+    """What metrics.json holds of the pair alone, so that a score of another experiment makes no new version.
 
     Args:
         metrics: tree whose leaves are scores by source.
@@ -65,113 +95,51 @@ def scores_by_role(metrics: Any, roles: Mapping[str, str]) -> Any:
     return {kept[source]: score for source, score in metrics.items() if source in kept}
 
 
-@dataclass(frozen=True)
-class Registration:
-    """What enters the registry."""
-
-    config: Config
-    paths: Paths
-    contents: dict[str, ModelContent]
-    """By role."""
-    scores: Any
-    """What metrics.json tells of the pair, by role."""
-    paired: dict[str, dict[str, float]]
-    """The score of the pair's mean by mouse and fold."""
-    weights: dict[str, float] | None = None
-    """Weight in the mean by experiment; None where both have the same say."""
-
-    @property
-    def leaderboard(self) -> str:
-        """Name of the MLflow experiment that lists the models."""
-        return leaderboard_name(self.config)
-
-    @cached_property
-    def tags(self) -> dict[str, str]:
-        """Tags of every version made."""
-        return run_tags(self.paths.root, self.config, "register", uncommitted(self.paths.root))
-
-    def carry_out(self, catalog: Catalog) -> PairPin:
-        """Register what is not registered yet."""
-        origins = {
-            role: origin(catalog.client, self.paths, content.experiment) for role, content in self.contents.items()
-        }
-        versions = {role: catalog.register(self.model(role, origins[role])) for role in self.contents}
-        pair = self.pair(versions)
-        return PairPin(Pin(PAIR, catalog.register(pair), pair.digest), self.contents, versions, self.weights)
-
-    def model(self, role: str, trained: Mapping[str, str]) -> Entry:
-        """Teacher or student.
-
-        Args:
-            role: `teacher` or `student`.
-            trained: tags that tell where its folds were trained.
-        """
-        content = self.contents[role]
-        manifest = {**_manifest(content), "role": role, "prediction": self._prediction}
-        interface = self._interface([role])
-        tags = {**self.tags, **trained}
-        return Entry(content.name, content.digest, self.leaderboard, manifest, interface, content, tags)
-
-    def pair(self, versions: dict[str, int]) -> Entry:
-        """The pair of two versions."""
-        manifest = {
-            "models": {role: {**_manifest(c), "version": versions[role]} for role, c in self.contents.items()},
-            "scores": self.scores,
-            "paired": self.paired,
-            "evaluation": self.config.evaluation.model_dump(mode="json"),
-            "data": locked_digests(self.paths.root),
-            "code": {key: value for key, value in self.tags.items() if "git" in key or key.endswith("version")},
-            "prediction": self._prediction,
-        } | ({} if self.weights is None else {"weights": self.weights})
-        digest = pair_digest(self.contents, [self.scores, self.paired], self._prediction, self.weights)
-        interface = self._interface([ENSEMBLE, *self.contents])
-        return Entry(PAIR, digest, self.leaderboard, manifest, interface, tags=self.tags)
-
-    @property
-    def _prediction(self) -> dict[str, Any]:
-        return self.config.prediction.model_dump(mode="json")
-
-    def _interface(self, models: list[str]) -> Interface:
-        model = self.config.experiment(next(iter(self.contents.values())).experiment).model
-        frames = self.config.window.width + self.config.window.step - 1  # the shortest trial that can be predicted
-        return Interface(list(self.config.dataset.mice), model.canvas, frames, models)
-
-
-def paired_scores(path: Path, source: str) -> dict[str, dict[str, float]]:
-    """A source's single-trial correlation by mouse and fold, from scores.csv; see `headline.read_scores`."""
-    return {mouse: folds for mouse, folds in read_scores(path).get(source, {}).items() if mouse != ALL}
-
-
-def pair_digest(
-    contents: dict[str, ModelContent], scores: list[Any], prediction: Any, weights: dict[str, float] | None = None
-) -> str:
-    """Identity of a pair: what its models hold, how they scored, how it predicts, and their weights if unequal."""
-    models = {role: content.digest for role, content in contents.items()}
-    weighed = {} if weights is None else {"weights": weights}
-    return digest_json({"models": models, "scores": scores, "prediction": prediction, **weighed})
-
-
-def _weights(config: Config, paths: Paths) -> dict[str, float] | None:
-    """Fitted weights, where params.yaml asks for them and the pair is the ensemble that they are fitted for."""
+def _fitted_weights(config: Config, paths: Paths) -> dict[str, float] | None:
+    """Fitted weights, where params.yaml sets them and the pair is the ensemble that they are fitted for."""
     if config.ensemble.weights == "equal" or pair_source(config) != ENSEMBLE:
         return None
     return read_weights(paths.evaluation / "weights.json", [config.registry.student, config.registry.teacher])
 
 
-def _contents(config: Config, paths: Paths) -> dict[str, ModelContent]:
-    return {
-        "teacher": trained_content(config, paths, TEACHER, config.registry.teacher),
-        "student": trained_content(config, paths, STUDENT, config.registry.student),
-    }
+def _register_models(
+    config: Config,
+    paths: Paths,
+    registry: ModelRegistry,
+    contents: Mapping[str, ModelContent],
+    tags: Mapping[str, str],
+) -> dict[str, PinnedModel]:
+    """Register teacher and student, with tags that say where their folds were trained."""
+    origins = {role: origin(registry.client, paths, content.experiment) for role, content in contents.items()}
+    models = {}
+    for role, content in contents.items():
+        manifest = ModelManifest(**dict(content), role=role, prediction=config.prediction)
+        new = NewVersion(
+            content.name,
+            content.digest,
+            leaderboard_name(config.preset),
+            manifest,
+            _interface(config, [role]),
+            {**tags, **origins[role]},
+        )
+        models[role] = PinnedModel(**dict(content), version=registry.register(new))
+    return models
 
 
-def _manifest(content: ModelContent) -> dict[str, Any]:
-    return {
-        "name": content.name,
-        "experiment": content.experiment,
-        "digest": content.digest,
-        "files": content.files,
+def _interface(config: Config, models: list[str]) -> Interface:
+    canvas = config.experiment(config.registry.teacher).model.canvas
+    frames = config.window.width + config.window.step - 1  # the shortest trial that can be predicted
+    return Interface(list(config.dataset.mice), canvas, frames, models)
+
+
+def _pair_digest(manifest: PairManifest) -> str:
+    """Identity of a pair: what its models hold, how they scored, how it predicts, and their weights if unequal."""
+    identity = {
+        "models": {role: model.digest for role, model in manifest.models.items()},
+        "scores": [manifest.scores, manifest.paired],
+        "prediction": manifest.prediction.model_dump(mode="json"),
     }
+    return digest_json(identity | ({} if manifest.weights is None else {"weights": manifest.weights}))
 
 
 def load_pair(pin: Path, paths: Paths) -> dict[str, list[Path]]:
@@ -188,25 +156,21 @@ def load_pair(pin: Path, paths: Paths) -> dict[str, list[Path]]:
         TrackingError: the pin is missing, or a version is missing, deleted or damaged.
     """
     pinned = PairPin.read(pin)
-    folders = {}
-    with refusals_told(paths):
-        catalog = Catalog(paths)
-        catalog.pinned(pinned, None)
-        for role, content in pinned.models.items():
-            folder = catalog.folder(catalog.pinned(pinned, role), content)
-            folders[content.experiment] = [folder / fold for fold in content.folds]
-    return folders
+    with mlflow_errors(paths):
+        registry = ModelRegistry(paths)
+        registry.resolve(pinned.pair)
+        return {model.experiment: registry.folds(model) for model in pinned.models.values()}
 
 
 def pinned_weights(pin: Path) -> dict[str, float] | None:
-    """Weights of a registered pair's ensemble by experiment; None where all have the same say.
+    """Weights of a registered pair's ensemble by experiment; None for equal weights.
 
     Raises:
         TrackingError: the pin is missing or damaged.
         PredictionError: the weights in it are none.
     """
     pinned = PairPin.read(pin)
-    weights, experiments = pinned.weights, sorted(content.experiment for content in pinned.models.values())
+    weights, experiments = pinned.weights, sorted(model.experiment for model in pinned.models.values())
     if weights is not None:
         if sorted(weights) != experiments:
             raise TrackingError(f"{pin}: weights of {', '.join(weights)}, not of the pair's experiments.", REGISTER)
@@ -218,11 +182,34 @@ def restore_pair(config: Config, paths: Paths) -> tuple[PairPin, bool]:
     """Register again what data/experiments holds, in a store that lost it.
 
     Returns:
-        What is registered now, and whether it is what the pin on disk asks for.
+        What is registered now, and whether it is what the pin on disk names.
     """
     restored = register_pair(config, paths)
     wanted = PairPin.read(paths.pair_pin) if paths.pair_pin.exists() else restored
-    same = {role: content.digest for role, content in wanted.models.items()} == {
-        role: content.digest for role, content in restored.models.items()
-    }
-    return restored, same and wanted.pair.digest == restored.pair.digest
+    digests = [
+        [pin.pair.digest, {role: model.digest for role, model in pin.models.items()}] for pin in (wanted, restored)
+    ]
+    return restored, digests[0] == digests[1]
+
+
+def find_weights(paths: Paths, experiment: str, fold: int, digest: str) -> Path | None:
+    """File of a fold's weights in the model registry, verified; None where no version holds them.
+
+    Args:
+        paths: the project.
+        experiment: what was trained.
+        fold: fold that was held out.
+        digest: SHA-256 of the file.
+    """
+    name = f"fold_{fold}/{WEIGHTS}"
+    with mlflow_errors(paths):
+        registry = ModelRegistry(paths)
+        for model in (TEACHER, STUDENT):
+            for version in registry.client.search_model_versions(f"name = '{model}'"):
+                try:
+                    content = registry.manifest(version, ModelManifest)
+                    if content.experiment == experiment and content.files.get(name) == digest:
+                        return registry.folder(version, content) / name
+                except TrackingError:  # a version that is damaged or gone holds nothing to compare with
+                    continue
+    return None

@@ -1,51 +1,77 @@
 """The out-of-fold scores in MLflow: a run per experiment and one for the registered pair, and a card per version.
 
-Scores are known only when all folds are predicted, so they are told when the pair is registered. They
-stand on the experiments' parent runs as well, the rows of the leaderboard.
+Scores are known only when all folds are predicted, so they are logged when the pair is registered. They are
+logged on the experiments' parent runs as well, the rows of the leaderboard.
 """
 
+import csv
+import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sensorium.evaluation.sources import DERIVED
+from sensorium.errors import TrackingError
+from sensorium.evaluation.comparison import Scores, compare
+from sensorium.evaluation.scores import ALL
+from sensorium.evaluation.sources import DERIVED, ENSEMBLE
 from sensorium.evaluation.tables import SINGLE_TRIAL
 from sensorium.files import digest_json, waiting_lock
 from sensorium.mice import short_names
 from sensorium.paths import Paths
-from sensorium.registry.card import Papers, learning_curves, model_card, scores_by_mouse
-from sensorium.registry.catalog import Catalog
-from sensorium.registry.flavor import ENSEMBLE
-from sensorium.registry.headline import PREFIX, tell_rows
+from sensorium.recovery import remedy
+from sensorium.registry.card import Attachments, make_attachments
 from sensorium.registry.manifest import PairPin
+from sensorium.registry.model_registry import DIGEST, ModelRegistry, model_id
 from sensorium.tracking.descriptions import rounded, run_name
-from sensorium.tracking.journal import FINISHED
-from sensorium.tracking.links import RUNS, TRAINED, find_run, run_links
+from sensorium.tracking.event_log import FINISHED
+from sensorium.tracking.leaderboard import HEADLINE, describe_row
+from sensorium.tracking.provenance import DVC_EXPERIMENT
+from sensorium.tracking.run_links import RUNS, TRAINED, find_run, run_links
 from sensorium.tracking.runs import (
+    DIFFERENCE,
     DIFFERS,
-    DVC_EXPERIMENT,
     EXPERIMENT,
     PARENT,
     ROLE,
     is_alive,
     search,
+    student_t,
     update_metrics,
+    validation_scores,
 )
+from sensorium.tracking.store import TrackingStore, mlflow_errors
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 _SCORES = "sensorium.scores"
-"""Tag: digest of what an evaluation run tells."""
+"""Tag: digest of what an evaluation run records."""
+_PREFIX = "oof"
+"""Before the names of out-of-fold metrics: out of fold, by all trials of all mice."""
+EVALUATE = "Type `dvc repro evaluate`."
 
 
 @dataclass(frozen=True)
-class Result:
-    """One row of the comparison."""
+class Evaluation:
+    """What the evaluation found, and where the registered pair is in it."""
 
-    source: str
-    """Source of the scores in the tables of the evaluation."""
+    metrics: Mapping[str, Any]
+    """Content of metrics.json."""
+    table: Mapping[str, Scores]
+    """Single-trial correlation by source, from scores.csv; the mouse `all` pools the neurons of all."""
+    pair: Mapping[str, Any]
+    """What metrics.json holds of the pair, by role."""
+    mean: str
+    """Source of the mean of the pair."""
+
+
+@dataclass(frozen=True)
+class _Result:
+    """The scores of one source of the evaluation."""
+
     experiment: str
     """Experiment, or several joined by commas."""
     metrics: dict[str, float]
@@ -53,115 +79,181 @@ class Result:
     """Version in the registry, where the experiment is one of the pair, or its mean."""
 
 
-def tell(
-    catalog: Catalog,
+def read_scores(path: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Single-trial correlation by source, mouse and fold, from scores.csv; the pool over folds is left out.
+
+    Raises:
+        TrackingError: the file is missing or lacks a column.
+    """
+    scores: dict[str, dict[str, dict[str, float]]] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                if row["tier"] == ALL and row["fold"] != ALL:
+                    by_mouse = scores.setdefault(row["source"], {}).setdefault(row["mouse"], {})
+                    by_mouse[row["fold"]] = float(row[SINGLE_TRIAL])
+    except FileNotFoundError:
+        raise TrackingError(f"{path}: the file does not exist.", remedy(path, EVALUATE)) from None
+    except (KeyError, ValueError) as fault:
+        raise TrackingError(f"{path}: not a table of scores ({fault}).", remedy(path, EVALUATE)) from fault
+    return scores
+
+
+def log_results(
+    registry: ModelRegistry,
     paths: Paths,
     pin: PairPin,
-    metrics: Mapping[str, Any],
-    scores: Mapping[str, Any],
+    found: Evaluation,
     tags: Mapping[str, str],
     leaderboard: str,
-    mean: str,
 ) -> None:
     """Record the scores of all experiments and of a registered pair; what is recorded already stays as it is.
 
     Args:
-        catalog: the registry, and its tracking store.
+        registry: the registry, and its tracking store.
         paths: where the tables of the evaluation lie.
         pin: the registered pair.
-        metrics: content of metrics.json.
-        scores: what it tells of the pair, by role.
+        found: the scores.
         tags: tags of a new run.
         leaderboard: name of the MLflow experiment.
-        mean: source of the mean of the pair.
     """
-    results = [
-        Result(content.experiment, content.experiment, metrics_of(scores, role), catalog.pinned(pin, role))
-        for role, content in pin.models.items()
-    ]
-    pair = [result.experiment for result in results]
-    results.append(Result(mean, ",".join(sorted(pair)), metrics_of(scores, ENSEMBLE), catalog.pinned(pin, None)))
-    others = sorted(set(metrics[SINGLE_TRIAL]) - {*pair, *DERIVED})
-    results += [Result(name, name, metrics_of(metrics, name)) for name in others]
-    card = model_card(pin, scores)
-    pictures = [scores_by_mouse(scores, [*pin.models, ENSEMBLE]), learning_curves(paths, sorted(pair))]
-    papers = Papers(card, dict(zip(("figures/scores.png", "figures/learning_curves.png"), pictures, strict=True)))
-    with waiting_lock(catalog.store.state / "runs.lock"):
-        rows = {result.source: _tell_run(catalog, paths, result, tags, papers, leaderboard) for result in results}
-        tell_rows(catalog.client, paths.evaluation / "scores.csv", rows, pin.models["teacher"].experiment)
-    for version in (result.version for result in results if result.version is not None):
-        if version.description != card:
-            catalog.client.update_model_version(version.name, version.version, card)
+    results = _results(registry, pin, found)
+    attachments = make_attachments(paths, pin, found.pair)
+    runs = _Runs(registry, paths, tags, attachments, leaderboard)
+    with waiting_lock(registry.store.state / "runs.lock"):
+        rows = {source: runs.log(result) for source, result in results.items()}
+        for source, run_id in rows.items():
+            _update_row(registry, run_id, source, found.table, pin.models["teacher"].experiment)
+    for version in (result.version for result in results.values() if result.version is not None):
+        if version.description != attachments.card:
+            registry.client.update_model_version(version.name, version.version, attachments.card)
 
 
-def metrics_of(scores: Mapping[str, Any], source: str) -> dict[str, float]:
+def _results(registry: ModelRegistry, pin: PairPin, found: Evaluation) -> dict[str, _Result]:
+    """By source: the models of the pair, their mean, the other experiments."""
+    results = {
+        model.experiment: _Result(model.experiment, _metrics_of(found.pair, role), registry.resolve(model))
+        for role, model in pin.models.items()
+    }
+    others = sorted(set(found.metrics[SINGLE_TRIAL]) - {*results, *DERIVED})
+    mean = _Result(",".join(sorted(results)), _metrics_of(found.pair, ENSEMBLE), registry.resolve(pin.pair))
+    return results | {found.mean: mean} | {name: _Result(name, _metrics_of(found.metrics, name)) for name in others}
+
+
+def _metrics_of(scores: Mapping[str, Any], source: str) -> dict[str, float]:
     """Metrics of one source, over all mice and by mouse, from the tree of metrics.json."""
     found: dict[str, float] = {}
     mice = scores.get("mice", {})
     names = short_names(mice)
-    for prefix, tree in [("", scores), *((f"/{names[mouse]}", tree) for mouse, tree in mice.items())]:
+    for suffix, tree in [("", scores), *((f"/{names[mouse]}", tree) for mouse, tree in mice.items())]:
         for metric, by_source in tree.items():
             if isinstance(by_source, Mapping) and isinstance(by_source.get(source), float):
-                found[f"{PREFIX}/{metric}{prefix}"] = rounded(by_source[source])
+                found[f"{_PREFIX}/{metric}{suffix}"] = rounded(by_source[source])
     return found
 
 
-def _tell_run(
-    catalog: Catalog, paths: Paths, result: Result, tags: Mapping[str, str], papers: Papers, leaderboard: str
-) -> str:
-    """Record the scores of one source; returns the run that is its row: the parent of its folds, or its own."""
-    version_tags = {} if result.version is None else result.version.tags
-    client, digest = catalog.client, digest_json([result.metrics, version_tags.get("sensorium.digest")])
-    parent = _parent(catalog, paths, result.experiment)
-    if parent is None:
-        experiment = catalog.store.experiment_id(client, leaderboard)
-    else:
-        experiment = str(client.get_run(parent).info.experiment_id)
-    found = [run for run in search(client, [experiment], {_SCORES: digest}) if run.info.status == FINISHED]
-    if found:
-        run_id = str(found[-1].info.run_id)
-    else:
-        own = {**tags, _SCORES: digest, ROLE: "evaluation", EXPERIMENT: result.experiment}
-        own |= {key: text for key, text in version_tags.items() if key in {RUNS, TRAINED}}
-        own |= {} if parent is None else {PARENT: parent}
-        name = "evaluation" if parent is not None else _row_name(catalog, paths, experiment, result.experiment)
-        run_id = str(client.create_run(experiment, run_name=name, tags=own).info.run_id)
-        model_id = None if result.version is None else model_id_of(result.version)
+def _update_row(registry: ModelRegistry, run_id: str, source: str, table: Mapping[str, Scores], reference: str) -> None:
+    """Bring the row of a source up to date: its score, and how far it is from the reference's."""
+    value = registry.client.get_run(run_id).data.metrics.get(f"{_PREFIX}/{SINGLE_TRIAL}")
+    scores = table.get(source, {})
+    metrics = {} if value is None else _score(value, list(scores.get(ALL, {}).values()))
+    if source != reference:
+        metrics |= _difference(scores, table.get(reference, {}), reference)
+    update_metrics(registry.client, run_id, {key: rounded(number) for key, number in metrics.items()})
+    describe_row(registry.client, run_id)
+
+
+def _score(value: float, folds: list[float]) -> dict[str, float]:
+    """The score over all folds, and its 95% interval over folds (Student's t)."""
+    if len(folds) < 2:
+        return {HEADLINE: value}
+    half = student_t(len(folds) - 1) * statistics.stdev(folds) / math.sqrt(len(folds))
+    return {HEADLINE: value, f"{HEADLINE}/ci_low": value - half, f"{HEADLINE}/ci_high": value + half}
+
+
+def _difference(candidate: Scores, reference: Scores, name: str) -> dict[str, float]:
+    """Candidate minus reference, with its interval over mice and folds, as `sensorium compare` has it."""
+    found = compare(without_pool(candidate), without_pool(reference))
+    key = f"{DIFFERENCE}{name}"
+    return {} if found is None else {key: found.mean, f"{key}/ci_low": found.low, f"{key}/ci_high": found.high}
+
+
+def without_pool(scores: Scores) -> dict[str, dict[str, float]]:
+    """The scores without those of all neurons together."""
+    return {mouse: dict(folds) for mouse, folds in scores.items() if mouse != ALL}
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """The runs that hold the scores of an evaluation."""
+
+    registry: ModelRegistry
+    paths: Paths
+    tags: Mapping[str, str]
+    """Tags of a new run."""
+    attachments: Attachments
+    leaderboard: str
+
+    def log(self, result: _Result) -> str:
+        """Record the scores of one source; returns the run that is its row: the parent of its folds, or its own."""
+        client, parent = self.registry.client, self._parent(result.experiment)
+        if parent is None:
+            experiment = self.registry.store.experiment_id(client, self.leaderboard)
+        else:
+            experiment = str(client.get_run(parent).info.experiment_id)
+        digest = digest_json([result.metrics, None if result.version is None else result.version.tags.get(DIGEST)])
+        found = [run for run in search(client, [experiment], {_SCORES: digest}) if run.info.status == FINISHED]
+        run_id = str(found[-1].info.run_id) if found else self._create(result, digest, experiment, parent)
+        if parent is not None:
+            update_metrics(client, parent, result.metrics)
+        return parent or run_id
+
+    def _create(self, result: _Result, digest: str, experiment: str, parent: str | None) -> str:
+        """Make the evaluation's run; what belongs to a registered version is attached to the row as well."""
+        client, version = self.registry.client, result.version
+        tags = {**self.tags, _SCORES: digest, ROLE: "evaluation", EXPERIMENT: result.experiment}
+        tags |= {} if version is None else {key: version.tags[key] for key in (RUNS, TRAINED) if key in version.tags}
+        tags |= {} if parent is None else {PARENT: parent}
+        name = "evaluation" if parent is not None else self._row_name(experiment, result.experiment)
+        run_id = str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
         for key, value in result.metrics.items():
-            client.log_metric(run_id, key, value, model_id=model_id)
-        for name in ("metrics.json", "scores.csv"):
-            client.log_artifact(run_id, str(paths.evaluation / name))
-        for described in filter(None, () if result.version is None else (run_id, parent)):
-            papers.attach(client, described)
+            client.log_metric(run_id, key, value, model_id=None if version is None else model_id(version.source))
+        for file in ("metrics.json", "scores.csv"):
+            client.log_artifact(run_id, str(self.paths.evaluation / file))
+        for described in filter(None, () if version is None else (run_id, parent)):
+            self.attachments.log(client, described)
         client.set_terminated(run_id, FINISHED)
-    if parent is not None:
-        update_metrics(client, parent, result.metrics)
-    return parent or run_id
+        return run_id
+
+    def _row_name(self, within: str, scored: str) -> str:
+        """Name of an evaluation that is a row: of an ensemble, by what its members' executions are named after."""
+        parts, client = scored.split(","), self.registry.client
+        rows = [client.get_run(run_id).data.tags for part in parts if (run_id := self._parent(part))]
+        differing = dict.fromkeys(item for tags in rows for item in filter(None, tags.get(DIFFERS, "").split(", ")))
+        dvc = next((tags[DVC_EXPERIMENT] for tags in rows if DVC_EXPERIMENT in tags), None)
+        earlier = search(client, [within], {ROLE: "evaluation", EXPERIMENT: scored})
+        label = parts[0] if len(parts) == 1 else ENSEMBLE
+        return run_name(label, list(differing), [str(run.info.run_name) for run in earlier], dvc)
+
+    def _parent(self, experiment: str) -> str | None:
+        """The parent run of most of the folds on disk, by their runs; None where none has one."""
+        found: Counter[str] = Counter()
+        client = self.registry.client
+        for fold in run_links(self.paths, experiment):
+            if run_id := find_run(client, self.paths, experiment, fold):
+                found.update(filter(None, [client.get_run(run_id).data.tags.get(PARENT)]))
+        return next((parent for parent, _ in found.most_common() if is_alive(client, parent)), None)
 
 
-def _row_name(catalog: Catalog, paths: Paths, within: str, scored: str) -> str:
-    """Name of an evaluation that is a row: of an ensemble, by what its members' executions are named after."""
-    parts = scored.split(",")
-    rows = [catalog.client.get_run(run_id) for part in parts if (run_id := _parent(catalog, paths, part))]
-    told = dict.fromkeys(item for row in rows for item in filter(None, row.data.tags.get(DIFFERS, "").split(", ")))
-    dvc = next((row.data.tags[DVC_EXPERIMENT] for row in rows if DVC_EXPERIMENT in row.data.tags), None)
-    earlier = search(catalog.client, [within], {ROLE: "evaluation", EXPERIMENT: scored})
-    label = parts[0] if len(parts) == 1 else ENSEMBLE
-    return run_name(label, list(told), [str(run.info.run_name) for run in earlier], dvc)
+def scores_of_run(paths: Paths, run_id: str) -> dict[str, dict[str, float]]:
+    """Validation correlation of an experiment's run, or of a fold's, by mouse and fold.
 
-
-def _parent(catalog: Catalog, paths: Paths, experiment: str) -> str | None:
-    """The parent run of most of the folds on disk, by their runs; None where they tell nothing."""
-    found: Counter[str] = Counter()
-    for fold in run_links(paths, experiment):
-        if run_id := find_run(catalog.client, paths, experiment, fold):
-            found.update(filter(None, [catalog.client.get_run(run_id).data.tags.get(PARENT)]))
-    return next((parent for parent, _ in found.most_common() if is_alive(catalog.client, parent)), None)
-
-
-def model_id_of(version: "ModelVersion") -> str | None:
-    """Id of MLflow's logged model behind a version."""
-    from sensorium.registry.catalog import MODEL_ID
-
-    found = MODEL_ID.search(version.source)
-    return found[0] if found else None
+    Raises:
+        TrackingError: there is no such run.
+    """
+    store = TrackingStore.of(paths)
+    with mlflow_errors(paths):
+        client = store.client()
+        if not is_alive(client, run_id):
+            raise TrackingError(f"run {run_id}: not at {store.label}.", "Look up its id in the MLflow UI.")
+        return validation_scores(client, run_id)

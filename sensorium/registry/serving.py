@@ -23,40 +23,41 @@ from sensorium.config import PredictionConfig
 from sensorium.errors import SensoriumError, TrackingError
 from sensorium.files import read_json
 from sensorium.inference.member import Member
-from sensorium.inference.sliding import SlidingPredictor, TrialInput, shortest_trial
+from sensorium.inference.sliding import SlidingPredictor, TrialInput
 from sensorium.inference.weights import Weights, combine, in_order
 from sensorium.model import checkpoint
 from sensorium.model.checkpoint import ModelInfo
 from sensorium.paths import Paths
-from sensorium.registry.catalog import MANIFEST, Catalog
 from sensorium.registry.flavor import ENSEMBLE
-from sensorium.registry.manifest import RESTORE, ModelContent
-from sensorium.tracking.store import Store
+from sensorium.registry.manifest import RESTORE, ModelManifest, PairManifest
+from sensorium.registry.model_registry import MANIFEST, ModelRegistry
+from sensorium.tracking.store import TrackingStore
 
 _STATES = 2
 """Numbers that behavior and pupil centre have a frame."""
-
-Teams = Mapping[str, Sequence[Path]]
-"""Verified fold folders by role."""
 
 
 class TrialPredictor:
     """Predicts the responses of one mouse to one trial."""
 
-    def __init__(self, teams: Teams, settings: PredictionConfig, weights: Weights | None = None) -> None:
-        """Read what the models say about themselves; weights are loaded with the first trial of a mouse.
+    def __init__(
+        self, folds: Mapping[str, Sequence[Path]], settings: PredictionConfig, weights: Weights | None = None
+    ) -> None:
+        """Read the descriptions of the models; weights are loaded with the first trial of a mouse.
 
         Args:
-            teams: fold folders by role: `teacher`, `student`, or both.
+            folds: verified fold folders by role: `teacher`, `student`, or both.
             settings: batch size and precision of the forward passes.
-            weights: weight of each experiment in the ensemble; None gives all of them the same say.
+            weights: weight of each experiment in the ensemble; None for equal weights.
         """
         self._weights = weights
-        self._teams = teams
+        self._folds = folds
         self._settings = settings
-        self._info: ModelInfo = checkpoint.read_info(next(iter(teams.values()))[0])
+        infos = {role: checkpoint.read_info(folders[0]) for role, folders in folds.items()}
+        self._info: ModelInfo = next(iter(infos.values()))
+        self._experiments = {role: info.experiment for role, info in infos.items()}
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._predictors = lru_cache(maxsize=len(self._info.mice) * len(teams))(self._load)
+        self._predictors = lru_cache(maxsize=len(self._info.mice) * len(folds))(self._load)
 
     def predict(self, data: Mapping[str, NDArray[Any]], params: Mapping[str, Any] | None = None) -> NDArray[np.float32]:
         """Predict a trial.
@@ -79,11 +80,11 @@ class TrialPredictor:
             parts = [self._predictors(role, mouse).predict([trial])[0] for role in roles]
         except SensoriumError as fault:
             raise _refusal(str(fault)) from fault
-        return combine(parts, in_order(self._weights, map(self._experiment, roles)))
+        return combine(parts, in_order(self._weights, map(self._experiments.__getitem__, roles)))
 
     @property
     def _default(self) -> str:
-        return ENSEMBLE if len(self._teams) > 1 else next(iter(self._teams))
+        return ENSEMBLE if len(self._folds) > 1 else next(iter(self._folds))
 
     def _mouse(self, mouse: str | None) -> str:
         if mouse not in self._info.mice:
@@ -91,22 +92,21 @@ class TrialPredictor:
         return str(mouse)
 
     def _roles(self, model: str) -> list[str]:
-        known = dict.fromkeys([self._default, *self._teams])
+        known = dict.fromkeys([self._default, *self._folds])
         if model not in known:
             raise _refusal(f"params.model: {model!r} is unknown. Choose one of: {', '.join(known)}.")
-        return sorted(self._teams, key=self._experiment) if model == ENSEMBLE else [model]
-
-    def _experiment(self, role: str) -> str:
-        """The order in which `sensorium ensemble` sums up, so that the numbers are the same to the last bit."""
-        return checkpoint.read_info(self._teams[role][0]).experiment
+        if model != ENSEMBLE:
+            return [model]
+        # The order in which `sensorium ensemble` sums up, so that the numbers are the same to the last bit.
+        return sorted(self._folds, key=self._experiments.__getitem__)
 
     def _trial(self, mouse: str, data: Mapping[str, NDArray[Any]]) -> TrialInput:
         video = _array(data, "video", 3)
         length, (height, width) = video.shape[2], self._info.model.canvas
         if video.shape[0] > height or video.shape[1] > width:
             raise _refusal(f"video: frames of {video.shape[:2]} pixels are larger than the canvas, {height, width}.")
-        if length < shortest_trial(self._info.window):
-            raise _refusal(f"video: {length} frames, at least {shortest_trial(self._info.window)} are needed.")
+        if length < self._info.window.shortest_trial:
+            raise _refusal(f"video: {length} frames, at least {self._info.window.shortest_trial} are needed.")
         states = [_array(data, name, 2) for name in ("behavior", "pupil_center")]
         for name, values in zip(("behavior", "pupil_center"), states, strict=True):
             if values.shape != (_STATES, length):
@@ -116,7 +116,7 @@ class TrialPredictor:
 
     def _load(self, role: str, mouse: str) -> SlidingPredictor:
         members = []
-        for folder in self._teams[role]:
+        for folder in self._folds[role]:
             trained = checkpoint.load(folder)
             members.append(Member(trained.model, list(trained.info.mice).index(mouse), trained.info.window))
         return SlidingPredictor(members, self._settings.batch_size, self._settings.precision, self._device)
@@ -155,32 +155,20 @@ def _load_pyfunc(path: str) -> TrialPredictor:
     Raises:
         TrackingError: files are missing or damaged, or the registry lacks a model of the pair.
     """
-    folder = Path(path)
-    manifest = read_json(folder / MANIFEST, TrackingError, RESTORE)
-    settings = PredictionConfig.model_validate(manifest["prediction"])
-    if "models" not in manifest:
-        return TrialPredictor({manifest["role"]: _verified(folder, _content(manifest))}, settings)
-    catalog = _catalog()
-    teams = {}
-    for role, entry in manifest["models"].items():
-        content = _content(entry)
-        version = catalog.resolve(content.name, entry["version"], content.digest)
-        teams[role] = [catalog.folder(version, content) / fold for fold in content.folds]
-    return TrialPredictor(teams, settings, manifest.get("weights"))
-
-
-def _content(entry: Mapping[str, Any]) -> ModelContent:
-    return ModelContent(entry["name"], entry["experiment"], dict(entry["files"]))
-
-
-def _verified(folder: Path, content: ModelContent) -> list[Path]:
-    faults = content.faults(folder)
+    file = Path(path) / MANIFEST
+    if "models" in read_json(file, TrackingError, RESTORE):
+        pair = PairManifest.load(file, TrackingError, RESTORE)
+        registry = _registry()
+        folds = {role: registry.folds(model) for role, model in pair.models.items()}
+        return TrialPredictor(folds, pair.prediction, pair.weights)
+    model = ModelManifest.load(file, TrackingError, RESTORE)
+    faults = model.faults(file.parent)
     if faults:
-        raise TrackingError(f"{content.name} in {folder}: {'; '.join(faults)}.", RESTORE)
-    return [folder / fold for fold in content.folds]
+        raise TrackingError(f"{model.name} in {file.parent}: {'; '.join(faults)}.", RESTORE)
+    return TrialPredictor({model.role: [file.parent / fold for fold in model.folds]}, model.prediction)
 
 
-def _catalog() -> Catalog:
+def _registry() -> ModelRegistry:
     """The registry that MLflow itself uses; what has to be fetched is kept in a folder of the user's."""
     import mlflow
 
@@ -188,4 +176,4 @@ def _catalog() -> Catalog:
     database = Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
     cache = Path(os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir()) / f"sensorium-{os.getuid()}"
     root = database.parent if database is not None else cache
-    return Catalog(Paths(root), Store(uri, root, root))
+    return ModelRegistry(Paths(root), TrackingStore(uri, root, root))

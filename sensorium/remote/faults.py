@@ -1,150 +1,149 @@
-"""What went wrong with an S3 endpoint, in words that name the key to change.
+"""What went wrong with a remote, in words that name the option to change.
 
-Servers and botocore report the same mistake in many ways; each is led back to one problem and one remedy.
-Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+Servers, botocore and aiohttp report the same mistake in many ways; each is led back to one problem and one remedy.
+Codes of S3: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sensorium.errors import TransferError
-from sensorium.remote.settings import RemoteSettings
 
-_UNKNOWN_KEY = {"InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException"}
-_WRONG_SECRET = {"SignatureDoesNotMatch"}
-_EXPIRED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
-_DENIED = {"AccessDenied", "AllAccessDisabled", "Forbidden", "403"}
-_NO_BUCKET = {"NoSuchBucket"}
-_NO_OBJECT = {"NoSuchKey", "404", "NotFound"}
-_WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
-_WRONG_CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
-_BUSY = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "503", "500"}
-_FULL = {"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "507"}
+if TYPE_CHECKING:
+    from dvc.data_cloud import Remote
 
+_CREDENTIALS = (
+    "Set them for this clone (dvc remote modify --local {name} access_key_id KEY; dvc remote modify --local {name} "
+    "secret_access_key SECRET) or in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)."
+)
+_ADDRESS = "Check that the server runs and correct its address: dvc remote modify {name} {address} URL"
+_URL = "dvc remote modify {name} url s3://BUCKET/PREFIX"
+_LOGIN = (
+    "Set user and password: dvc remote modify {name} auth basic; dvc remote modify --local {name} user USER; "
+    "dvc remote modify --local {name} password PASSWORD"
+)
+_AUTHORITY = "Trust its authority: dvc remote modify {name} ssl_verify /path/to/ca.pem"
+_SILENT = "{server} gave no answer within {timeout:g} s."
+_READ_RIGHTS = "Ask for s3:ListBucket and s3:GetObject, or use other credentials. " + _CREDENTIALS
+_WRITE_RIGHTS = "Ask for s3:PutObject and s3:DeleteObject, or add --read-only where you only pull from it."
+_FOLDER_RIGHTS = "Correct its permissions or free space, or add --read-only where you only pull from it."
 
-@dataclass(frozen=True)
-class Target:
-    """The bucket behind a remote, as messages name it."""
-
-    settings: RemoteSettings
-    bucket: str
-    endpoint: str
-    """Address of the server; `Amazon S3` when the remote names none."""
-    key: str
-    """Access key's identifier, shortened, and where it was found; empty without credentials."""
-    timeout: float
-    """Seconds that the server was given to answer."""
-
-    @property
-    def label(self) -> str:
-        """How a message begins."""
-        return f"remote {self.settings.name!r}"
-
-    @property
-    def credentials_remedy(self) -> str:
-        """How to give credentials without git seeing them."""
-        local = f"dvc remote modify --local {self.settings.name}"
-        return (
-            f"Set them for this clone ({local} access_key_id KEY; {local} secret_access_key SECRET) or in the "
-            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)."
-        )
-
-    @property
-    def endpoint_remedy(self) -> str:
-        """How to correct the address."""
-        return f"Check that the server runs and correct its address: {self.settings.set_option('endpointurl', 'URL')}"
-
-
-def _refused(target: Target, action: str, code: str, message: str) -> TransferError:
-    """The error for an answer of the server that is a refusal."""
-    label, bucket = target.label, target.bucket
-    if code in _UNKNOWN_KEY:
-        problem = f"{label}: {target.endpoint} does not know access_key_id {target.key} ({code})."
-        return TransferError(problem, target.credentials_remedy)
-    if code in _WRONG_SECRET:
-        problem = f"{label}: secret_access_key does not belong to access_key_id {target.key} ({code})."
-        return TransferError(problem, target.credentials_remedy)
-    if code in _EXPIRED:
-        problem = f"{label}: session_token is expired or invalid ({code})."
-        return TransferError(problem, "Log in again, or use credentials without a session token.")
-    if code in _DENIED:
-        return _denied(target, action, code)
-    if code in _NO_BUCKET:
-        problem = f"{label}: bucket {bucket!r} does not exist at {target.endpoint} ({code})."
-        url = target.settings.set_option("url", "s3://BUCKET/PREFIX")
-        return TransferError(problem, f"Create the bucket, or correct its name: {url}")
-    if code in _WRONG_REGION:
-        problem = f"{label}: bucket {bucket!r} is in another region ({code}: {message})."
-        return TransferError(problem, f"Name its region: {target.settings.set_option('region', 'REGION')}")
-    if code in _WRONG_CLOCK:
-        return TransferError(f"{label}: this machine's clock is wrong ({code}).", "Set the clock (NTP) and try again.")
-    if code in _FULL:
-        return TransferError(f"{label}: the store is full ({code}).", "Free space on the server, then push again.")
-    if code in _BUSY:
-        return TransferError(f"{label}: {target.endpoint} cannot {action} now ({code}).", "Try again later.")
-    return TransferError(f"{label}: cannot {action}: {code}: {message}", "docs/remotes.md lists what a remote needs.")
-
-
-def _denied(target: Target, action: str, code: str) -> TransferError:
-    who = f"access_key_id {target.key}" if target.key else "anonymous access"
-    problem = f"{target.label}: {who} may not {action} bucket {target.bucket!r} ({code})."
-    if action.startswith("write"):
-        return TransferError(
-            problem, "Ask for s3:PutObject and s3:DeleteObject, or add --read-only where you only pull from it."
-        )
-    if target.key:
-        return TransferError(
-            problem, f"Ask for s3:ListBucket and s3:GetObject, or use other credentials. {target.credentials_remedy}"
-        )
-    return TransferError(problem, target.credentials_remedy)
+_DENIED = ("AccessDenied", "AllAccessDisabled", "Forbidden", "403")
+_UNKNOWN_KEY = ("InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException")
+_EXPIRED = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
+_OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301")
+_WRONG_CLOCK = ("RequestTimeTooSkewed", "RequestExpired")
+_FULL = ("QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "507")
+_BUSY = ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "503", "500")
+_ANSWERS = (
+    (_DENIED, "{key} may not {action} bucket {bucket!r}", _READ_RIGHTS),
+    (_UNKNOWN_KEY, "{server} does not know {key}", _CREDENTIALS),
+    (("SignatureDoesNotMatch",), "secret_access_key does not belong to {key}", _CREDENTIALS),
+    (_EXPIRED, "session_token is expired or invalid", "Log in again, or use credentials without a session token."),
+    (("NoSuchBucket",), "bucket {bucket!r} does not exist at {server}", "Create it, or correct its name: " + _URL),
+    (
+        _OTHER_REGION,
+        "bucket {bucket!r} is in another region: {fault}",
+        "Name it: dvc remote modify {name} region REGION",
+    ),
+    (_WRONG_CLOCK, "this machine's clock is wrong", "Set the clock (NTP) and try again."),
+    (_FULL, "the storage is full", "Free space on the server, then push again."),
+    (_BUSY, "{server} cannot {action} now", "Try again later."),
+    (("HTTP 401", "HTTP 403"), "{server} refuses access", _LOGIN),
+)
+"""Codes of a server's answer, the problem, and the remedy."""
 
 
 @contextlib.contextmanager
-def explained(target: Target, action: str) -> Iterator[None]:
-    """Turn every failure of a call to S3 into one TransferError.
+def explained(remote: "Remote", action: str) -> Iterator[None]:
+    """Turn every failure of a remote's file system into one TransferError.
 
     Args:
-        target: what was called.
-        action: what the call tried, such as `write to`; the bucket's name follows it.
+        remote: what is used.
+        action: what is tried, such as `write to`; the name of the bucket, server or folder follows it.
 
     Raises:
         TransferError: names the remote or key, what is wrong and what to do.
+        FileNotFoundError: an object that is read is not there.
     """
-    from botocore import exceptions as boto
+    from aiohttp import ClientError as HttpError
+    from botocore.exceptions import BotoCoreError, ClientError
 
-    label = target.label
     try:
         yield
-    except TransferError:
-        raise
-    except boto.ClientError as fault:
-        error = fault.response.get("Error", {})
-        code, message = str(error.get("Code", "")), str(error.get("Message", fault))
-        raise _refused(target, action, code, message) from fault
-    except (boto.NoCredentialsError, boto.PartialCredentialsError) as fault:
-        raise TransferError(f"{label}: no credentials: {fault}.", target.credentials_remedy) from fault
-    except (boto.ConnectTimeoutError, boto.ReadTimeoutError) as fault:
-        problem = f"{label}: {target.endpoint} gave no answer within {target.timeout:g} s."
-        raise TransferError(problem, f"{target.endpoint_remedy} A slow server: --timeout SECONDS.") from fault
-    except boto.SSLError as fault:
-        option = target.settings.set_option("ssl_verify", "/path/to/ca.pem")
-        raise TransferError(
-            f"{label}: {target.endpoint} does not prove who it is: {fault}", f"Trust its authority: {option}"
-        ) from fault
-    except (boto.ConnectionError, boto.HTTPClientError) as fault:
-        raise TransferError(f"{label}: {target.endpoint} cannot be reached: {fault}", target.endpoint_remedy) from fault
-    except boto.ParamValidationError as fault:
-        url = target.settings.set_option("url", "s3://BUCKET/PREFIX")
-        raise TransferError(f"{label}: url: {fault}", f"Correct it: {url}") from fault
-    except (boto.BotoCoreError, ValueError) as fault:
-        # An answer that is not S3's, a malformed address, a profile that does not exist.
-        raise TransferError(f"{label}: cannot {action} {target.endpoint}: {fault}", target.endpoint_remedy) from fault
+    except (OSError, ValueError, BotoCoreError, ClientError, HttpError) as fault:
+        code = _code(fault)
+        if action == "read from" and isinstance(fault, FileNotFoundError) and code != "NoSuchBucket":
+            raise
+        problem, remedy = _explain(remote, action, fault, code)
+        facts = {
+            "name": remote.name,
+            "server": server(remote),
+            "address": "endpointurl" if remote.fs.protocol == "s3" else "url",
+            "bucket": remote.path.partition("/")[0],
+            "key": _key(remote) if code else "",
+            "timeout": remote.config["read_timeout"],
+            "action": action,
+            "code": code,
+            "fault": getattr(fault, "strerror", None) or fault,
+        }
+        raise TransferError(f"remote {remote.name!r}: {problem.format(**facts)}", remedy.format(**facts)) from fault
 
 
-def is_missing_object(fault: TransferError) -> bool:
-    """Whether the error says that one object is not there."""
-    from botocore.exceptions import ClientError
+def _code(fault: BaseException) -> str:
+    """Code of a server's answer; s3fs keeps the answer as the cause. Empty for every other fault."""
+    if status := getattr(fault, "status", None):
+        return f"HTTP {status}"
+    answer = getattr(fault, "response", None) or getattr(fault.__cause__, "response", None)
+    return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""
 
-    cause = fault.__cause__
-    return isinstance(cause, ClientError) and str(cause.response.get("Error", {}).get("Code")) in _NO_OBJECT
+
+def _explain(remote: "Remote", action: str, fault: Exception, code: str) -> tuple[str, str]:
+    """Templates of problem and remedy."""
+    import aiohttp
+    from botocore import exceptions as boto
+
+    for codes, problem, remedy in _ANSWERS:
+        if code in codes:
+            writing = codes == _DENIED and action.startswith("write")
+            return f"{problem} ({code}).", _WRITE_RIGHTS if writing else remedy
+    if remote.fs.protocol == "local":
+        return "cannot {action} {server}: {fault}.", _FOLDER_RIGHTS
+    kinds: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
+        ((boto.NoCredentialsError, boto.PartialCredentialsError), "no credentials: {fault}.", _CREDENTIALS),
+        ((boto.ConnectTimeoutError, boto.ReadTimeoutError, TimeoutError), _SILENT, _ADDRESS + ", or --timeout."),
+        ((boto.SSLError, aiohttp.ClientSSLError), "{server} does not prove who it is: {fault}", _AUTHORITY),
+        ((aiohttp.ClientResponseError,), "{server} answers {code}: {fault}", "Try again later."),
+        ((boto.ParamValidationError,), "url: {fault}", "Correct it: " + _URL),
+        (
+            (boto.ConnectionError, boto.HTTPClientError, aiohttp.ClientError),
+            "{server} cannot be reached: {fault}",
+            _ADDRESS,
+        ),
+    )
+    for types, problem, remedy in kinds:
+        if isinstance(fault, types):
+            return problem, remedy
+    # An answer that is not S3's, a malformed address, a profile that does not exist.
+    return "cannot {action} {server}: {fault}", _ADDRESS
+
+
+def server(remote: "Remote") -> str:
+    """Address of the server; the path of a folder."""
+    if remote.fs.protocol != "s3":
+        return str(remote.path)
+    return str(remote.config.get("endpointurl") or os.environ.get("AWS_ENDPOINT_URL") or "Amazon S3")
+
+
+def _key(remote: "Remote") -> str:
+    """Which key is used and where it was found; the identifier is shortened, the secret never shown."""
+    from botocore.session import Session
+
+    key, origin = remote.config.get("access_key_id"), "DVC's configuration"
+    if not key and not remote.config.get("allow_anonymous_login"):
+        found = Session(profile=remote.config.get("profile")).get_credentials()
+        if found is not None:
+            key, origin = found.access_key, "AWS_ACCESS_KEY_ID" if found.method == "env" else found.method
+    return f"access_key_id {key[:4]}… (from {origin})" if key else "anonymous access"

@@ -6,152 +6,144 @@ whose content has another MD5 than its name is damaged.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from sensorium.errors import TransferError
-from sensorium.remote.settings import RemoteSettings, object_key
-from sensorium.remote.stores import Store, WritableStore
+from sensorium.remote.faults import explained
 
-DIRECTORY = ".dir"
-"""Ending of the digest of a folder, whose object lists the files in it."""
+if TYPE_CHECKING:
+    from dvc.data_cloud import Remote
 
+State = Literal["intact", "missing", "damaged"]
+
+_FOLDER = ".dir"
 _JOBS = 4
+_BLOCK_BYTES = 16 << 20
+"""Bytes of an object in a bucket that are fetched at once."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TrackedObject:
     """An object that dvc.lock or a .dvc file names."""
 
     digest: str
+    """MD5; with `.dir` behind it for the listing of a folder."""
     path: str
     """The file or folder that it holds, relative to the project's root."""
 
-
-@dataclass
-class Audit:
-    """What a remote holds of what this clone needs."""
-
-    intact: list[Wanted] = field(default_factory=list)
-    missing: list[Wanted] = field(default_factory=list)
-    damaged: list[Wanted] = field(default_factory=list)
+    @property
+    def key(self) -> str:
+        """Name of the object, relative to the remote's URL."""
+        return f"files/md5/{self.digest[:2]}/{self.digest[2:]}"
 
 
-def wanted(root: Path, remote: str) -> list[Wanted]:
+def tracked_objects(repo: Any, remote: str) -> list[TrackedObject]:
     """Objects of all outputs that a push to this remote would send, folders not yet opened.
 
     Raises:
         TransferError: DVC cannot read the project.
     """
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
     try:
-        with Repo(str(root)) as repo:
-            outs = [out for out in repo.index.outs if out.use_cache and out.can_push and out.hash_info]
-            return [
-                Wanted(str(out.hash_info.value), Path(out.fs_path).relative_to(root).as_posix())
-                for out in outs
-                if out.hash_info.name == "md5" and out.remote in (None, remote)
-            ]
+        return [
+            TrackedObject(str(out.hash_info.value), Path(out.fs_path).relative_to(repo.root_dir).as_posix())
+            for out in repo.index.outs
+            if out.use_cache and out.can_push and out.hash_info.name == "md5" and out.remote in (None, remote)
+        ]
     except DvcException as fault:
-        raise TransferError(f"{root}: DVC cannot read the project: {fault}", "Correct the file named above.") from fault
+        raise TransferError(
+            f"{repo.root_dir}: DVC cannot read the project: {fault}", "Correct the file named above."
+        ) from fault
 
 
-def _digest(blocks: Iterable[bytes], keep: bool) -> tuple[str, bytes]:
-    digest, kept = hashlib.md5(usedforsecurity=False), []
-    for block in blocks:
-        digest.update(block)
-        if keep:
-            kept.append(block)
-    return digest.hexdigest(), b"".join(kept)
+def open_object(remote: "Remote", item: TrackedObject) -> BinaryIO:
+    """Open an object for reading from its beginning to its end."""
+    streamed = remote.fs.protocol in ("http", "https")  # without a look at its size, and without ranges
+    options = {"block_size": 0, "size": 1} if streamed else {"block_size": _BLOCK_BYTES}
+    stream: BinaryIO = remote.fs.open(remote.odb.oid_to_path(item.digest), "rb", **options)
+    return stream
 
 
-def _audit_one(store: Store, item: Wanted, audit: Audit) -> list[Wanted]:
-    """Compare one object; return the files of a folder."""
-    blocks = store.stream(object_key(item.digest))
-    if blocks is None:
-        audit.missing.append(item)
-        return []
-    is_folder = item.digest.endswith(DIRECTORY)
-    digest, content = _digest(blocks, keep=is_folder)
-    if digest != item.digest.removesuffix(DIRECTORY):
-        audit.damaged.append(item)
-        return []
-    audit.intact.append(item)
-    if not is_folder:
-        return []
-    return [Wanted(entry["md5"], f"{item.path}/{entry['relpath']}") for entry in json.loads(content)]
+def is_damaged(item: TrackedObject, digest: str) -> bool:
+    """Whether an object whose content has this MD5 is not the one that was wanted."""
+    return digest != item.digest.removesuffix(_FOLDER)
 
 
-def _unique(items: Iterable[Wanted], seen: set[str]) -> Iterator[Wanted]:
-    for item in items:
-        if item.digest not in seen:
-            seen.add(item.digest)
-            yield item
+def _audit_one(remote: "Remote", item: TrackedObject) -> tuple[State, list[TrackedObject]]:
+    """State of one object, and the files of an intact folder."""
+    from dvc_data.hashfile.hash import fobj_md5
+
+    listing = b""
+    try:
+        with explained(remote, "read from"), open_object(remote, item) as stream:
+            if item.digest.endswith(_FOLDER):
+                listing = stream.read()
+                digest = hashlib.md5(listing, usedforsecurity=False).hexdigest()
+            else:
+                digest = fobj_md5(stream)
+    except FileNotFoundError:
+        return "missing", []
+    if is_damaged(item, digest):
+        return "damaged", []
+    entries = json.loads(listing) if listing else []
+    return "intact", [TrackedObject(entry["md5"], f"{item.path}/{entry['relpath']}") for entry in entries]
 
 
-def audit(store: Store, items: Iterable[Wanted], progress: Callable[[Wanted], None] | None = None) -> Audit:
+def audit(
+    remote: "Remote", items: Sequence[TrackedObject], progress: Callable[[TrackedObject], None]
+) -> defaultdict[State, list[TrackedObject]]:
     """Read every object once and compare it with its name.
 
     Args:
-        store: the remote, connected.
+        remote: the remote.
         items: what should be there; folders are opened.
         progress: called with each object that was read.
+
+    Returns:
+        Objects by their state, sorted by path.
     """
-    result, seen = Audit(), set[str]()
-    pending = list(_unique(items, seen))
+    result: defaultdict[State, list[TrackedObject]] = defaultdict(list)
+    seen: dict[str, TrackedObject] = {}
     with ThreadPoolExecutor(_JOBS) as pool:
-        while pending:
-            found: list[Wanted] = []
-            for item, inside in zip(
-                pending, pool.map(lambda one: _audit_one(store, one, result), pending), strict=True
+        while items:
+            new = {item.digest: item for item in reversed(items) if item.digest not in seen}
+            seen |= new
+            items = []
+            for item, (state, files) in zip(
+                new.values(), pool.map(lambda one: _audit_one(remote, one), new.values()), strict=True
             ):
-                found += inside
-                if progress:
-                    progress(item)
-            pending = list(_unique(found, seen))
-    for group in (result.intact, result.missing, result.damaged):
+                result[state].append(item)
+                items += files
+                progress(item)
+    for group in result.values():
         group.sort(key=lambda item: item.path)
     return result
 
 
-def damage(result: Audit, settings: RemoteSettings) -> TransferError:
-    """The error that names every damaged object."""
-    lines = "\n".join(f"  {item.path} ({object_key(item.digest)})" for item in result.damaged)
-    return TransferError(
-        f"remote {settings.name!r}: {len(result.damaged)} damaged object(s), whose content has another MD5 than its "
-        f"name:\n{lines}",
-        f"From a clone that has the data intact: sensorium remote check {settings.name} --objects --repair",
-    )
-
-
-def _is_intact(path: Path, digest: str) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "md5").hexdigest() == digest.removesuffix(DIRECTORY)
-
-
-def repair(store: WritableStore, cache: Path, damaged: Iterable[Wanted]) -> list[Wanted]:
+def repair(remote: "Remote", cache: Any, damaged: Sequence[TrackedObject]) -> list[TrackedObject]:
     """Replace damaged objects by the intact copies of the local cache.
 
     Args:
-        store: the remote, connected and writable.
-        cache: folder of DVC's local cache (the one that holds files/md5).
+        remote: the remote, writable.
+        cache: DVC's object database of the local cache.
         damaged: what to replace.
 
     Returns:
-        Objects of which the local cache has no intact copy either; they are left as they are.
+        What was replaced; of the others the local cache has no intact copy either.
     """
-    left = []
+    from dvc_data.hashfile.hash import file_md5
+
+    repaired = []
     for item in damaged:
-        source = cache / object_key(item.digest)
-        if not _is_intact(source, item.digest):
-            left.append(item)
-            continue
-        with source.open("rb") as stream:
-            store.write(object_key(item.digest), stream)
-    return left
+        source = cache.oid_to_path(item.digest)
+        if cache.fs.isfile(source) and not is_damaged(item, file_md5(source)):
+            with explained(remote, "write to"):
+                remote.odb.add(source, cache.fs, item.digest, check_exists=False)
+            repaired.append(item)
+    return repaired

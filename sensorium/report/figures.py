@@ -1,11 +1,11 @@
 """The figures of the report; each function draws one.
 
 Every experiment has its own colour and marker, whatever their number. The colours are those of Okabe and
-Ito (https://jfly.uni-koeln.de/color/), which colour-blind readers tell apart, and two of Tol's "muted"
+Ito (https://jfly.uni-koeln.de/color/), which colour-blind readers can distinguish, and two of Tol's "muted"
 scheme (https://personal.sron.nl/~pault/).
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from sensorium.mice import FRAMES_PER_SECOND, short_name
-from sensorium.report.material import ALL, SCORE, Material, bootstrap
+from sensorium.report.material import ALL, SINGLE_TRIAL, Material, bootstrap
 
 PREDICTED, MEASURED, NOISELESS = "#009E73", "#BBBBBB", "#333333"
 _COLORS = ("#0072B2", "#D55E00", "#56B4E9", "#CC79A7", "#E69F00", "#882255", "#999933")
@@ -64,8 +64,6 @@ _BINS = (15, 50)
 _STRIP = 10
 """Pictures in the film strip."""
 
-Draw = Callable[[Material, int], Figure]
-
 
 def _figure(height: float, rows: int = 1, columns: int = 1, **shared: Any) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(_WIDTH, height))
@@ -109,7 +107,7 @@ def scores_by_mouse(material: Material, seed: int) -> Figure:
     return figure
 
 
-def distribution(material: Material, _seed: int) -> Figure:
+def distribution(material: Material) -> Figure:
     """Share of the neurons over correlation, an outline per source on a line of its own."""
     looks = _looks(material)
     figure, (axes,) = _figure(0.7 + 2.4 * _ROW * len(looks))
@@ -132,7 +130,7 @@ def distribution(material: Material, _seed: int) -> Figure:
     return figure
 
 
-def example_traces(material: Material, _seed: int) -> Figure:
+def example_traces(material: Material) -> Figure:
     """Measured and predicted responses of three neurons."""
     figure, panels = _figure(1.6 * len(material.traces) + 0.4, rows=len(material.traces))
     for axes, trace in zip(panels, material.traces, strict=True):
@@ -154,7 +152,7 @@ def example_traces(material: Material, _seed: int) -> Figure:
     return figure
 
 
-def learning_curves(material: Material, _seed: int) -> Figure:
+def learning_curves(material: Material) -> Figure:
     """Training loss and validation correlation by epoch: a line per experiment, and the range of its folds."""
     looks = _looks(material)
     histories = {name: pd.concat(folds.values()) for name, folds in material.histories.items() if folds}
@@ -182,7 +180,7 @@ def _legend_height(entries: Collection[str], columns: int) -> float:
     return 0.1 + _ROW * -(-len(entries) // columns)
 
 
-def folds(material: Material, _seed: int) -> Figure:
+def folds(material: Material) -> Figure:
     """Labelled trials by fold and mouse, and the score of each fold."""
     counts, looks = material.folds["trials_by_fold"], _looks(material)
     figure, panels = _figure(2.6 + _legend_height(max(counts, looks, key=len), _PANELS // 2), columns=2)
@@ -195,7 +193,7 @@ def folds(material: Material, _seed: int) -> Figure:
     scored = material.scores.query("mouse == @ALL and tier == @ALL and fold != @ALL")
     for source, look in looks.items():
         rows = scored[scored["source"] == source].sort_values("fold")
-        panels[1].plot(rows["fold"].astype(int), rows[SCORE], **look, linewidth=1, markersize=5, label=source)
+        panels[1].plot(rows["fold"].astype(int), rows[SINGLE_TRIAL], **look, linewidth=1, markersize=5, label=source)
     panels[1].set_title("single-trial correlation")
     for axes in panels:
         axes.set_xlabel("fold")
@@ -210,7 +208,7 @@ def draw_responses(video: NDArray[np.float32], responses: NDArray[np.float32], t
     Args:
         video: (L, rows, columns) grey levels.
         responses: (N, L).
-        title: stands above.
+        title: of the figure.
     """
     seconds = len(video) / FRAMES_PER_SECOND
     with mpl.rc_context(STYLE):
@@ -237,16 +235,6 @@ def draw_responses(video: NDArray[np.float32], responses: NDArray[np.float32], t
     return figure
 
 
-FIGURES: Mapping[str, Draw] = {
-    "scores": scores_by_mouse,
-    "neurons": distribution,
-    "traces": example_traces,
-    "training": learning_curves,
-    "folds": folds,
-}
-"""What draws each figure, by file stem."""
-
-
 def draw_all(material: Material, seed: int) -> Iterator[tuple[str, Figure]]:
     """Draw every figure.
 
@@ -254,5 +242,8 @@ def draw_all(material: Material, seed: int) -> Iterator[tuple[str, Figure]]:
         File stem and figure.
     """
     with mpl.rc_context(STYLE):
-        for name, draw in FIGURES.items():
-            yield name, draw(material, seed)
+        yield "scores", scores_by_mouse(material, seed)
+        yield "neurons", distribution(material)
+        yield "traces", example_traces(material)
+        yield "training", learning_curves(material)
+        yield "folds", folds(material)

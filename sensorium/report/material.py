@@ -14,9 +14,9 @@ from sensorium.inference.predictions import Predictions
 from sensorium.inference.weights import combine
 from sensorium.mice import FRAMES_PER_SECOND
 
-SCORE = "single_trial_correlation"
+SINGLE_TRIAL = "single_trial_correlation"
 ALL = "all"
-"""Stands for every mouse, fold or tier in the tables."""
+"""Stands for every mouse, fold or tier in the tables; the report depends on their content, not on their code."""
 
 _RESAMPLES = 1000
 _QUANTILES = {"good": 0.95, "median": 0.5, "bad": 0.05}
@@ -73,9 +73,9 @@ class Material:
     def correlations(self, mouse: str, source: str) -> NDArray[np.float64]:
         """(N,) single-trial correlation of each neuron of a mouse, or of `all`; empty where it is unknown."""
         rows = (self.neurons["source"] == source) & ((self.neurons["mouse"] == mouse) | (mouse == ALL))
-        return self.neurons.loc[rows, SCORE].to_numpy(np.float64)
+        return self.neurons.loc[rows, SINGLE_TRIAL].to_numpy(np.float64)
 
-    def pooled(self, metric: str = SCORE) -> pd.DataFrame:
+    def pooled(self, metric: str = SINGLE_TRIAL) -> pd.DataFrame:
         """One metric over all folds and tiers by source (rows) and mouse (columns)."""
         rows = self.scores[(self.scores["fold"].astype(str) == ALL) & (self.scores["tier"] == ALL)]
         return rows.pivot_table(index="source", columns="mouse", values=metric, sort=False)
@@ -84,8 +84,8 @@ class Material:
 def bootstrap(values: NDArray[np.float64], seed: int, *place: int) -> tuple[float, float]:
     """95 % interval of the mean when neurons are drawn again and again.
 
-    It tells how much the choice of neurons matters; neurons of one mouse share their trials, so it
-    does not tell how another recording would score.
+    It shows how much the choice of neurons matters; neurons of one mouse share their trials, so it
+    does not show how another recording would score.
 
     Args:
         values: (N,) correlations.
@@ -125,7 +125,7 @@ def traces(
         trial: which trial to show.
         members: their mean is shown.
         correlations: (N,) of that mean.
-        weights: a weight a member; None gives all of them the same say.
+        weights: one per member; None for equal weights.
     """
     shape = (store.neurons, int(store.lengths[trial]))
     predicted = combine([member.load(store.name, trial, shape) for member in members], weights)

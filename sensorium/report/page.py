@@ -34,7 +34,6 @@ _CAPTIONS: Mapping[str, tuple[str, str]] = {
 }
 
 _CEILING = "ceiling"
-
 _OTHER_METRICS: Mapping[str, str] = {
     "published_variant": "as the published solution counts",
     "correlation_to_average": "correlation to average",

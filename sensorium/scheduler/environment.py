@@ -4,8 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-from sensorium.tracking.adopted import RUN_VARIABLES
-from sensorium.tracking.store import PATIENCE_VARIABLE, patience
+from sensorium.tracking.project_run import RUN_VARIABLES
+from sensorium.tracking.timeouts import UPLOAD_TIMEOUT, upload_timeout
 
 
 def command_environment(executor: str) -> dict[str, str]:
@@ -17,5 +17,5 @@ def command_environment(executor: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in RUN_VARIABLES}
     kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
     if executor != "local":  # a cluster ends what a job leaves behind, the uploader as well
-        kept[PATIENCE_VARIABLE] = f"{patience():g}"
+        kept[UPLOAD_TIMEOUT] = f"{upload_timeout():g}"
     return kept

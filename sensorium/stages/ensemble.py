@@ -11,17 +11,16 @@ from sensorium.commands.options import Experiments, Split, require_choice, selec
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, PredictionError
-from sensorium.files import sole_writer
-from sensorium.inference.device import prediction_device
+from sensorium.files import exclusive_lock
 from sensorium.inference.ensemble import average
-from sensorium.inference.job import Job
-from sensorium.inference.plan import chosen_mice, plan
+from sensorium.inference.plan import PredictionJob, Trained, chosen_mice, plan
 from sensorium.inference.predictions import Predictions
 from sensorium.inference.runner import run_job
-from sensorium.inference.trained import Trained, trained_folds
+from sensorium.inference.sliding import prediction_device
 from sensorium.inference.weights import Weights, read_weights
 from sensorium.mice import SPLITS
 from sensorium.paths import Paths
+from sensorium.recovery import trained_folds
 from sensorium.stages.predict import tell_error
 
 
@@ -66,13 +65,14 @@ def run(
         busy = PredictionError(
             f"{folder}: another process is writing these predictions.", "Wait until it has finished."
         )
-        with sole_writer(paths.lock(f"ensemble-{folder.parent.name}-{split}"), busy, folder):
+        with exclusive_lock(paths.lock(f"ensemble-{folder.parent.name}-{split}"), busy, folder):
             average(members, stores, split, folder, chosen)
         return
     trained, pinned = _registered(config, paths, pin, names)
-    stores = [MouseStore(paths.store(mouse)) for mouse in chosen_mice(config, split)]
+    stores = [MouseStore(paths.store(mouse)) for mouse in chosen_mice(config.dataset.mice, split)]
     assignments = plan(paths, stores, split, trained)
-    job = Job(split, assignments, config.window, config.prediction, prediction_device(config), pinned)
+    device = prediction_device(config.runtime.accelerator, config.prediction.precision)
+    job = PredictionJob(split, assignments, config.window, config.prediction, device, pinned)
     work = paths.state / "predict" / ",".join(names) / split
     run_job(job, folder, work, config.runtime.devices)
     tell_error(folder)
@@ -86,7 +86,7 @@ def _registered(config: Config, paths: Paths, pin: Path, experiments: Sequence[s
     folds = {
         name: {int(folder.name.removeprefix("fold_")): folder for folder in found[name]}
         if name in found
-        else trained_folds(config, paths, name)
+        else trained_folds(config.folds.train.values(), paths, name)
         for name in experiments
     }
     if set(found) == set(experiments):

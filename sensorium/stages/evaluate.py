@@ -1,21 +1,20 @@
 """Score the out-of-fold predictions of all experiments and of their ensemble against the noise ceiling."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
 from sensorium import files
-from sensorium.commands.fit_ensemble import WEIGHTS_FILE, fit_weights, predicted_folds, tell_gain
+from sensorium.commands.fit_ensemble import WEIGHTS_FILE, fit_weights, predicted_folds, print_gain
 from sensorium.config import Config
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
-from sensorium.evaluation import ENSEMBLE, MouseScores, OutOfFold, score_mouse
-from sensorium.evaluation.sources import Experiments, means
+from sensorium.evaluation.scores import MouseScores, score_mouse
+from sensorium.evaluation.sources import ENSEMBLE, Experiments, OutOfFold, means
 from sensorium.evaluation.tables import (
     SINGLE_TRIAL,
     by_mouse,
@@ -26,6 +25,7 @@ from sensorium.evaluation.tables import (
     summary,
     training_histories,
 )
+from sensorium.evaluation.weights import EnsembleWeights
 from sensorium.inference.predictions import Predictions
 from sensorium.mice import FOLDS_SPLIT
 from sensorium.paths import Paths
@@ -56,7 +56,7 @@ def run(config: Config, paths: Paths) -> None:
     curves = learning_curves({name: training_histories(config, paths, name) for name in experiments})
     busy = PredictionError(f"{paths.evaluation}: another process is writing the scores.", "Wait until it has finished.")
     outputs = [paths.evaluation / name for name in _OUTPUTS]
-    with files.sole_writer(paths.lock("evaluation"), busy, *outputs):
+    with files.exclusive_lock(paths.lock("evaluation"), busy, *outputs):
         _write(mice, curves, weights, paths.evaluation)
         _forget_removed(config, paths)
 
@@ -68,23 +68,25 @@ def _forget_removed(config: Config, paths: Paths) -> None:
             path.unlink()
 
 
-def _weighted(config: Config, paths: Paths, folds: Folds, experiments: Experiments) -> tuple[OutOfFold, dict[str, Any]]:
-    """What is scored, with the ensemble's weights, and what the file of weights holds."""
-    averaged = means(config)
+def _weighted(
+    config: Config, paths: Paths, folds: Folds, experiments: Experiments
+) -> tuple[OutOfFold, EnsembleWeights]:
+    """What is scored, with the ensemble's weights, and the file of weights."""
+    averaged = means(config.ensemble, config.registry)
     members = {name: experiments[name] for name in averaged[ENSEMBLE]}
-    trained = {"trained": {name: _trained(name, member) for name, member in members.items()}}
+    trained = {name: _trained(name, member) for name, member in members.items()}
     if config.ensemble.weights == "equal":
-        equal = {"method": "equal", "weights": dict.fromkeys(members, 1 / len(members))}
-        return OutOfFold(experiments, averaged), equal | trained
+        equal = EnsembleWeights(method="equal", weights=dict.fromkeys(members, 1 / len(members)), trained=trained)
+        return OutOfFold(experiments, averaged), equal
     found = fit_weights(config, paths, folds, members)
-    tell_gain(list(members), found)
+    print_gain(found)
+    gains = found.folds or {}
 
     def weights(mouse: str, trial: int) -> Sequence[float]:
         """Those fitted without the fold of the trial."""
-        chosen: list[float] = found.folds[int(folds.of(mouse)[trial])].weights.tolist()
-        return chosen
+        return list(gains[int(folds.of(mouse)[trial])].weights.values())
 
-    return OutOfFold(experiments, averaged, weights), found.as_json(list(members)) | trained
+    return OutOfFold(experiments, averaged, weights), found.model_copy(update={"trained": trained})
 
 
 def _trained(name: str, member: Predictions) -> str:
@@ -103,14 +105,14 @@ def _score(config: Config, paths: Paths, mouse: str, folds: Folds, sources: OutO
     )
 
 
-def _write(mice: list[MouseScores], curves: pd.DataFrame, weights: Mapping[str, Any], folder: Path) -> None:
+def _write(mice: list[MouseScores], curves: pd.DataFrame, weights: EnsembleWeights, folder: Path) -> None:
     table, neurons = score_table(mice), neuron_table(mice)
     for name, rows in zip(_TABLES, (table, by_mouse(table), histogram(neurons), curves), strict=True):
         with files.atomic_file(folder / name) as partial:
             rows.to_csv(partial, index=False, float_format=_DIGITS)
     with files.atomic_file(folder / "neurons.parquet") as partial:
         neurons.to_parquet(partial, index=False)
-    files.write_json(folder / WEIGHTS_FILE, weights)
+    weights.save(folder / WEIGHTS_FILE)
     metrics = summary(table)
     files.write_json(folder / "metrics.json", metrics)
     files.write_json(folder / "overall.json", metrics[SINGLE_TRIAL])  # one number per source: a row of `dvc exp show`

@@ -9,7 +9,7 @@ from rich.table import Table
 from sensorium.config import Config, WindowConfig
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError
-from sensorium.files import sole_writer
+from sensorium.files import exclusive_lock
 from sensorium.paths import Paths
 from sensorium.recordings.folds import write_folds
 
@@ -21,7 +21,7 @@ def run(config: Config, paths: Paths) -> None:
         DataError: a store is missing, a mouse has no trial in some fold, or a trial is too short for the window.
     """
     busy = DataError(f"{paths.folds}: another process is writing the folds.", "Wait until it has finished.")
-    with sole_writer(paths.lock("folds"), busy, paths.folds):
+    with exclusive_lock(paths.lock("folds"), busy, paths.folds):
         stores = [MouseStore(paths.store(mouse)) for mouse in config.dataset.mice]
         _require_long_trials(stores, config.window)
         report = write_folds(stores, config.folds.count, config.folds.grouping, paths.folds)

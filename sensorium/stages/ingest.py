@@ -7,7 +7,7 @@ from sensorium.commands import download, synthesize, verify
 from sensorium.commands.options import Mouse, select_mice
 from sensorium.config import Config
 from sensorium.errors import DataError
-from sensorium.files import atomic_folder, sole_writer
+from sensorium.files import atomic_folder, exclusive_lock
 from sensorium.paths import Paths
 from sensorium.recordings.ingest import ingest, steps
 from sensorium.recordings.raw import RawMouse
@@ -31,7 +31,7 @@ def _ingest(config: Config, paths: Paths, mouse: str) -> None:
     folder = config.raw_folder(paths.root)
     busy = DataError(f"{store}: another process is writing this store.", "Wait until it has finished.")
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    with sole_writer(paths.lock(f"ingest-{mouse}"), busy, store):
+    with exclusive_lock(paths.lock(f"ingest-{mouse}"), busy, store):
         raw = RawMouse(folder / mouse)
         truth = folder / TRUTH_FOLDER / mouse
         with atomic_folder(store) as partial, Progress(console=console) as progress:

@@ -10,14 +10,13 @@ from sensorium.commands.options import Experiment, Split, require_choice
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.files import folder_digest, sha256, write_json
-from sensorium.inference.device import prediction_device
-from sensorium.inference.job import Job
-from sensorium.inference.plan import chosen_mice, plan
+from sensorium.inference.plan import PredictionJob, chosen_mice, plan
 from sensorium.inference.predictions import PROVENANCE_FILE, Predictions
 from sensorium.inference.runner import run_job
-from sensorium.inference.trained import trained_folds
+from sensorium.inference.sliding import prediction_device
 from sensorium.mice import FOLDS_SPLIT, SPLITS
 from sensorium.paths import Paths
+from sensorium.recovery import trained_folds
 
 
 def run(
@@ -42,10 +41,11 @@ def run(
     """
     config.experiment(experiment)
     require_choice("split", split, SPLITS)
-    stores = [MouseStore(paths.store(mouse)) for mouse in chosen_mice(config, split, dataset)]
-    trained = {experiment: trained_folds(config, paths, experiment)}
+    stores = [MouseStore(paths.store(mouse)) for mouse in chosen_mice(config.dataset.mice, split, dataset)]
+    trained = {experiment: trained_folds(config.folds.train.values(), paths, experiment)}
     assignments = plan(paths, stores, split, trained)
-    job = Job(split, assignments, config.window, config.prediction, prediction_device(config))
+    device = prediction_device(config.runtime.accelerator, config.prediction.precision)
+    job = PredictionJob(split, assignments, config.window, config.prediction, device)
     work = paths.state / "predict" / experiment / split
     folder = paths.predictions(experiment, split)
     run_job(job, folder, work, config.runtime.devices)

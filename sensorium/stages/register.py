@@ -6,8 +6,8 @@ from sensorium.config import Config
 from sensorium.files import tidy, waiting_lock
 from sensorium.paths import Paths
 from sensorium.registry import register_pair
-from sensorium.tracking.delivery import deliver_leftovers
-from sensorium.tracking.store import Store
+from sensorium.tracking.store import TrackingStore
+from sensorium.tracking.uploader import upload_remaining
 
 
 def run(config: Config, paths: Paths) -> None:
@@ -16,10 +16,12 @@ def run(config: Config, paths: Paths) -> None:
     Raises:
         TrackingError: folds or scores are missing, or the tracking server cannot be reached.
     """
-    deliver_leftovers(Store.of(paths))  # the scores join the runs of the trainings; what cannot arrive stays on disk
+    upload_remaining(
+        TrackingStore.of(paths)
+    )  # the scores join the runs of the trainings; what cannot arrive stays on disk
     pin = register_pair(config, paths)
     with waiting_lock(paths.lock("register")):
         tidy(paths.pair_pin)
-        pin.write(paths.pair_pin)
-    names = ", ".join(f"{content.name} {pin.versions[role]}" for role, content in pin.models.items())
+        pin.save(paths.pair_pin)
+    names = ", ".join(f"{model.name} {model.version}" for model in pin.models.values())
     Console().print(f"{pin.pair.name} {pin.pair.version} pins {names}.")

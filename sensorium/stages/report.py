@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -13,15 +12,16 @@ from sensorium.config import Config
 from sensorium.data.folds import REPORT, Folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError, PredictionError
-from sensorium.evaluation import ENSEMBLE
-from sensorium.evaluation.tables import training_histories
+from sensorium.evaluation.sources import ENSEMBLE
+from sensorium.evaluation.tables import SINGLE_TRIAL, training_histories
+from sensorium.evaluation.weights import EnsembleWeights
 from sensorium.inference.predictions import Predictions
 from sensorium.inference.weights import in_order
 from sensorium.mice import FOLDS_SPLIT, short_name
 from sensorium.paths import Paths
 from sensorium.recovery import later_remedy, remedy
 from sensorium.report.figures import draw_all
-from sensorium.report.material import SCORE, Material, Trace, traces, trial_to_show
+from sensorium.report.material import Material, traces, trial_to_show
 from sensorium.report.page import write_page
 
 _REMEDY = "Type `dvc repro` first, or `sensorium evaluate`."
@@ -36,7 +36,7 @@ def run(config: Config, paths: Paths) -> None:
     """
     material = _gather(config, paths)
     busy = PredictionError(f"{paths.report}: another process is writing the report.", "Wait until it has finished.")
-    with files.sole_writer(paths.lock("report"), busy, paths.report), files.atomic_folder(paths.report) as partial:
+    with files.exclusive_lock(paths.lock("report"), busy, paths.report), files.atomic_folder(paths.report) as partial:
         figures: dict[str, Path] = {}
         for name, figure in draw_all(material, config.seed):
             figures[name] = partial / f"{name}.png"
@@ -52,44 +52,34 @@ def _gather(config: Config, paths: Paths) -> Material:
         scores = pd.read_csv(paths.evaluation / "scores.csv")
         neurons = pd.read_parquet(paths.evaluation / "neurons.parquet")
     except FileNotFoundError as fault:
-        told = remedy(Path(fault.filename), _REMEDY)
-        raise PredictionError(f"{fault.filename}: the file does not exist.", told) from None
+        missing = Path(fault.filename)
+        raise PredictionError(f"{missing}: the file does not exist.", remedy(missing, _REMEDY)) from None
     weights = paths.evaluation / WEIGHTS_FILE
-    weighing = files.read_json(weights, PredictionError, later_remedy(weights, _REMEDY))
+    weighing = EnsembleWeights.load(weights, PredictionError, later_remedy(weights, _REMEDY))
     store = MouseStore(paths.store(next(iter(config.dataset.mice))))
     numbers = Folds.load(paths.folds).of(store.name)
     trial = trial_to_show(store, numbers)
-    fold = weighing.get("folds", {}).get(str(numbers[trial]), {}).get("weights")
+    own = neurons[(neurons["mouse"] == store.name) & (neurons["source"] == ENSEMBLE)][SINGLE_TRIAL].to_numpy()
+    fold = None if weighing.folds is None else weighing.folds[int(numbers[trial])].weights
     return Material(
         scores,
         neurons,
         files.read_json(paths.folds / REPORT, DataError, later_remedy(paths.folds, "Run `dvc repro folds`.")),
         {name: training_histories(config, paths, name) for name in predictions},
-        _traces(store, trial, [predictions[name] for name in members], neurons, in_order(fold, members)),
+        traces(store, trial, [predictions[name] for name in members], own, in_order(fold, members)),
         f"Mouse {short_name(store.name)}, trial {trial} ({store.tiers[trial]}), mean of {', '.join(members)}",
         config.evaluation.first_frame,
         [*_weights(weighing), *_facts(config, predictions.values())],
     )
 
 
-def _weights(weighing: dict[str, Any]) -> list[tuple[str, str]]:
+def _weights(weighing: EnsembleWeights) -> list[tuple[str, str]]:
     """The ensemble's weights and what they gain, where they are fitted."""
-    if weighing["method"] == "equal":
+    if weighing.nested is None:
         return []
-    weights = ", ".join(f"{name} {weight:.4f}" for name, weight in weighing["weights"].items())
-    gain = f"gain over equal weights {weighing['nested']['gain']:+.5f}, each fold with the weights of the others"
+    weights = ", ".join(f"{name} {weight:.4f}" for name, weight in weighing.weights.items())
+    gain = f"gain over equal weights {weighing.nested.gain:+.5f}, each fold with the weights of the others"
     return [("weights in the ensemble", f"{weights}; {gain}")]
-
-
-def _traces(
-    store: MouseStore,
-    trial: int,
-    members: list[Predictions],
-    neurons: pd.DataFrame,
-    weights: list[float] | None,
-) -> list[Trace]:
-    own = neurons[(neurons["mouse"] == store.name) & (neurons["source"] == ENSEMBLE)]
-    return traces(store, trial, members, own[SCORE].to_numpy(), weights)
 
 
 def _facts(config: Config, members: Iterable[Predictions]) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from sensorium.commands.options import Experiments, Track, require_choice, selec
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
-from sensorium.files import sole_writer
+from sensorium.files import exclusive_lock
 from sensorium.inference.predictions import Predictions
 from sensorium.mice import TRACKS
 from sensorium.paths import Paths
@@ -29,7 +29,7 @@ def run(config: Config, paths: Paths, experiments: Experiments, track: Track) ->
     parts = [(tier, Predictions.open(paths.predictions(names, tier))) for tier in TRACKS[track]]
     folder = paths.submission(track)
     busy = PredictionError(f"{folder}: another process is writing this submission.", "Wait until it has finished.")
-    with sole_writer(paths.lock(f"submission-{track}"), busy, folder):
+    with exclusive_lock(paths.lock(f"submission-{track}"), busy, folder):
         archive = write_track(folder, track, parts, stores, config.evaluation)
     size = archive.stat().st_size / 2**20
     Console().print(f"Wrote {archive.relative_to(paths.root)}, {size:,.1f} MiB: hand in this file.", highlight=False)

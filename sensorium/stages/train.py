@@ -19,7 +19,7 @@ from sensorium.config import Config, ExperimentConfig
 from sensorium.data.folds import Folds as FoldTable
 from sensorium.data.store import MouseStore
 from sensorium.errors import TrainingError
-from sensorium.files import sole_writer
+from sensorium.files import exclusive_lock
 from sensorium.lineage import fingerprint, provenance
 from sensorium.model import checkpoint
 from sensorium.model.architecture import AnyModel
@@ -131,7 +131,9 @@ def train_fold(config: Config, paths: Paths, experiment: str, fold: int) -> None
     )
     with ExitStack() as held:
         if devices.is_first():
-            held.enter_context(sole_writer(paths.training_lock(experiment, fold), busy, paths.fold(experiment, fold)))
+            held.enter_context(
+                exclusive_lock(paths.training_lock(experiment, fold), busy, paths.fold(experiment, fold))
+            )
         known = provenance(config, paths, experiment, fold, teacher_digest(settings, paths, fold))
         recorder = partial(tracking.start_training_run, config, paths, experiment, fold, fingerprint(known))
         fabric = devices.make_fabric(

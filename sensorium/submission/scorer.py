@@ -22,7 +22,7 @@ _SHOWN = 5
 """Trials that one finding names."""
 
 _TELLING = 0.3
-"""Distance, in natural logarithms, at which raw and normalised responses can be told apart."""
+"""Distance, in natural logarithms, at which raw and normalised responses can be distinguished."""
 
 _CLEARLY = 0.25
 """How much nearer predictions must be to the raw responses, as a share of their distance to the normalised ones."""
@@ -63,7 +63,7 @@ def score_file(path: Path, raw: Path, config: EvaluationConfig) -> FileResult:
     """Check and score one parquet file; one trial is in memory at a time.
 
     Args:
-        path: the file; its name tells the tier.
+        path: the file; its name gives the tier.
         raw: folder of the raw mice.
         config: which frames a submission holds.
 
@@ -94,7 +94,7 @@ def score_file(path: Path, raw: Path, config: EvaluationConfig) -> FileResult:
 
 
 def _commonest_tier(checks: Iterable["_MouseCheck"]) -> str | None:
-    """The tier of most rows, for a file whose name does not tell."""
+    """The tier of most rows, for a file whose name does not give it."""
     tiers = Counter(check.mouse.tiers[trial] for check in checks for trial in check.seen)
     return tiers.most_common(1)[0][0] if tiers else None
 

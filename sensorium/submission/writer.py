@@ -1,6 +1,6 @@
-"""Submission files: one row a trial, written as they come, so that memory holds one trial.
+"""Submission files: one row per trial, written as they come, so that memory holds one trial.
 
-The competition asks for parquet, compressed with brotli, of two files a track in one zip without
+The competition requires parquet, compressed with brotli, two files per track in one zip without
 folders (arXiv:2305.19654 and the competition's starting kit).
 """
 
@@ -95,7 +95,7 @@ def tier_rows(
 
 
 def write_submission(path: Path, rows: Iterable[Row]) -> int:
-    """Write one submission file atomically, a row group a trial.
+    """Write one submission file atomically, one row group per trial.
 
     Args:
         path: the final name.
@@ -129,7 +129,7 @@ def write_track(
     """Write the files of a track and the zip that is handed in.
 
     Args:
-        folder: the final folder; what stands there is replaced.
+        folder: the final folder; what is there is replaced.
         track: main or bonus; the zip's name.
         parts: tier and its predictions, live and final.
         stores: the mice of the competition.

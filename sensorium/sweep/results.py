@@ -35,12 +35,6 @@ _CELL = (2.6, 2.3)
 _ENOUGH = 2
 """Trials without which nothing can be said of importance."""
 
-STATES: Mapping[TrialState, str] = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.RUNNING: "running",
-}
-
 
 def completed(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that were trained to their end."""
@@ -51,7 +45,7 @@ def row(trial: FrozenTrial) -> dict[str, Any]:
     """One trial as plain values: number, state, val_correlation, epochs, its parameters, and why it was given up."""
     return {
         "trial": trial.number,
-        "state": "failed" if REASON in trial.user_attrs else STATES[trial.state],
+        "state": "failed" if REASON in trial.user_attrs else trial.state.name.lower(),
         "val_correlation": trial.value,
         "epochs": len(trial.intermediate_values),
         **trial.params,
@@ -104,7 +98,7 @@ def figure(study: optuna.Study, importance: Mapping[str, float]) -> Figure:
     return drawing
 
 
-def _told(study: optuna.Study) -> list[FrozenTrial]:
+def _scored(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in study.get_trials(deepcopy=False) if trial.value is not None]
 
 
@@ -120,7 +114,7 @@ def _draw_points(ax: Axes, study: optuna.Study, places: Sequence[Any], trials: S
 
 
 def _draw_history(ax: Axes, study: optuna.Study) -> None:
-    trials = _told(study)
+    trials = _scored(study)
     _draw_points(ax, study, [trial.number for trial in trials], trials)
     ended = completed(study)
     best = np.maximum.accumulate([trial.values[0] for trial in ended])
@@ -131,7 +125,7 @@ def _draw_history(ax: Axes, study: optuna.Study) -> None:
 
 def _draw_curves(ax: Axes, study: optuna.Study) -> None:
     best = study.best_trial.number
-    for trial in sorted(_told(study), key=lambda trial: trial.number == best):
+    for trial in sorted(_scored(study), key=lambda trial: trial.number == best):
         curve = sorted(trial.intermediate_values.items())
         epochs, values = [1 + epoch for epoch, _ in curve], [value for _, value in curve]
         ax.plot(epochs, values, ".-", color=_colour(study, trial), linewidth=1)
@@ -149,7 +143,7 @@ def _draw_importance(ax: Axes, importance: Mapping[str, float]) -> None:
 
 
 def _draw_parameter(ax: Axes, study: optuna.Study, key: str) -> None:
-    trials = [trial for trial in _told(study) if key in trial.params]
+    trials = [trial for trial in _scored(study) if key in trial.params]
     distribution = trials[0].distributions[key]
     values = [trial.params[key] for trial in trials]
     if isinstance(distribution, CategoricalDistribution):

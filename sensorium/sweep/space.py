@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -115,10 +116,7 @@ class Space(Section):
     def combinations(self) -> Iterator[dict[str, Any]]:
         """Values that show whether an experiment takes the whole space."""
         samples = {key: parameter.samples() for key, parameter in self.parameters.items()}
-        total = 1
-        for values in samples.values():
-            total *= len(values)
-        if total <= _COMBINATIONS:
+        if math.prod(map(len, samples.values())) <= _COMBINATIONS:
             for chosen in itertools.product(*samples.values()):
                 yield dict(zip(samples, chosen, strict=True))
             return
@@ -205,8 +203,7 @@ def candidates(space: Space, config: Config, experiment: str, source: str) -> It
     Raises:
         ConfigError: the experiment's settings refuse one.
     """
-    for chosen in space.combinations():
-        yield apply(config, experiment, chosen, source)
+    return (apply(config, experiment, chosen, source) for chosen in space.combinations())
 
 
 def apply(config: Config, experiment: str, chosen: Mapping[str, Any], source: str) -> Config:
@@ -230,5 +227,5 @@ def apply(config: Config, experiment: str, chosen: Mapping[str, Any], source: st
                 section[part] = {}
             section = section[part]
         section[last] = value
-    told = ", ".join(f"{key}={value}" for key, value in chosen.items())
-    return parse(tree, f"{source} ({told})")
+    values = ", ".join(f"{key}={value}" for key, value in chosen.items())
+    return parse(tree, f"{source} ({values})")

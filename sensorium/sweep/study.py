@@ -7,6 +7,7 @@ was killed or not.
 
 import fcntl
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -32,7 +33,7 @@ _FOLDS = "folds"
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """What a sweep is."""
 
     name: str
@@ -54,10 +55,7 @@ class Plan:
         """Number of trials that there can be."""
         if self.space.sampler != "grid":
             return self.trials
-        combinations = 1
-        for values in self.space.grid().values():
-            combinations *= len(values)
-        return min(self.trials, combinations)
+        return min(self.trials, math.prod(len(values) for values in self.space.grid().values()))
 
     def sampler(self, number: int) -> BaseSampler:
         """What chooses the settings of a trial."""
@@ -90,7 +88,7 @@ class Plan:
 class Sweep:
     """A study on disk, made when missing."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: SweepPlan) -> None:
         """Open it.
 
         Raises:
@@ -133,21 +131,21 @@ class Sweep:
         return len(trials) >= self.plan.size and all(trial.state.is_finished() for trial in trials)
 
     @contextmanager
-    def claimed(self) -> Iterator[FrozenTrial | None]:
+    def locked_trial(self) -> Iterator[FrozenTrial | None]:
         """Work on a trial alone: one that a killed process left, or the next; None where nothing is left to do."""
         with ExitStack() as held:
-            yield self._claim(held)
+            yield self._next_trial(held)
 
-    def _claim(self, held: ExitStack) -> FrozenTrial | None:
+    def _next_trial(self, held: ExitStack) -> FrozenTrial | None:
         with self._journal.together():
             for trial in self.trials():
-                if trial.state == TrialState.RUNNING and self._hold(trial.number, held):
+                if trial.state == TrialState.RUNNING and self._lock(trial.number, held):
                     return trial
             if len(self.trials()) >= self.plan.size:
                 return None
             return self._ask(held)
 
-    def _hold(self, number: int, held: ExitStack) -> bool:
+    def _lock(self, number: int, held: ExitStack) -> bool:
         """Whether nobody else works on a trial; a child of ours that outlives us does not count, unlike in `flock`."""
         path = self.folder_of(number).with_suffix(".lock")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +163,7 @@ class Sweep:
             self.study.ask(self.plan.space.distributions())
         finally:
             self.study.sampler = idle
-        assert self._hold(number, held), "nobody else knows of it yet"
+        assert self._lock(number, held), "nobody else knows of it yet"
         return self.trials()[number]
 
     def folder_of(self, number: int) -> Path:
@@ -197,7 +195,7 @@ class Sweep:
         self._tidy(number)
         return True
 
-    def note_fold(self, number: int, fold: int, correlation: float) -> None:
+    def record_fold(self, number: int, fold: int, correlation: float) -> None:
         """Note the validation correlation of a trained fold."""
         with self._journal.together():
             self._trial(number).set_user_attr(_FOLDS, {**self.folds(number), str(fold): correlation})

@@ -1,4 +1,4 @@
-"""Tracking: what a training tells MLflow, without ever waiting for it."""
+"""Tracking: what a training reports to MLflow, without ever waiting for it."""
 
 from sensorium.tracking.recorder import TrainingRun, start_training_run
 

@@ -37,7 +37,7 @@ RESTORE_DATABASE = (
 
 
 @contextmanager
-def faults_told(path: Path) -> Iterator[None]:
+def database_errors(path: Path) -> Iterator[None]:
     """Turn what SQLite raises into an error for the user.
 
     Args:
@@ -70,7 +70,7 @@ def check_readable(path: Path) -> None:
     """
     if not path.exists():
         return
-    with faults_told(path), closing(_connect(path)) as connection:
+    with database_errors(path), closing(_connect(path)) as connection:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         (pages,), (size,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
         logged = path.with_name(f"{path.name}-wal").exists()  # its last pages may not be in the file yet
@@ -90,7 +90,7 @@ def rebase(path: Path, root: Path) -> None:
     Raises:
         TrackingError: the database is damaged, or cannot be written.
     """
-    with faults_told(path), closing(_connect(path)) as connection:
+    with database_errors(path), closing(_connect(path)) as connection:
         if _recorded(connection) == str(root):
             return
         connection.execute("BEGIN IMMEDIATE")
@@ -136,7 +136,7 @@ def _is_whole(path: Path) -> bool:
     except sqlite3.Error as fault:
         if is_damage(str(fault)):
             return False
-        with faults_told(path):
+        with database_errors(path):
             raise
 
 
@@ -150,7 +150,7 @@ def _recorded(connection: sqlite3.Connection) -> str | None:
 
 
 def _roots(connection: sqlite3.Connection) -> set[str]:
-    """Roots that experiments of a database without a record belong to, told by where we put their artifacts."""
+    """Roots that experiments of a database without a record belong to, by where we put their artifacts."""
     roots = set()
     for *names, location in connection.execute("SELECT name, experiment_id, artifact_location FROM experiments"):
         folder = unquote(urlsplit(location or "").path)

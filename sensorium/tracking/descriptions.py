@@ -26,29 +26,30 @@ def differing(rows: Sequence[Params]) -> list[str]:
 def differences(params: Params, reference: Params) -> list[str]:
     """What differs, such as `learning_rate=0.005`; a key's last part stands for it where no other key shares it."""
     last = [key.rpartition(".")[2] for key in {**reference, **params}]
-    told = []
+    found = []
     for key in differing([reference, params]):
         short = key.rpartition(".")[2]
-        told.append(f"{short if last.count(short) == 1 else key}={_shortened(params.get(key, 'none'))}")
-    return told
+        found.append(f"{short if last.count(short) == 1 else key}={_shortened(params.get(key, 'none'))}")
+    return found
 
 
 def _shortened(value: str) -> str:
     return value if len(value) <= _MOST_CHARACTERS else f"{value[: _MOST_CHARACTERS - 1]}…"
 
 
-def run_name(experiment: str, told: Sequence[str], taken: Iterable[str], dvc_experiment: str | None = None) -> str:
+def run_name(experiment: str, changes: Sequence[str], taken: Iterable[str], dvc_experiment: str | None = None) -> str:
     """Name of an execution of an experiment that no other has.
 
     Args:
         experiment: what is trained.
-        told: what differs from the experiment's first execution.
+        changes: what differs from the experiment's first execution.
         taken: names of the executions that there are.
         dvc_experiment: name that DVC gave to the experiment that it runs, for executions that differ in nothing.
     """
-    shown = [*told[:_MOST_DIFFERENCES], *([f"+{len(told) - _MOST_DIFFERENCES}"] if told[_MOST_DIFFERENCES:] else [])]
+    more = len(changes) - _MOST_DIFFERENCES
+    shown = [*changes[:_MOST_DIFFERENCES], *([f"+{more}"] if more > 0 else [])]
     known, name = set(taken), " ".join([experiment, *shown])
-    if dvc_experiment and (name in known or not told):
+    if dvc_experiment and (name in known or not changes):
         name = f"{name} {dvc_experiment}"
     number = 1
     while (unique := name if number == 1 else f"{name} #{number}") in known:

@@ -1,28 +1,113 @@
-"""What a run is tagged with: the code, the stage, the machine and the data it ran on."""
+"""What a run was made from: code, command, machine and data, as tags of the run.
+
+Where something comes from is recorded in four places, each for another reader:
+
+| record | holds | for |
+|---|---|---|
+| `lineage.fingerprint` | settings, code and data that decide the weights | resuming a state, finding a run again |
+| `Provenance`, tags of a run | commit, changes, machine, DVC's digests of the data | training a fold again |
+| `RunLink`, beside the weights | store and run | from a fold on disk to its run |
+| dvc.lock (`recovery.locked_digests`) | DVC's digests of all outputs | the data of a commit |
+"""
 
 import getpass
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sensorium import __version__
-from sensorium.config import Config
+from sensorium.config import DistillationConfig
 from sensorium.paths import Paths
 from sensorium.recovery import locked_digests
 
 COMMIT, DIRTY = "mlflow.source.git.commit", "sensorium.git.dirty"
-THREADS, HARDWARE = "sensorium.threads", "sensorium.hardware"
-"""Tags. The bits of a training on the CPU depend on the number of threads."""
-DATA = "dvc."
+STAGE, DVC_EXPERIMENT, SEED = "sensorium.stage", "sensorium.dvc.experiment", "sensorium.seed"
+_TAGS = {
+    "commit": COMMIT,
+    "dirty": DIRTY,
+    "threads": "sensorium.threads",
+    "hardware": "sensorium.hardware",
+    "version": "sensorium.version",
+    "stage": STAGE,
+    "dvc_experiment": DVC_EXPERIMENT,
+}
+"""Tags by field."""
+_DATA = "dvc."
 """Before the path of an input, in the tag that holds DVC's digest of it."""
-OF_NOW = {COMMIT, DIRTY, THREADS, HARDWARE, "sensorium.version", "sensorium.stage", "sensorium.dvc.experiment"}
-"""Tags that tell of this process and this tree, and nothing of a training that is over."""
 _GIT_SECONDS = 10
 _PLAIN_DIFF = ("--binary", "--full-index", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/")
 """Whatever the user's git configuration says, the patch is one that `git apply` takes."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a run was made from; None for what is not known."""
+
+    commit: str | None = None
+    dirty: str | None = None
+    """`true` where tracked files differed from the commit, else `false`."""
+    threads: str | None = None
+    """Threads of a training on the CPU; its bits depend on them."""
+    hardware: str | None = None
+    version: str | None = None
+    """Of this package."""
+    stage: str | None = None
+    dvc_experiment: str | None = None
+    """Name that DVC gave to the experiment that it ran."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """DVC's digest of what was read, by path."""
+    patch: bytes | None = field(default=None, repr=False)
+    """`uncommitted`, which no tag holds."""
+
+    @classmethod
+    def current(cls, root: Path, stage: str, inputs: Mapping[str, str] | None = None) -> Self:
+        """What a run of this process is made from.
+
+        Args:
+            root: the project's root.
+            stage: name to use when no DVC stage runs the command.
+            inputs: DVC's digests of what is read.
+        """
+        import torch  # here, as the uploader does without it
+
+        commit, patch = commit_of(root), uncommitted(root)
+        return cls(
+            commit=commit,
+            dirty=None if commit is None else str(patch != b"").lower(),
+            threads=str(torch.get_num_threads()),
+            hardware=hardware(),
+            version=__version__,
+            stage=os.environ.get("DVC_STAGE") or stage,
+            dvc_experiment=os.environ.get("DVC_EXP_NAME") or None,
+            inputs=inputs or {},
+            patch=patch,
+        )
+
+    @classmethod
+    def from_tags(cls, tags: Mapping[str, str]) -> Self:
+        """What the tags of a run say."""
+        known: dict[str, Any] = {name: tags[tag] for name, tag in _TAGS.items() if tag in tags}
+        return cls(**known, inputs={tag.removeprefix(_DATA): tags[tag] for tag in tags if tag.startswith(_DATA)})
+
+    def to_tags(self) -> dict[str, str]:
+        """Tags for what is known."""
+        values = {tag: getattr(self, name) for name, tag in _TAGS.items()}
+        known = {tag: value for tag, value in values.items() if value is not None}
+        return known | {f"{_DATA}{path}": digest for path, digest in self.inputs.items()}
+
+
+def source_tags(seed: int) -> dict[str, str]:
+    """Tags of a run that name program, user and seed."""
+    return {
+        "mlflow.source.name": "sensorium",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": getpass.getuser(),
+        SEED: str(seed),
+    }
 
 
 def _git(root: Path, *arguments: str) -> bytes | None:
@@ -48,7 +133,7 @@ def commit_of(root: Path) -> str | None:
 def uncommitted(root: Path) -> bytes | None:
     """What the tracked files differ in from the commit, as a patch; empty for a clean tree, None where git fails.
 
-    dvc.lock is left out: every stage rewrites it, and what it says of the data is recorded as tags.
+    dvc.lock is left out: every stage rewrites it, and its digests of the data are recorded as tags.
     """
     return _git(root, "diff", "HEAD", *_PLAIN_DIFF, "--", ".", ":(exclude)dvc.lock")
 
@@ -61,40 +146,20 @@ def hardware() -> str:
     return f"{processor}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else processor
 
 
-def run_tags(root: Path, config: Config, stage: str, patch: bytes | None) -> dict[str, str]:
-    """Tags of a run: git commit, dirty state, DVC stage and experiment, seed, version, hardware.
+def training_inputs(
+    root: Path, mice: Collection[str], fold: int, distillation: DistillationConfig | None
+) -> dict[str, str]:
+    """DVC's digest of everything the fold's training reads, by path, as dvc.lock has it.
 
     Args:
         root: the project's root.
-        config: the settings in force.
-        stage: name to use when no DVC stage runs the command.
-        patch: what `uncommitted` tells of the root.
+        mice: those of the dataset.
+        fold: fold that is held out.
+        distillation: names the experiment whose fold teaches, where there is one.
     """
-    import torch
-
-    commit = commit_of(root)
-    tags = {
-        "mlflow.source.name": "sensorium",
-        "mlflow.source.type": "LOCAL",
-        "mlflow.user": getpass.getuser(),
-        "sensorium.stage": os.environ.get("DVC_STAGE") or stage,
-        "sensorium.seed": str(config.seed),
-        "sensorium.version": __version__,
-        HARDWARE: hardware(),
-        THREADS: str(torch.get_num_threads()),
-    }
-    if commit is not None:
-        tags |= {COMMIT: commit, DIRTY: "false" if patch == b"" else "true"}
-    if name := os.environ.get("DVC_EXP_NAME"):
-        tags["sensorium.dvc.experiment"] = name
-    return tags
-
-
-def training_inputs(config: Config, root: Path, experiment: str, fold: int) -> dict[str, str]:
-    """DVC's digest of everything the fold's training reads, by path, as dvc.lock has it."""
     paths = Paths(Path())
-    wanted = {str(paths.store(mouse)) for mouse in config.dataset.mice} | {str(paths.folds)}
-    if distillation := config.experiment(experiment).distillation:
+    wanted = {str(paths.store(mouse)) for mouse in mice} | {str(paths.folds)}
+    if distillation is not None:
         wanted.add(str(paths.fold(distillation.teacher, fold)))
     return {path: digest for path, digest in locked_digests(root).items() if path in wanted}
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from sensorium.files import waiting_lock
 from sensorium.mice import short_name
 from sensorium.tracking.descriptions import differences, rounded, run_name
-from sensorium.tracking.journal import FINISHED, now
-from sensorium.tracking.store import Store
+from sensorium.tracking.event_log import FINISHED, now
+from sensorium.tracking.provenance import DVC_EXPERIMENT, STAGE
+from sensorium.tracking.store import TrackingStore
 from sensorium.tracking.system import PREFIX as SYSTEM
 
 if TYPE_CHECKING:
@@ -27,9 +28,7 @@ FOLD = "sensorium.fold"
 EXPERIMENT = "sensorium.experiment"
 ARCHITECTURE, TEACHER = "sensorium.architecture", "sensorium.teacher"
 DIFFERS = "sensorium.differs"
-"""Tag of a parent: what differs from the experiment's first execution, as its name tells in short."""
-DVC_EXPERIMENT = "sensorium.dvc.experiment"
-"""Tag: name that DVC gave to the experiment that it runs."""
+"""Tag of a parent: what differs from the experiment's first execution, as its name says in short."""
 FOLDS = "sensorium.folds"
 """Tag: number of folds that the experiment trains."""
 RECORDED, REBUILT = "sensorium.recorded_from", "sensorium.rebuilt_from"
@@ -37,43 +36,28 @@ RECORDED, REBUILT = "sensorium.recorded_from", "sensorium.rebuilt_from"
 VALIDATION, SCORE = "val/", "val/correlation"
 """Prefix of validation metrics, and the one that decides; `val/correlation/<mouse>` is a mouse's."""
 DIFFERENCE = "score/vs_"
-"""Before the name of an experiment, in the metric that tells how much more a row scored than it."""
+"""Before the name of an experiment, in the metric of how much more a row scored than it."""
 WARMUP = "training.warmup_epochs"
 """Param: epochs that are never the best one."""
 _SOURCE = ("mlflow.source.name", "mlflow.source.type")
-"""Tags by which `mlflow run` tells which project it ran."""
+"""Tags by which `mlflow run` names the project that it ran."""
 PARENT = "mlflow.parentRunId"
 """MLflow's tag of a child."""
 _ENOUGH = 2
 """Values without which there is no deviation."""
 _CONFIDENCE = 0.95
-_PARAMS_A_CALL = 100
-_METRICS_A_CALL = 1000
-_RUNS_A_CALL = 1000
 
 
-def search(
-    client: "MlflowClient", experiments: list[str], tags: Mapping[str, str], deleted: bool = False
-) -> list["Run"]:
+def search(client: "MlflowClient", experiments: list[str], tags: Mapping[str, str]) -> list["Run"]:
     """Runs that carry all the tags, the oldest first."""
-    from mlflow.entities import ViewType
-
-    clauses = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
     found: list[Run] = []
     token: str | None = None
-    while True:
-        page = client.search_runs(
-            experiments,
-            " and ".join(clauses),
-            run_view_type=ViewType.ALL if deleted else ViewType.ACTIVE_ONLY,
-            order_by=["attributes.start_time ASC"],
-            max_results=_RUNS_A_CALL,
-            page_token=token,
-        )
+    while token != "":
+        page = client.search_runs(experiments, query, order_by=["attributes.start_time ASC"], page_token=token)
         found.extend(page)
-        token = page.token
-        if not token:
-            return found
+        token = page.token or ""
+    return found
 
 
 def everywhere(client: "MlflowClient") -> list[str]:
@@ -86,18 +70,29 @@ def log_params(client: "MlflowClient", run_id: str, params: Mapping[str, str]) -
     from mlflow.entities import Param
 
     known = client.get_run(run_id).data.params
-    missing = [Param(key, value) for key, value in params.items() if key not in known]
-    for first in range(0, len(missing), _PARAMS_A_CALL):
-        client.log_batch(run_id, params=missing[first : first + _PARAMS_A_CALL])
+    client.log_batch(run_id, params=[Param(key, value) for key, value in params.items() if key not in known])
 
 
 def log_metrics(client: "MlflowClient", run_id: str, metrics: Iterable[tuple[str, float, int, int]]) -> None:
     """Log (key, value, time stamp, step) in as few calls as the server allows."""
     from mlflow.entities import Metric
 
-    batch = [Metric(*metric) for metric in metrics]
-    for first in range(0, len(batch), _METRICS_A_CALL):
-        client.log_batch(run_id, metrics=batch[first : first + _METRICS_A_CALL])
+    client.log_batch(run_id, metrics=[Metric(*metric) for metric in metrics])
+
+
+def log_datasets(client: "MlflowClient", run_id: str, digests: Mapping[str, str]) -> None:
+    """Name DVC's outputs and digests as the run's inputs; nothing of them is read."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    inputs = [
+        DatasetInput(
+            Dataset(name=path, digest=digest[:36], source_type="dvc", source=f'{{"path": "{path}"}}'),
+            [InputTag("mlflow.data.context", "training")],
+        )
+        for path, digest in digests.items()
+    ]
+    if inputs:
+        client.log_inputs(run_id, datasets=inputs)
 
 
 def update_metrics(client: "MlflowClient", run_id: str, metrics: Mapping[str, float]) -> None:
@@ -109,35 +104,39 @@ def update_metrics(client: "MlflowClient", run_id: str, metrics: Mapping[str, fl
 def known_steps(client: "MlflowClient", run_id: str, keys: Iterable[str]) -> dict[str, set[int]]:
     """Steps that the run already has, by metric key."""
     logged = client.get_run(run_id).data.metrics
-    return {key: {m.step for m in client.get_metric_history(run_id, key)} if key in logged else set() for key in keys}
+    return {key: set(_curve(client, run_id, key)) if key in logged else set() for key in keys}
+
+
+def _curve(client: "MlflowClient", run_id: str, key: str) -> dict[int, float]:
+    """Values of a metric by step."""
+    return {metric.step: metric.value for metric in client.get_metric_history(run_id, key)}
 
 
 def is_alive(client: "MlflowClient", run_id: str) -> bool:
     """Whether the run exists and is not deleted."""
     from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
     try:
         return str(client.get_run(run_id).info.lifecycle_stage) == "active"
     except MlflowException as fault:
-        if fault.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+        if fault.error_code == "RESOURCE_DOES_NOT_EXIST":
             return False
         raise
 
 
-def attach(client: "MlflowClient", store: Store, header: Mapping[str, Any]) -> tuple[str, str]:
+def attach(client: "MlflowClient", store: TrackingStore, header: Mapping[str, Any]) -> tuple[str, str]:
     """The MLflow run of a training: the adopted one, an unfinished one of its fingerprint, or a new one.
 
     Args:
         client: client of `store`.
         store: where the runs are.
-        header: the `start` event of the journal.
+        header: the `start` event of the event log.
 
     Returns:
         Experiment id and run id.
     """
     with waiting_lock(store.state / "runs.lock"):
-        # a journal from before the leaderboard names none
+        # a log from before the leaderboard names none
         experiment = store.experiment_id(client, header.get("leaderboard", header["experiment"]))
         run = _own_run(client, header)
         if run is not None and header["adopt"] is None:
@@ -177,22 +176,18 @@ def _parent(client: "MlflowClient", experiment: str, header: Mapping[str, Any]) 
     for parent in reversed(search(client, [experiment], {**group, ROLE: "experiment"})):
         run_id = str(parent.info.run_id)
         children = _children(client, run_id, header["tags"][FOLD])
-        if all(child.info.status != FINISHED or _is_same(child, header) for child in children):
+        if all(child.info.status != FINISHED or child.info.run_id == header["adopt"] for child in children):
             return run_id
-    tags = {k: v for k, v in header["tags"].items() if k not in {FOLD, FINGERPRINT, REBUILT, "sensorium.stage"}}
+    tags = {k: v for k, v in header["tags"].items() if k not in {FOLD, FINGERPRINT, REBUILT, STAGE}}
     params = {k: v for k, v in header["params"].items() if k != "fold"}
     earlier = search(client, [experiment], {EXPERIMENT: header["experiment"], ROLE: "experiment"})
-    told = differences(params, earlier[0].data.params) if earlier else []
+    changes = differences(params, earlier[0].data.params) if earlier else []
     taken = [str(run.info.run_name) for run in earlier]
-    tags |= {ROLE: "experiment"} | ({DIFFERS: ", ".join(told)} if told else {})
-    name = run_name(header["experiment"], told, taken, tags.get(DVC_EXPERIMENT))
+    tags |= {ROLE: "experiment"} | ({DIFFERS: ", ".join(changes)} if changes else {})
+    name = run_name(header["experiment"], changes, taken, tags.get(DVC_EXPERIMENT))
     created = client.create_run(experiment, run_name=name, tags=tags)
     log_params(client, created.info.run_id, params)
     return str(created.info.run_id)
-
-
-def _is_same(run: "Run", header: Mapping[str, Any]) -> bool:
-    return header["adopt"] is not None and run.info.run_id == header["adopt"]
 
 
 def _children(client: "MlflowClient", parent: str, fold: str | None = None) -> list["Run"]:
@@ -225,7 +220,7 @@ def best_epoch(client: "MlflowClient", fold: "Run") -> dict[str, float]:
     keys = [key for key in fold.data.metrics if key.startswith(VALIDATION)]
     if SCORE not in keys:
         return {}
-    curves = {key: {m.step: m.value for m in client.get_metric_history(fold.info.run_id, key)} for key in keys}
+    curves = {key: _curve(client, fold.info.run_id, key) for key in keys}
     steps = sorted(curves[SCORE])
     warmup = int(fold.data.params.get(WARMUP, 0))
     step = max(steps[warmup:] or steps, key=lambda at: curves[SCORE][at])
@@ -289,7 +284,7 @@ def _mean_curves(client: "MlflowClient", parent: str, folds: list["Run"]) -> lis
     known = known_steps(client, parent, keys)
     curves: list[tuple[str, float, int, int]] = []
     for key in sorted(keys):
-        histories = [{m.step: m.value for m in client.get_metric_history(fold.info.run_id, key)} for fold in folds]
+        histories = [_curve(client, fold.info.run_id, key) for fold in folds]
         for step in sorted(set.intersection(*(set(history) for history in histories))):
             if step not in known[key]:
                 curves.append((key, statistics.fmean(history[step] for history in histories), now(), step))

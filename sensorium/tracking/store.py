@@ -4,7 +4,6 @@ Without `MLFLOW_TRACKING_URI` the store is embedded: an SQLite file in the proje
 `mlflow ui` looks for it, with its artifacts beside it. With the variable, MLflow's own rules hold.
 """
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from sensorium.errors import TrackingError
+from sensorium.errors import SensoriumError, TrackingError
 from sensorium.files import waiting_lock
 from sensorium.paths import Paths
 from sensorium.tracking.database import ARTIFACTS, RESTORE_DATABASE, check_readable, is_damage, rebase
@@ -21,22 +20,17 @@ from sensorium.tracking.views import TAGS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
-PATIENCE_VARIABLE = "SENSORIUM_TRACKING_PATIENCE"
-"""Seconds that a training waits at its end for MLflow to take what is left; 0 leaves it to the courier."""
-_PATIENCE_SECONDS = 15.0
-_CLOSING_SHARE = 0.005
 _SQLITE = "sqlite:///"
 _DEFAULT_ID, _DEFAULT = "0", "Default"
-_PARENT_VARIABLE, _EXPERIMENT_VARIABLE = "DVC_ROOT", "DVC_EXP_NAME"
-"""Variables that DVC sets for the commands of an experiment."""
 
 _TIMEOUT, _RETRIES = "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _CLIENT_SETTINGS = {_TIMEOUT: "600", _RETRIES: "2", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 """Client settings unless the user sets others: a server answers an upload only when S3 has all of the weights,
 and MLflow's own retries would hold a stage for minutes when nobody answers."""
-_BRIEF_SETTINGS = {_TIMEOUT: "10", _RETRIES: "1"}
+_SHORT_SETTINGS = {_TIMEOUT: "10", _RETRIES: "1"}
 
 
 def _absolute(uri: str) -> str:
@@ -46,58 +40,31 @@ def _absolute(uri: str) -> str:
     return uri
 
 
-def patience() -> float:
-    """Seconds that MLflow gets for what is left at the end of a training.
-
-    Raises:
-        TrackingError: the variable is not a number of seconds.
-    """
-    return seconds_of(PATIENCE_VARIABLE, _PATIENCE_SECONDS)
-
-
-def closing_seconds(duration: float) -> float:
-    """Seconds that a training itself waits at its end.
-
-    Where the variable does not tell, it is half a percent of its duration, so that short trainings of a pipeline
-    do not wait for one another's last figures: the courier delivers them meanwhile.
-
-    Args:
-        duration: seconds that the training took.
-    """
-    told = PATIENCE_VARIABLE in os.environ
-    return patience() if told else min(patience(), _CLOSING_SHARE * duration)
-
-
-def seconds_of(variable: str, default: float) -> float:
-    """A number of seconds in the environment.
-
-    Raises:
-        TrackingError: the variable is not a number of seconds.
-    """
-    text = os.environ.get(variable, str(default))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not seconds >= 0:
-        raise TrackingError(f"{variable}: {text!r} is no number of seconds.", "Set a number such as 15.")
-    return seconds
-
-
-def be_brief() -> None:
+def set_short_timeouts() -> None:
     """Give up soon on a server that is slow: for a process that sends small things and can try again."""
-    for name, value in _BRIEF_SETTINGS.items():
+    for name, value in _SHORT_SETTINGS.items():
         os.environ.setdefault(name, value)
 
 
-def redacted(text: str) -> str:
+def redact(text: str) -> str:
     """The text without the password that `MLFLOW_TRACKING_URI` may carry; MLflow's messages repeat it."""
     password = urlsplit(os.environ.get(URI_VARIABLE, "")).password
     return text.replace(password, "***") if password else text
 
 
+def expected_faults() -> tuple[type[Exception], ...]:
+    """What a store, the network, a disk or a damaged log may raise; anything else is a fault of our code."""
+    import boto3.exceptions
+    import botocore.exceptions
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    of_s3 = (boto3.exceptions.Boto3Error, botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)
+    return (SensoriumError, OSError, MlflowException, SQLAlchemyError, *of_s3)
+
+
 @contextmanager
-def refusals_told(paths: Paths | None = None) -> Iterator[None]:
+def mlflow_errors(paths: Paths) -> Iterator[None]:
     """Turn what MLflow raises into an error for the user.
 
     Args:
@@ -112,24 +79,18 @@ def refusals_told(paths: Paths | None = None) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError) as fault:
+        reason = str(fault).splitlines()[0]
         if is_damage(str(fault)):
-            name = "MLflow's database" if paths is None else Store.of(paths).name
-            reason = str(fault).splitlines()[0]
+            name = TrackingStore.of(paths).label.removeprefix(_SQLITE)
             raise TrackingError(f"{name}: the database is damaged ({reason}).", RESTORE_DATABASE) from fault
         raise TrackingError(
-            f"MLflow: {str(fault).splitlines()[0]}",
+            f"MLflow: {reason}",
             f"Check {URI_VARIABLE} and that the server answers, then try again.",
         ) from fault
 
 
-def _parent_project() -> Path | None:
-    """Root of the project that a queued experiment belongs to; DVC removes the copy in which it runs it."""
-    name = os.environ.get(_PARENT_VARIABLE)
-    return Path(name).resolve() if name and os.environ.get(_EXPERIMENT_VARIABLE) else None
-
-
 @dataclass(frozen=True)
-class Store:
+class TrackingStore:
     """An MLflow tracking store and model registry."""
 
     uri: str
@@ -137,17 +98,18 @@ class Store:
     root: Path
     """The project's root."""
     home: Path
-    """Root of the project that keeps store and journals: another one where DVC runs a queued experiment in a copy."""
+    """Root of the project that keeps store and event logs: another one where DVC runs a queued experiment in a copy."""
 
     @classmethod
-    def of(cls, paths: Paths) -> "Store":
+    def of(cls, paths: Paths) -> "TrackingStore":
         """The store in force: `MLFLOW_TRACKING_URI`, or the embedded one.
 
         Raises:
             TrackingError: the variable names a store that MLflow no longer writes.
         """
         root = paths.root.resolve()
-        home = _parent_project() or root
+        queued = os.environ.get("DVC_EXP_NAME") and os.environ.get("DVC_ROOT")  # DVC sets them for an experiment
+        home = Path(queued).resolve() if queued else root
         uri = _absolute(os.environ.get(URI_VARIABLE) or f"{_SQLITE}{home}/mlflow.db")
         if urlsplit(uri).scheme in {"", "file"}:
             raise TrackingError(
@@ -159,7 +121,7 @@ class Store:
     @property
     def embedded(self) -> bool:
         """Whether the store is the project's own SQLite file."""
-        return self.uri == f"{_SQLITE}{self.home}/mlflow.db"
+        return self.database is not None
 
     @property
     def _served(self) -> bool:
@@ -168,23 +130,13 @@ class Store:
     @property
     def label(self) -> str:
         """The URI as it may be shown and stored: without a password."""
-        return redacted(self.uri)
-
-    @property
-    def name(self) -> str:
-        """What messages call it: the path of a database file, the URI of anything else."""
-        return self.label.removeprefix(_SQLITE)
+        return redact(self.uri)
 
     @property
     def database(self) -> Path | None:
-        """File of the embedded database."""
-        return self.home / "mlflow.db" if self.embedded else None
-
-    @property
-    def _artifacts(self) -> Path:
-        """Folder of the artifacts: a project that MLflow cloned for one run is not where they should be."""
-        file = self.uri.startswith(_SQLITE) and "?" not in self.uri
-        return (Path(self.uri.removeprefix(_SQLITE)).parent if file else self.home) / ARTIFACTS
+        """File of the embedded database; None where the store is another one."""
+        file = self.home / "mlflow.db"
+        return file if self.uri == f"{_SQLITE}{file}" else None
 
     @property
     def portable(self) -> str:
@@ -196,7 +148,7 @@ class Store:
 
     @property
     def state(self) -> Path:
-        """Folder of the journals and locks."""
+        """Folder of the event logs and locks."""
         return Paths(self.home).state / "tracking"
 
     @contextmanager
@@ -246,8 +198,8 @@ class Store:
 
         if self.database is not None:
             check_readable(self.database)
-        if self.embedded and not (self.home / "mlflow.db").exists():
-            SqlAlchemyStore(self.uri, (self.home / ARTIFACTS).as_uri())  # where artifacts of experiment 0 will lie
+            if not self.database.exists():
+                SqlAlchemyStore(self.uri, (self.home / ARTIFACTS).as_uri())  # where artifacts of experiment 0 will lie
         client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         try:
             client.search_experiments(max_results=1)  # the first call creates the tables
@@ -266,37 +218,38 @@ class Store:
         A database keeps rows alone, so the artifacts lie beside its file, or in the project where it has none; a
         server decides by itself.
         """
-        from mlflow.exceptions import MlflowException
-
         found = client.get_experiment_by_name(name)
         if found is None:
-            try:
-                with waiting_lock(self.state / "experiments.lock"):
-                    return self._begin_experiment(client, name)
-            except MlflowException:
-                found = client.get_experiment_by_name(name)  # another process was faster
-                if found is None:
-                    raise
+            with waiting_lock(self.state / "experiments.lock"):
+                found = self._create_experiment(client, name)
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         for key in TAGS.keys() - found.tags.keys():  # `mlflow run --experiment-name` may have made it
             client.set_experiment_tag(found.experiment_id, key, TAGS[key])
         return str(found.experiment_id)
 
-    def _begin_experiment(self, client: "MlflowClient", name: str) -> str:
-        """Make an MLflow experiment; the first one of an embedded store is MLflow's own, renamed.
+    def _create_experiment(self, client: "MlflowClient", name: str) -> "Experiment":
+        """Create an MLflow experiment; the first one of an embedded store is MLflow's own, renamed.
 
         MLflow makes the experiment 0, `Default`, in every store, makes it anew where it is missing, and puts runs of
         `mlflow run` there. Renamed, it stays, and these runs lie beside the others.
         """
+        from mlflow.exceptions import MlflowException
+
+        # a project that MLflow cloned for one run is not where artifacts should be: they lie beside a database file
+        is_file = self.uri.startswith(_SQLITE) and "?" not in self.uri
+        folder = Path(self.uri.removeprefix(_SQLITE)).parent if is_file else self.home
         default = client.get_experiment(_DEFAULT_ID) if self.embedded else None
-        if default is not None and default.name == _DEFAULT and self._is_ours(default.artifact_location):
-            client.rename_experiment(_DEFAULT_ID, name)
-            for key, value in TAGS.items():
-                client.set_experiment_tag(_DEFAULT_ID, key, value)
-            return _DEFAULT_ID
-        location = None if self._served else (self._artifacts / name).as_uri()
-        return str(client.create_experiment(name, artifact_location=location, tags=TAGS))
+        try:
+            if default is not None and default.name == _DEFAULT and self._is_ours(default.artifact_location):
+                client.rename_experiment(_DEFAULT_ID, name)
+            else:
+                client.create_experiment(name, None if self._served else (folder / ARTIFACTS / name).as_uri())
+        except MlflowException:
+            if (found := client.get_experiment_by_name(name)) is not None:
+                return found  # another process was faster
+            raise
+        return client.get_experiment_by_name(name)
 
     def _is_ours(self, location: str) -> bool:
         """Whether artifacts lie in the project; where `mlflow ui` made the store, only its server reaches them."""

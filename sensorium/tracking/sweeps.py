@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sensorium.files import waiting_lock
+from sensorium.tracking.provenance import STAGE
 from sensorium.tracking.runs import FINGERPRINT, FOLD, FOLDS, PARENT, ROLE, search
-from sensorium.tracking.store import Store
+from sensorium.tracking.store import TrackingStore
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,13 +50,13 @@ def concerns(header: Mapping[str, Any]) -> bool:
     return header["tags"][ROLE] in {SWEEP, TRIAL}
 
 
-def attach(client: "MlflowClient", store: Store, header: Mapping[str, Any]) -> tuple[str, str]:
+def attach(client: "MlflowClient", store: TrackingStore, header: Mapping[str, Any]) -> tuple[str, str]:
     """The run of a sweep or trial, made when missing; see `runs.attach`."""
     with waiting_lock(store.state / "runs.lock"):
         experiment, tags = store.experiment_id(client, header["leaderboard"]), dict(header["tags"])
         if tags[ROLE] == TRIAL:
             above = {FINGERPRINT: tags[_IDENTITY], NAME: tags[NAME], ROLE: SWEEP}
-            of_trial = {FOLD, FOLDS, NUMBER, _IDENTITY, "sensorium.stage"}
+            of_trial = {FOLD, FOLDS, NUMBER, _IDENTITY, STAGE}
             tags[PARENT] = _run(client, experiment, tags[NAME], {**_without(tags, of_trial), **above})
         return experiment, _run(client, experiment, header["name"], tags)
 

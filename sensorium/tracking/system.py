@@ -1,7 +1,7 @@
 """The load of the machine while a training runs, under the names that MLflow's "System metrics" page shows.
 
 MLflow's own monitor is a thread that talks to the server. Here the training samples when it records
-something anyway, a few times a minute, and the journal delivers.
+something anyway, a few times a minute, and the uploader sends it.
 """
 
 import time

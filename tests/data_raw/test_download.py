@@ -23,12 +23,11 @@ from sensorium.files import exclusive_lock
 from sensorium.paths import Paths
 from sensorium.recordings.download import archive as archive_module
 from sensorium.recordings.download import mouse as mouse_module
-from sensorium.recordings.download.mouse import require_space
-from sensorium.recordings.download.sources import MIRROR_VARIABLE, zip_url
-from sensorium.recordings.download.transfer import Policy
+from sensorium.recordings.download.mouse import MIRROR_VARIABLE, require_space, zip_url
+from sensorium.recordings.download.transfer import RetryPolicy
 from sensorium.recordings.raw import RawMouse
 
-PATIENT = Policy(attempts=3, connect_timeout=2, stall_timeout=0.3, first_pause=0, longest_pause=0.01)
+PATIENT = RetryPolicy(attempts=3, connect_timeout=2, stall_timeout=0.3, first_pause=0, longest_pause=0.01)
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +65,7 @@ def fetch(tiny_config, tmp_path, raw):
     config = tiny_config.model_copy(update={"dataset": tiny_config.dataset.model_copy(update={"raw": str(raw)})})
 
     def run(*mice: str, **more) -> None:
-        download.provide_mice(config, Paths(tmp_path), list(mice or config.dataset.mice), policy=PATIENT, **more)
+        download.ensure_mice(config, Paths(tmp_path), list(mice or config.dataset.mice), policy=PATIENT, **more)
 
     return run
 
@@ -444,14 +443,16 @@ def test_a_mouse_that_appears_meanwhile_is_not_overwritten(site, fetch, raw, mou
 
 def test_stopping_while_unpacking_leaves_nothing(site, tiny_config, raw, mouse, tmp_path):
     stop = threading.Event()
-    order = mouse_module.Order(mouse, f"{site.address}/{mouse}.zip", raw / mouse, tmp_path / "state", PATIENT)
+    request = mouse_module.DownloadRequest(
+        mouse, f"{site.address}/{mouse}.zip", raw / mouse, tmp_path / "state", PATIENT
+    )
 
     def on_progress(phase, done, total):
         if phase == "unpacking":
             stop.set()
 
     with pytest.raises(TransferError, match="stopped while unpacking"):
-        mouse_module.provide(order, on_progress, stop)
+        mouse_module.ensure_mouse(request, on_progress, stop)
     assert names(raw) == set()
     assert (tmp_path / "state" / f"{mouse}.zip").exists()
 

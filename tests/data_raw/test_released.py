@@ -12,10 +12,10 @@ import pytest
 
 from sensorium.commands import responses
 from sensorium.errors import ConfigError, DataError, TransferError
-from sensorium.files import sha256
+from sensorium.files import sha256, write_json
 from sensorium.mice import TEST_TIERS
 from sensorium.paths import Paths
-from sensorium.recordings.download.manifest import MANIFEST, check_manifest, read_manifest, write_manifest
+from sensorium.recordings.download.download_manifest import MANIFEST, check_manifest, read_manifest
 from sensorium.recordings.download.released import HUB, fill_in, from_folder, from_hub
 from sensorium.recordings.raw import RawMouse
 
@@ -75,7 +75,7 @@ def test_the_manifest_of_a_download_follows(withheld, folder):
     mouse, _ = withheld
     files = list(mouse.folder.rglob("*.npy"))
     entries = {str(p.relative_to(mouse.folder)): {"size": p.stat().st_size, "sha256": sha256(p)} for p in files}
-    write_manifest(mouse.folder, {"url": "u", "zip": {"size": 1, "sha256": "x"}, "files": entries})
+    write_json(mouse.folder / MANIFEST, {"url": "u", "zip": {"size": 1, "sha256": "x"}, "files": entries})
     fill_in(mouse, from_folder(folder, mouse))
     check_manifest(mouse.folder, read_manifest(mouse.folder), quick=False, on_bytes=lambda _: None)
     assert set(json.loads((mouse.folder / MANIFEST).read_text())["files"]) == set(entries)

@@ -9,11 +9,11 @@ from http_faults import Server
 
 from sensorium.errors import TransferError
 from sensorium.recordings.download import transfer as module
-from sensorium.recordings.download.transfer import Policy, Transfer, probe_size
+from sensorium.recordings.download.transfer import RetryPolicy, Transfer, probe_size
 from sensorium.seeding import generator
 
 BODY = generator(0, "download").bytes(1_000_000)
-PATIENT = Policy(attempts=3, connect_timeout=2, stall_timeout=0.3, first_pause=0, longest_pause=0.01)
+PATIENT = RetryPolicy(attempts=3, connect_timeout=2, stall_timeout=0.3, first_pause=0, longest_pause=0.01)
 
 
 @pytest.fixture

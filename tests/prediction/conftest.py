@@ -11,7 +11,7 @@ from prediction_runs import STUDENT, TEACHER, train
 from sensorium.config import Config
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
-from sensorium.inference.predictions import PredictionWriter
+from sensorium.inference.predictions import publish_predictions, write_prediction
 from sensorium.mice import TEST_TIERS
 from sensorium.paths import Paths
 from sensorium.stages import folds, ingest
@@ -68,13 +68,13 @@ def make_predictions(project: Paths, stores: list[MouseStore], table: Folds) -> 
     def make(experiment: str, split: str, noise: float = 1.0, seed: int = 0) -> Path:
         rng = np.random.default_rng(seed)
         folder = project.predictions(experiment, split)
-        writer = PredictionWriter(project.state / "making")
+        work = project.state / "making"
         for store in stores:
             for trial in trials(store, split):
                 truth = store.truth(trial).T
-                writer.write(store.name, trial, (truth + noise * rng.random(truth.shape)).astype(np.float32))
+                write_prediction(work, store.name, trial, (truth + noise * rng.random(truth.shape)).astype(np.float32))
         parts = [{"mouse": store.name, "recordings": "0" * 64, "weights": {experiment: ["1" * 64]}} for store in stores]
-        writer.publish(folder, {"split": split, "assignments": parts})
+        publish_predictions(work, folder, {"split": split, "assignments": parts})
         return folder
 
     return make

@@ -43,28 +43,28 @@ def moments_of(series):
 
 @pytest.mark.parametrize("noise", [(1.0, 0.5), (0.5, 1.0, 2.0), (1.0, 1.0)])
 def test_independent_noise_is_weighted_by_its_inverse_variance(noise):
-    found = fit([moments_of(simulated(noise, frames=4000))])
+    found = fit([moments_of(simulated(noise, frames=4000))], "abc"[: len(noise)])
     expected = 1 / np.square(noise)
-    np.testing.assert_allclose(found.weights, expected / expected.sum(), atol=0.02)
-    assert found.weights.sum() == pytest.approx(1, abs=1e-12)
+    np.testing.assert_allclose(list(found.weights.values()), expected / expected.sum(), atol=0.02)
+    assert sum(found.weights.values()) == pytest.approx(1, abs=1e-12)
 
 
 def test_a_member_that_only_harms_gets_nothing():
     series = simulated((0.5, 1.0))
     series = {fold: [y, good, -bad] for fold, (y, good, bad) in series.items()}
-    found = fit([moments_of(series)])
-    np.testing.assert_array_equal(found.weights, [1, 0])
-    assert found.fitted > found.equal + 0.1
+    found = fit([moments_of(series)], "ab")
+    np.testing.assert_array_equal(list(found.weights.values()), [1, 0])
+    assert found.nested.fitted > found.nested.equal + 0.1
 
 
 def test_the_gain_is_that_of_weights_that_have_not_seen_the_fold():
     series = simulated((1.0, 0.4), frames=60)
-    found = fit([moments_of(series)])
+    found = fit([moments_of(series)], "ab")
     assert list(found.folds) == [0, 1, 2]
     blended = {"fitted": [], "equal": []}
     for fold, (_, *members) in series.items():
-        own = fit([moments_of({k: v for k, v in series.items() if k != fold})]).weights
-        np.testing.assert_array_equal(found.folds[fold].weights, own)
+        own = maximise([moments_of({0: np.concatenate([v for k, v in series.items() if k != fold], axis=2)})[0]])
+        np.testing.assert_array_equal(list(found.folds[fold].weights.values()), own)
         blended["fitted"].append(np.tensordot(own, members, 1))
         blended["equal"].append(np.mean(members, 0))
         alone = correlation(series[fold][0], blended["fitted"][-1]).mean()
@@ -72,7 +72,7 @@ def test_the_gain_is_that_of_weights_that_have_not_seen_the_fold():
     measured = np.concatenate([parts[0] for parts in series.values()], 1)
     for name in ("fitted", "equal"):
         whole = correlation(measured, np.concatenate(blended[name], 1)).mean()
-        assert getattr(found, name) == pytest.approx(whole, rel=1e-6)
+        assert getattr(found.nested, name) == pytest.approx(whole, rel=1e-6)
 
 
 def test_the_gradient_is_that_of_the_score():
@@ -92,12 +92,12 @@ def test_constant_and_broken_neurons_do_not_spoil_the_search():
 def test_equal_weights_stay_where_nothing_is_better():
     series = simulated((0.5,), folds=2)
     twice = {fold: [y, member, member] for fold, (y, member) in series.items()}
-    np.testing.assert_array_equal(fit([moments_of(twice)]).weights, [0.5, 0.5])
+    np.testing.assert_array_equal(list(fit([moments_of(twice)], "ab").weights.values()), [0.5, 0.5])
 
 
 def test_one_fold_tells_nothing_about_the_gain():
     with pytest.raises(PredictionError, match="two folds at least, found 1") as caught:
-        fit([moments_of(simulated((1.0, 0.5), folds=1))])
+        fit([moments_of(simulated((1.0, 0.5), folds=1))], "ab")
     assert "folds.train" in str(caught.value)
 
 
@@ -148,17 +148,23 @@ def test_equal_weights_are_the_default(predicted, tiny_config, project):
     assert "equal_weights" not in (project.evaluation / "scores.csv").read_text()
 
 
-def test_weights_of_three_experiments_and_their_ensemble(predicted, make_predictions, tiny_config, project, stores):
+@pytest.fixture
+def three_config(tiny_config):
+    experiments = tiny_config.experiments | {THIRD: tiny_config.experiments[TEACHER]}
+    return tiny_config.model_copy(update={"experiments": experiments})
+
+
+def test_weights_of_three_experiments_and_their_ensemble(predicted, make_predictions, three_config, project, stores):
     names = [STUDENT, THIRD, TEACHER]
     make_predictions(THIRD, "folds", noise=2.2, seed=3)
     path = project.weights(names)
-    weigh.run(tiny_config, project, ",".join(names), path)
+    weigh.run(three_config, project, ",".join(names), path)
     weights = read_weights(path, names)
     assert list(weights) == names
     assert weights[STUDENT] > weights[THIRD] > weights[TEACHER]
     for seed, name in enumerate(names):
         make_predictions(name, TIER, seed=seed)
-    ensemble.run(tiny_config, project, ",".join(names), TIER, weights=path)
+    ensemble.run(three_config, project, ",".join(names), TIER, weights=path)
     place = f"{stores[0].name}/{int(np.flatnonzero(stores[0].tiers == TIER)[0])}.npy"
     parts = [weights[name] * np.load(project.predictions(name, TIER) / place) for name in names]
     blend = np.load(project.predictions(",".join(names), TIER) / place)
@@ -174,9 +180,9 @@ def test_a_missing_prediction_of_one_experiment(predicted, tiny_config, project)
     assert not project.weights([STUDENT, TEACHER]).parent.exists()
 
 
-def test_an_experiment_without_predictions_out_of_fold(predicted, tiny_config, project):
+def test_an_experiment_without_predictions_out_of_fold(predicted, three_config, project):
     with pytest.raises(PredictionError, match="third/out-of-fold: there are no predictions"):
-        weigh.run(tiny_config, project, f"{STUDENT},{THIRD}")
+        weigh.run(three_config, project, f"{STUDENT},{THIRD}")
 
 
 @pytest.mark.parametrize(
@@ -236,4 +242,4 @@ def test_the_commands_weigh_and_average(predicted, make_predictions, command, pr
 def test_a_registered_pair_brings_its_own_weights(command):
     code, told = command("ensemble", "-e", TEACHER, "-s", TIER, "--pin", "pair.json", "--weights", "weights.json")
     assert code == 2
-    assert "--weights: a registered pair brings its own." in told
+    assert "--weights: a registered pair has its own." in told

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sensorium.commands import results
 from sensorium.errors import CheckpointError, PredictionError
-from sensorium.evaluation import score_mouse
+from sensorium.evaluation.scores import score_mouse
 from sensorium.metrics import correlation, response_precision
 from sensorium.mice import NEURONS, TEST_TIERS, short_name
 from sensorium.stages import evaluate

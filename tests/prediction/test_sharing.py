@@ -18,7 +18,7 @@ from prediction_runs import TEACHER, TIER, contents, kill_after
 
 from sensorium.errors import PredictionError
 from sensorium.files import PARTIAL_SUFFIX, waiting_lock
-from sensorium.inference import board
+from sensorium.inference import work_queue
 from sensorium.model import checkpoint
 from sensorium.stages import predict
 
@@ -126,7 +126,7 @@ def test_the_processes_of_one_command_go_on_without_one_that_died(alone, trained
 
 @pytest.mark.slow
 def test_processes_that_all_die_are_told_and_leave_what_they_did(alone, trained, config, monkeypatch):
-    monkeypatch.setattr("sensorium.inference.shared._run", _die)
+    monkeypatch.setattr("sensorium.inference.runner._run_process", _die)
     with pytest.raises(PredictionError, match=r"all processes ended .* \(exit codes -9, -9\)") as caught:
         predict.run(shared(config), trained, TEACHER, TIER)
     assert "goes on where it was" in str(caught.value)
@@ -184,7 +184,7 @@ def test_a_publisher_that_died_is_replaced(alone, trained, config, monkeypatch):
 
     with waiting_lock(place(trained, "lock"), shared=True):
         with monkeypatch.context() as patch:
-            patch.setattr(board.PredictionWriter, "publish", die)
+            patch.setattr(work_queue, "publish_predictions", die)
             with pytest.raises(DiedError):
                 predict.run(config, trained, TEACHER, TIER)
         assert place(trained, "closed").exists()

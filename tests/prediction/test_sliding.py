@@ -10,9 +10,8 @@ from tiny import preset_tree
 from sensorium import published
 from sensorium.config import WindowConfig, parse
 from sensorium.errors import ConfigError, PredictionError
-from sensorium.inference.device import prediction_device
 from sensorium.inference.member import Member
-from sensorium.inference.sliding import SlidingPredictor, TrialInput, coverage, shortest_trial, trial_groups
+from sensorium.inference.sliding import SlidingPredictor, TrialInput, coverage, prediction_device, trial_groups
 from sensorium.model.architecture import build
 from sensorium.model.dwiseneuro import DwiseNeuro
 
@@ -81,19 +80,17 @@ def test_half_precision_is_finite_and_closer_than_bfloat16(member, trial):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what a processor does")
-def test_half_precision_on_a_processor_is_told_to_be_slow(tiny_config, capsys):
-    prediction = tiny_config.prediction.model_copy(update={"precision": "16-mixed"})
-    assert prediction_device(tiny_config.model_copy(update={"prediction": prediction})) == "cpu"
+def test_half_precision_on_a_processor_is_told_to_be_slow(capsys):
+    assert prediction_device("auto", "16-mixed") == "cpu"
     assert "bf16-mixed is the fast choice" in capsys.readouterr().err
-    assert prediction_device(tiny_config) == "cpu"
+    assert prediction_device("auto", "32-true") == "cpu"
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_gpu_that_is_not_there(tiny_config):
-    runtime = tiny_config.runtime.model_copy(update={"accelerator": "cuda"})
+def test_a_gpu_that_is_not_there():
     with pytest.raises(ConfigError, match=r"runtime\.accelerator: cuda is asked for"):
-        prediction_device(tiny_config.model_copy(update={"runtime": runtime}))
+        prediction_device("cuda", "32-true")
 
 
 def test_coverage_is_that_of_the_published_window(parity):
@@ -137,7 +134,7 @@ def test_another_readout_is_not_kept(published_model):
 
 @pytest.mark.parametrize("frames", [32, 33])
 def test_the_shortest_trials_are_covered(member, trial, frames):
-    assert shortest_trial(WINDOW) == 32
+    assert WINDOW.shortest_trial == 32
     found = predictor(member).predict([TrialInput("short", trial.video[:frames], trial.states[:frames])])[0]
     assert found.shape == (5, frames)
     assert np.isfinite(found).all()

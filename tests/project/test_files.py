@@ -130,15 +130,15 @@ def test_only_what_belongs_to_the_name_is_put_right(tmp_path):
     assert names(tmp_path) == sorted(others)
 
 
-def test_a_sole_writer_finds_its_outputs_put_right(tmp_path):
+def test_a_exclusive_lock_finds_its_outputs_put_right(tmp_path):
     first, second, lock = tmp_path / "a" / "out", tmp_path / "b" / "out", tmp_path / "lock"
     for target in (first, second):
         killed(target)
-    with files.sole_writer(lock, TrainingError("busy"), first, second):
+    with files.exclusive_lock(lock, TrainingError("busy"), first, second):
         assert [names(first), names(second)] == [["old"], ["old"]]
         assert [names(first.parent), names(second.parent)] == [["out"], ["out"]]
         killed(first)
-        with pytest.raises(TrainingError, match="busy"), files.sole_writer(lock, TrainingError("busy"), first):
+        with pytest.raises(TrainingError, match="busy"), files.exclusive_lock(lock, TrainingError("busy"), first):
             raise AssertionError("two writers")
         assert len(names(first.parent)) == 4
 

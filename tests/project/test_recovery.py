@@ -127,6 +127,16 @@ def test_the_command_pulls_what_a_remote_has(project, tmp_path_factory):
     assert (fold / "config.json").read_text() == "trained"
 
 
+def test_a_cache_that_the_users_own_settings_name_counts(project, tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path / "dvc"))
+    assert dvc("config", "--global", "cache.dir", str(tmp_path / "cache")).returncode == 0
+    shutil.move(project / ".dvc" / "cache", tmp_path / "cache")
+    fold = project / "data" / "experiments" / "a" / "fold_0"
+    shutil.rmtree(fold)
+    assert typed(command_of(remedy(fold, ""))).returncode == 0
+    assert (fold / "config.json").read_text() == "trained"
+
+
 @pytest.mark.parametrize("name", ["data/experiments/b/fold_0", "notes.txt"])
 def test_what_no_stage_made_is_made_as_before(project, name):
     assert remedy(project / name, "Train it.") == "Train it."

@@ -96,8 +96,8 @@ def test_no_credentials(project, s3):
 def test_half_the_credentials(project, s3):
     project.remote("weights", "s3://weights", endpointurl=s3.endpoint, local_access_key_id=s3.key)
     fault = refused(project)
-    assert "access_key_id is set, but not secret_access_key" in fault.problem
-    assert "dvc remote modify --local weights secret_access_key VALUE" in fault.remedy
+    assert "missing: aws_secret_access_key" in fault.problem
+    assert "dvc remote modify --local weights secret_access_key SECRET" in fault.remedy
 
 
 def test_unknown_access_key(bucket, guarded):
@@ -189,7 +189,7 @@ def test_secret_in_the_tracked_file(project, s3):
         "weights", "s3://weights", endpointurl=s3.endpoint, access_key_id=s3.key, secret_access_key=s3.secret
     )
     fault = refused(project)
-    assert "access_key_id stands in .dvc/config" in fault.problem
+    assert "access_key_id is in .dvc/config" in fault.problem
     assert "dvc remote modify --unset weights access_key_id" in fault.remedy
     assert s3.secret not in str(fault)
 

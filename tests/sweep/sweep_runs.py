@@ -11,7 +11,7 @@ from unittest.mock import patch
 from optuna.trial import TrialState
 
 from sensorium.sweep.space import Space
-from sensorium.sweep.study import Plan, Sweep
+from sensorium.sweep.study import Sweep, SweepPlan
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["sensorium.commands.sweep"])
@@ -27,10 +27,10 @@ SPACE = {
 }
 
 
-def make_plan(folder: Path, trials: int = 8, **space: object) -> Plan:
+def make_plan(folder: Path, trials: int = 8, **space: object) -> SweepPlan:
     """A plan whose trials `pretend` works on."""
     chosen = Space.model_validate({**SPACE, **space})
-    return Plan("toy", folder, chosen, 7, trials, 1, EPOCHS, {"settings": "these"})
+    return SweepPlan("toy", folder, chosen, 7, trials, 1, EPOCHS, {"settings": "these"})
 
 
 def kill_at_flush(number: int) -> None:
@@ -47,13 +47,13 @@ def kill_at_flush(number: int) -> None:
     os.fsync = counted
 
 
-def pretend(plan: Plan, kill: int | None = None, pause: float = 0.0) -> None:
+def pretend(plan: SweepPlan, kill: int | None = None, pause: float = 0.0) -> None:
     """Work on a sweep without any training: a trial's curve is a function of its parameters."""
     if kill is not None:
         kill_at_flush(kill)
     sweep = Sweep(plan)
     while True:
-        with sweep.claimed() as trial:
+        with sweep.locked_trial() as trial:
             if trial is None:
                 return
             with (plan.folder / "begun.txt").open("a") as stream:
@@ -69,7 +69,7 @@ def _pretend_trial(sweep, trial, pause):
             over = epoch == EPOCHS - 1
             if sweep.report(trial.number, {e: peak * (e + 1) for e in range(epoch + 1)}, over=over):
                 return
-        sweep.note_fold(trial.number, 0, peak * EPOCHS)
+        sweep.record_fold(trial.number, 0, peak * EPOCHS)
     sweep.complete(trial.number)
 
 

@@ -27,9 +27,9 @@ from sensorium.stages import train
 from sensorium.sweep.space import apply
 from sensorium.sweep.study import Sweep
 from sensorium.tracking import recorder
-from sensorium.tracking.delivery import Courier
 from sensorium.tracking.leaderboard import leaderboard_name
-from sensorium.tracking.store import Store
+from sensorium.tracking.store import TrackingStore
+from sensorium.tracking.uploader import Uploader
 
 NAME = "true_batch_001-space"
 SPACE = {
@@ -95,7 +95,7 @@ def test_a_killed_sweep_gives_the_trials_of_an_undisturbed_one(project, searched
         assert process.exitcode == -signal.SIGKILL, (project / "stderr.txt").read_text()
         kills += 1
     assert kills >= 3
-    assert "goes on in epoch" in (project / "stderr.txt").read_text()
+    assert "continues in epoch" in (project / "stderr.txt").read_text()
     assert facts(open_sweep(project)) == facts(open_sweep(searched))
 
 
@@ -197,7 +197,7 @@ def test_processes_are_started_on_an_executor(project, tmp_path, monkeypatch, ex
     (tmp_path / "slurm").mkdir()
     monkeypatch.setenv("SLURM_STAND_IN", str(tmp_path / "slurm"))
     monkeypatch.setenv("PATH", f"{ROOT / 'tests' / 'scheduler' / 'slurm'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("SENSORIUM_TRACKING_PATIENCE", "0")
+    monkeypatch.setenv("SENSORIUM_TRACKING_TIMEOUT", "0")
     search(project, jobs=2, trials=2, executor=executor)
     sweep = open_sweep(project, trials=2)
     assert count(sweep, TrialState.COMPLETE) == 2
@@ -231,13 +231,13 @@ def recorded(_fingerprint):
 
 def test_trials_are_runs_below_the_sweeps_run(project, monkeypatch):
     monkeypatch.setattr(recorder, "ensure_running", lambda _store, **_options: None)
-    monkeypatch.setattr(recorder, "_await_delivery", lambda journal, store, _: Courier(journal, store).deliver())
+    monkeypatch.setattr(recorder, "_await_upload", lambda log, store, _: Uploader(log, store).upload())
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     config, paths = load(project / "params.yaml"), Paths(project)
     options = stage.Options("true_batch_001", project / "space.yaml", 3, (0,))
     stage.search(config, paths, options)
-    client = Store.of(paths).client()
-    runs = client.search_runs([client.get_experiment_by_name(leaderboard_name(config)).experiment_id])
+    client = TrackingStore.of(paths).client()
+    runs = client.search_runs([client.get_experiment_by_name(leaderboard_name(config.preset)).experiment_id])
     (parent,) = [run for run in runs if run.data.tags["sensorium.role"] == "sweep"]
     trials = {run.info.run_name: run for run in runs if run.data.tags["sensorium.role"] == "trial"}
     assert parent.info.run_name == NAME

@@ -18,8 +18,8 @@ from sensorium.model.checkpoint import ModelInfo
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.paths import Paths
 from sensorium.tracking import recorder
-from sensorium.tracking.delivery import Courier
-from sensorium.tracking.store import Store
+from sensorium.tracking.store import TrackingStore
+from sensorium.tracking.uploader import Uploader
 
 _ROOT = Path(__file__).parents[2]
 _SMALL = {"canvas": [8, 8], "features": [4], "strides": [2], "expansion": 2, "se_reduction": 2, "cortex_features": [8]}
@@ -27,9 +27,9 @@ _SMALL = {"canvas": [8, 8], "features": [4], "strides": [2], "expansion": 2, "se
 
 @pytest.fixture
 def inline(monkeypatch):
-    """Trainings deliver in this process when they end: what arrives is the same, without the wait."""
+    """Trainings upload in this process when they end: what arrives is the same, without the wait."""
     monkeypatch.setattr(recorder, "ensure_running", lambda _store, **_options: None)
-    monkeypatch.setattr(recorder, "_await_delivery", lambda journal, store, _: Courier(journal, store).deliver())
+    monkeypatch.setattr(recorder, "_await_upload", lambda log, store, _: Uploader(log, store).upload())
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Project:
 
     @property
     def store(self):
-        return Store.of(self.paths)
+        return TrackingStore.of(self.paths)
 
     def train(self, experiment, seed=0):
         """Pretend to train: first weights that depend on the fold and the seed."""
@@ -77,7 +77,7 @@ class Project:
 def fresh_database(tmp_path_factory):
     """An initialised SQLite store to copy: making one takes seconds."""
     root = tmp_path_factory.mktemp("database")
-    Store.of(Paths(root)).client()
+    TrackingStore.of(Paths(root)).client()
     return root / "mlflow.db"
 
 
@@ -105,7 +105,7 @@ def bare_project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     project = make_project(tmp_path)
     yield project
-    shutil.rmtree(project.paths.state, ignore_errors=True)  # its courier, whose starter lives on, leaves with it
+    shutil.rmtree(project.paths.state, ignore_errors=True)  # its uploader, whose starter runs on, ends with it
 
 
 @pytest.fixture

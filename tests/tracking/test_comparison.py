@@ -6,8 +6,8 @@ from typer.testing import CliRunner
 
 from sensorium.cli.app import app
 from sensorium.commands import compare
-from sensorium.comparison import Videos
 from sensorium.errors import ConfigError, TrackingError
+from sensorium.evaluation.comparison import Videos
 from sensorium.stages import register
 
 

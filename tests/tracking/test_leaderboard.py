@@ -11,7 +11,7 @@ from sensorium.mice import short_names
 from sensorium.tracking import start_training_run
 from sensorium.tracking.descriptions import differences, rounded, run_name
 from sensorium.tracking.leaderboard import leaderboard_name, refresh
-from sensorium.tracking.links import find_run
+from sensorium.tracking.run_links import find_run
 from sensorium.tracking.ui import create_app
 from sensorium.tracking.views import unpacked
 
@@ -102,7 +102,7 @@ def test_mlflows_own_experiment_becomes_the_leaderboard_and_stays(project, inlin
     assert {e.experiment_id: e.name for e in client.search_experiments()} == {"0": "sensorium-demo"}
     assert client.get_experiment("0").tags["mlflow.experimentKind"] == "custom_model_development"
     other = project.config.model_copy(update={"preset": "my preset"})
-    assert leaderboard_name(other) == "sensorium-my-preset"
+    assert leaderboard_name(other.preset) == "sensorium-my-preset"
     train(project, "b", other)
     assert {e.name for e in project.store.client().search_experiments()} == {"sensorium-demo", "sensorium-my-preset"}
 

@@ -15,9 +15,9 @@ from sensorium.registry import load_pair
 from sensorium.stages import register
 from sensorium.tracking import recorder, start_training_run
 from sensorium.tracking.database import ROOT_TAG
-from sensorium.tracking.delivery import Courier
 from sensorium.tracking.leaderboard import leaderboard_name
-from sensorium.tracking.store import Store
+from sensorium.tracking.store import TrackingStore
+from sensorium.tracking.uploader import Uploader
 
 
 def beside(project, root):
@@ -33,7 +33,7 @@ def template(tmp_path_factory, fresh_database, new_project):
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("GIT_CEILING_DIRECTORIES", str(root.parent))
         patch.setattr(recorder, "ensure_running", lambda _store, **_options: None)
-        patch.setattr(recorder, "_await_delivery", lambda journal, store, _: Courier(journal, store).deliver())
+        patch.setattr(recorder, "_await_upload", lambda journal, store, _: Uploader(journal, store).upload())
         shutil.copyfile(fresh_database, root / "mlflow.db")
         project = new_project(root)
         for name in ("true_batch_001", "distillation_001"):
@@ -79,7 +79,7 @@ def stale(project, old):
 
 def run_artifacts(project):
     client = project.store.client()
-    experiment = client.get_experiment_by_name(leaderboard_name(project.config))
+    experiment = client.get_experiment_by_name(leaderboard_name(project.config.preset))
     (run,) = client.search_runs([experiment.experiment_id], "tags.`sensorium.role` = 'fold'")
     return [artifact.path for artifact in client.list_artifacts(run.info.run_id)]
 
@@ -130,7 +130,7 @@ def test_a_queued_experiment_leaves_the_addresses_of_its_project(registered, mon
     queue.mkdir(parents=True)
     monkeypatch.setenv("DVC_ROOT", str(registered.paths.root))
     monkeypatch.setenv("DVC_EXP_NAME", "gusty-lamb")
-    Store.of(Paths(queue)).client()
+    TrackingStore.of(Paths(queue)).client()
     assert (registered.paths.root / "mlflow.db").read_bytes() == addresses
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sensorium.comparison import compare
 from sensorium.errors import TrackingError
+from sensorium.evaluation.comparison import compare
 from sensorium.registry import load_pair, promotion
 from sensorium.registry.manifest import PAIR, TEACHER
 from sensorium.registry.promotion import promote, rollback

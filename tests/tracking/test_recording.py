@@ -4,18 +4,17 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
 import pytest
 from flaky_server import Proxy, mlflow_server, wait_until
+from training_process import training
 
 from sensorium.commands import sync
 from sensorium.errors import TrackingError
-from sensorium.tracking import delivery, recorder, start_training_run
-from sensorium.tracking.journal import Journal, journals
+from sensorium.tracking import recorder, start_training_run, uploader
+from sensorium.tracking.event_log import EventLog, event_logs
 
 EXPERIMENT = "true_batch_001"
 MOUSE = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20"
@@ -110,7 +109,7 @@ def test_the_link_names_the_run_and_nothing_waits(project):
     assert link["tracking_uri"] == "sqlite:///mlflow.db"
     assert str(project.paths.root) not in json.dumps(link)  # it is shipped to people with other folders
     assert link["journal"] is None
-    assert journals(project.store.state) == []
+    assert event_logs(project.store.state) == []
 
 
 def test_the_parent_sums_up_its_folds(project, inline):
@@ -156,7 +155,7 @@ def test_a_run_that_failed_is_gone_on_with(project, inline):
     assert_whole(project, child, 4)
 
 
-def test_a_run_is_found_again_by_its_fingerprint_when_the_journal_is_lost(project, inline):
+def test_a_run_is_found_again_by_its_fingerprint_when_the_event_log_is_lost(project, inline):
     run = start(project)
     epochs(run, 0, 2)
     run.close("KILLED")
@@ -169,44 +168,21 @@ def test_a_run_is_found_again_by_its_fingerprint_when_the_journal_is_lost(projec
 
 
 def test_two_trainings_of_one_fold_are_refused(project, inline, monkeypatch):
-    monkeypatch.setattr(recorder, "_CLAIM_SECONDS", 0.1)
+    monkeypatch.setattr(recorder, "_LOCK_SECONDS", 0.1)
     run = start(project)
     with pytest.raises(TrackingError, match="another training of this fold"):
         start(project)
     run.close("KILLED")
 
 
-_TRAINING = """
-import os, signal, sys, time
-from pathlib import Path
-from sensorium.config import load
-from sensorium.paths import Paths
-from sensorium.tracking import recorder, start_training_run
-from sensorium.tracking.courier import Courier
-root, fold, end = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-run = start_training_run(load(root / "params.yaml"), Paths(root), "true_batch_001", fold, sys.argv[4] * 64)
-for step in range(3):
-    run.metrics({"train/loss": 1.0, "val/correlation": step / 10}, step)
-if end == "kill":
-    time.sleep(float(sys.argv[5]))
-    os.kill(os.getpid(), signal.SIGKILL)
-run.close("FINISHED")
-"""
-
-
-def training_process(project, fold=0, end="finish", fingerprint="f", pause=0.0):
-    arguments = [str(project.paths.root), str(fold), end, fingerprint, str(pause)]
-    return subprocess.Popen([sys.executable, "-c", _TRAINING, *arguments])
-
-
 def released(project, name=f"{EXPERIMENT}-fold_0-" + "f" * 16):
-    with Journal(project.store.state / "journals" / name).claimed("courier") as free:
+    with EventLog(project.store.state / "journals" / name).locked("uploader") as free:
         return free
 
 
 @pytest.mark.parametrize("pause", [0.0, 6.0])
 def test_a_killed_training_is_marked_and_goes_on_in_the_same_run(project, pause):
-    process = training_process(project, end="kill", pause=pause)
+    process = training(project, end=pause, fingerprint="f" * 64)
     assert process.wait() == -signal.SIGKILL
     wait_until(lambda: [child.info.status for child in fold_runs(project)] == ["KILLED"])
     (child,) = fold_runs(project)
@@ -222,7 +198,7 @@ def test_a_killed_training_is_marked_and_goes_on_in_the_same_run(project, pause)
 
 @pytest.mark.slow
 def test_folds_in_parallel_on_a_fresh_store(bare_project):
-    processes = [training_process(bare_project, fold, fingerprint=str(fold)) for fold in range(3)]
+    processes = [training(bare_project, fold) for fold in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
     sync.run(bare_project.paths)
     children = fold_runs(bare_project)
@@ -248,7 +224,7 @@ def server(tmp_path_factory, fresh_database):
 def proxy(server, bare_project, monkeypatch):
     proxy = Proxy(server)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
-    monkeypatch.setenv("SENSORIUM_TRACKING_PATIENCE", "1")
+    monkeypatch.setenv("SENSORIUM_TRACKING_TIMEOUT", "1")
     yield proxy
     proxy.close()
 
@@ -273,24 +249,24 @@ def test_the_server_is_down_all_the_time(bare_project, proxy):
     child = only(bare_project, "down" * 16)
     assert child.info.status == "FINISHED"
     assert_whole(bare_project, child, 3)
-    assert journals(bare_project.store.state) == []
+    assert event_logs(bare_project.store.state) == []
     sync.run(bare_project.paths)
     assert_whole(bare_project, only(bare_project, "down" * 16), 3)
 
 
-def test_a_short_training_leaves_its_last_events_to_the_courier(bare_project, proxy, monkeypatch):
-    monkeypatch.delenv("SENSORIUM_TRACKING_PATIENCE")
+def test_a_short_training_leaves_its_last_events_to_the_uploader(bare_project, proxy, monkeypatch):
+    monkeypatch.delenv("SENSORIUM_TRACKING_TIMEOUT")
     proxy.mode = "down"
     train(bare_project, fingerprint="left" * 16)
     link = json.loads(bare_project.paths.run_link(EXPERIMENT, 0).read_text())
     assert link["run_id"] is None
     assert (bare_project.store.state / "journals" / link["journal"]).is_dir()
     proxy.mode = "up"
-    wait_until(lambda: journals(bare_project.store.state) == [])
+    wait_until(lambda: event_logs(bare_project.store.state) == [])
     assert_whole(bare_project, only(bare_project, "left" * 16), 3)
 
 
-def test_a_journal_goes_to_the_store_of_its_training(project, server, monkeypatch):
+def test_an_event_log_goes_to_the_store_of_its_training(project, server, monkeypatch):
     here = start(project, 0)
     epochs(here, 0, 3)
     wait_until(lambda: [run.info.status for run in fold_runs(project)] == ["RUNNING"])
@@ -307,11 +283,11 @@ def test_what_a_store_missed_goes_to_no_other_by_itself(bare_project, proxy, mon
     proxy.mode = "down"
     train(bare_project, fingerprint="miss" * 16)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    monkeypatch.setenv("SENSORIUM_TRACKING_PATIENCE", "60")
+    monkeypatch.setenv("SENSORIUM_TRACKING_TIMEOUT", "60")
     shutil.copyfile(fresh_database, bare_project.paths.root / "mlflow.db")
     train(bare_project, fold=1, fingerprint="here" * 16)
     assert [run.info.run_name for run in fold_runs(bare_project)] == ["fold_1"]
-    assert len(journals(bare_project.store.state)) == 1
+    assert len(event_logs(bare_project.store.state)) == 1
 
 
 @pytest.mark.slow
@@ -414,7 +390,7 @@ def test_a_folder_as_store_is_refused(project, monkeypatch, uri):
     assert not project.paths.state.exists()
 
 
-@pytest.mark.parametrize("variable", ["SENSORIUM_TRACKING_PATIENCE", "SENSORIUM_COURIER_LINGER"])
+@pytest.mark.parametrize("variable", ["SENSORIUM_TRACKING_TIMEOUT", "SENSORIUM_UPLOADER_IDLE_TIMEOUT"])
 @pytest.mark.parametrize("seconds", ["-1", "soon", "nan"])
 def test_seconds_that_are_no_number_are_refused(project, monkeypatch, variable, seconds):
     monkeypatch.setenv(variable, seconds)
@@ -423,32 +399,32 @@ def test_seconds_that_are_no_number_are_refused(project, monkeypatch, variable, 
     assert not project.paths.state.exists()
 
 
-def test_sync_tells_what_a_courier_holds(project, inline, monkeypatch):
+def test_sync_names_what_an_uploader_holds(project, inline, monkeypatch):
     run = start(project)
     run.close("FAILED")
-    monkeypatch.setattr(delivery, "_GRACE_SECONDS", 0.1)
-    monkeypatch.setenv("SENSORIUM_TRACKING_PATIENCE", "0")
-    (journal,) = journals(project.store.state)
-    with journal.claimed("courier"), pytest.raises(TrackingError, match="a courier is still at work on it"):
+    monkeypatch.setattr(uploader, "GRACE_SECONDS", 0.1)
+    monkeypatch.setenv("SENSORIUM_TRACKING_TIMEOUT", "0")
+    (log,) = event_logs(project.store.state)
+    with log.locked("uploader"), pytest.raises(TrackingError, match="an uploader is still at work on it"):
         sync.run(project.paths)
 
 
 def test_a_torn_last_line_is_cut_off(tmp_path):
-    journal = Journal(tmp_path / "journal")
-    journal.append("metrics", values={"a": 1.0}, step=0)
-    with journal.events_file.open("ab") as stream:
+    log = EventLog(tmp_path / "journal")
+    log.append("metrics", values={"a": 1.0}, step=0)
+    with log.events_file.open("ab") as stream:
         stream.write(b'{"kind": "metr')
-    assert [event["step"] for event, _ in journal.read()] == [0]
-    journal.mend()
-    journal.append("metrics", values={"a": 2.0}, step=1)
-    assert [event["step"] for event, _ in journal.read()] == [0, 1]
+    assert [event["step"] for event, _ in log.read()] == [0]
+    log.repair()
+    log.append("metrics", values={"a": 2.0}, step=1)
+    assert [event["step"] for event, _ in log.read()] == [0, 1]
 
 
 def test_passwords_are_not_written_anywhere(project, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
-    monkeypatch.setenv("SENSORIUM_TRACKING_PATIENCE", "0")
+    monkeypatch.setenv("SENSORIUM_TRACKING_TIMEOUT", "0")
     train(project)
-    wait_until(lambda: any(log.stat().st_size for log in project.store.state.glob("courier-*.log")))
+    wait_until(lambda: any(log.stat().st_size for log in project.store.state.glob("uploader-*.log")))
     link = project.paths.run_link(EXPERIMENT, 0).read_text()
     assert "secret" not in link
     assert "user:***@" in link

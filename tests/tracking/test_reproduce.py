@@ -21,7 +21,7 @@ from sensorium.files import sha256, write_json
 from sensorium.reproduction.drift import Outcome, judge
 from sensorium.reproduction.rebuild import clone_commit, place_data
 from sensorium.tracking import provenance
-from sensorium.tracking.recipe import read_recipe
+from sensorium.tracking.training_record import read_training_record
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = "true_batch_001"
@@ -107,7 +107,7 @@ def make_run(project, status="FINISHED", artifacts=(), without=(), **tags):
 
 
 def read(project, name):
-    return read_recipe(project.config, project.paths, name)
+    return read_training_record(project.config, project.paths, name)
 
 
 def test_a_run_tells_commit_data_threads_and_changes(project):
@@ -140,7 +140,7 @@ def test_an_older_run_is_compared_by_what_it_recorded(project):
         ({"status": "KILLED"}, "not finished, its status is KILLED"),
         ({"without": ["mlflow.source.git.commit"]}, "ran outside a git repository"),
         ({"sensorium.git.dirty": "true"}, "uncommitted changes that were not recorded"),
-        ({"without": ["dvc.data/folds"]}, "does not tell which data it read"),
+        ({"without": ["dvc.data/folds"]}, "does not record which data it read"),
     ],
 )
 def test_a_run_that_does_not_tell_enough_is_refused(project, run, problem):
@@ -246,7 +246,7 @@ def test_the_patch_leaves_dvc_lock_out(repository):
     git(root, "commit", "--quiet", "-m", "lock")
     (root / "dvc.lock").write_text("stages: {a: b}\n")
     assert provenance.uncommitted(root) == b""
-    assert provenance.run_tags(root, repository.config, "train", b"")["sensorium.git.dirty"] == "false"
+    assert provenance.Provenance.current(root, "train").to_tags()["sensorium.git.dirty"] == "false"
 
 
 def test_an_unknown_commit_is_told_and_leaves_nothing(repository):

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 import time
 
@@ -11,6 +10,7 @@ import pytest
 from flaky_server import mlflow_server
 from moto.server import ThreadedMotoServer
 from postgres_server import postgres
+from training_process import training
 
 from sensorium.commands import restore, sync
 from sensorium.errors import TrackingError
@@ -91,7 +91,7 @@ def fold_runs(project, fingerprint):
 
 
 def test_many_writers_at_once_lose_nothing_and_write_nothing_twice(anywhere, monkeypatch, record_property):
-    monkeypatch.setenv("SENSORIUM_TRACKING_PATIENCE", "600")
+    monkeypatch.setenv("SENSORIUM_TRACKING_TIMEOUT", "600")
     began = time.monotonic()
     runs = [
         start_training_run(anywhere.config, anywhere.paths, EXPERIMENT, n, f"{n:02d}-{anywhere.name}" * 8)
@@ -118,24 +118,8 @@ def test_many_writers_at_once_lose_nothing_and_write_nothing_twice(anywhere, mon
             assert len(history) == STEPS
 
 
-_TRAINING = """
-import sys
-from pathlib import Path
-from sensorium.config import load
-from sensorium.paths import Paths
-from sensorium.tracking import start_training_run
-root, fold, name = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-run = start_training_run(load(root / "params.yaml"), Paths(root), "true_batch_001", fold, name * 8)
-for step in range(3):
-    run.metrics({"train/loss": 1.0, "val/correlation": step / 10}, step)
-run.close("FINISHED")
-"""
-
-
 def test_folds_in_parallel_processes_share_one_parent(anywhere):
-    arguments = [(str(fold), f"fold-{fold}-{anywhere.name}") for fold in range(3)]
-    command = [sys.executable, "-c", _TRAINING, str(anywhere.paths.root)]
-    processes = [subprocess.Popen([*command, *extra]) for extra in arguments]
+    processes = [training(anywhere, fold, fingerprint=f"fold-{fold}-{anywhere.name}" * 8) for fold in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
     sync.run(anywhere.paths)
     children = [run for fold in range(3) for run in fold_runs(anywhere, f"fold-{fold}-{anywhere.name}")]

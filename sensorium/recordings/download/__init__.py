@@ -1,5 +1,5 @@
-"""Provides the competition's mice: fetches, checks, unpacks and publishes one zip a mouse.
+"""Downloads the competition's mice: fetches, checks, unpacks and publishes one zip per mouse.
 
-`transfer` brings the bytes over any bad line, `archive` unpacks what may be hostile, `manifest` notes
+`transfer` brings the bytes over any bad line, `archive` unpacks what may be hostile, `download_manifest` records
 what was unpacked and finds later changes, `mouse` ties them together.
 """

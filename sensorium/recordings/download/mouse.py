@@ -1,9 +1,10 @@
-"""Provides one mouse: takes what is there, or fetches, checks, unpacks and publishes it.
+"""Makes sure that one mouse is there: takes what is there, or fetches, checks, unpacks and publishes it.
 
 The raw folder sees the mouse whole or not at all; the zip waits in the state folder and is removed
-when the mouse stands.
+when the mouse is published.
 """
 
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -11,22 +12,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sensorium.errors import TransferError
-from sensorium.files import atomic_folder, sha256, sole_writer
+from sensorium.errors import ConfigError, TransferError
+from sensorium.files import atomic_folder, exclusive_lock, sha256, write_json
+from sensorium.mice import MouseSet
 from sensorium.recordings.download.archive import Archive, DamagedArchiveError, inspect, unpack
-from sensorium.recordings.download.manifest import MANIFEST, Manifest, check_manifest, read_manifest, write_manifest
-from sensorium.recordings.download.transfer import Policy, Transfer
+from sensorium.recordings.download.download_manifest import MANIFEST, DownloadManifest, check_manifest, read_manifest
+from sensorium.recordings.download.transfer import RetryPolicy, Transfer
 from sensorium.recordings.inventory import FileEntry
 from sensorium.recordings.place import require_linked
 from sensorium.recordings.synthetic.marker import TRUTH_FOLDER, is_marked, require_untouched
 
-Phase = Literal["checking", "downloading", "unpacking"]
-Progress = Callable[[Phase, int, int | None], None]
+Progress = Callable[[str, int, int | None], None]
 """Called with what is going on, the bytes done and all bytes where known."""
 
 Outcome = Literal[
     "taken as it is", "unchanged since its download", "downloaded", "downloaded in place of the simulated mouse"
 ]
+
+BASE_URLS: dict[MouseSet, str] = {
+    "new": "https://gin.g-node.org/pollytur/sensorium_2023_dataset/raw/master",
+    "old": "https://gin.g-node.org/pollytur/Sensorium2023Data/raw/master",
+}
+"""Folder of the competition's zips, by the mouse's set."""
+
+MIRROR_VARIABLE = "SENSORIUM_DOWNLOAD_URL"
+"""Environment variable with the address of a mirror that holds all zips in one folder."""
 
 _DOWNLOADS_OF_A_DAMAGED_ZIP = 2
 _SPACE_MARGIN = 1.02
@@ -34,9 +44,21 @@ _UNPACKING = threading.Lock()
 """Mice are unpacked one at a time, so that free space is judged and used by one of them."""
 
 
+def zip_url(mouse: str, mouse_set: MouseSet) -> str:
+    """Address of a mouse's zip, on the mirror where one is set.
+
+    Raises:
+        ConfigError: the mirror is no HTTP address.
+    """
+    mirror = os.environ.get(MIRROR_VARIABLE)
+    if mirror and not mirror.startswith(("http://", "https://")):
+        raise ConfigError(f"{MIRROR_VARIABLE}: {mirror!r} is no HTTP address.", "Start it with https:// or http://.")
+    return f"{(mirror or BASE_URLS[mouse_set]).rstrip('/')}/{mouse}.zip"
+
+
 @dataclass(frozen=True)
-class Order:
-    """One mouse to provide."""
+class DownloadRequest:
+    """One mouse that should be there."""
 
     mouse: str
     url: str
@@ -44,7 +66,7 @@ class Order:
     """Where the mouse belongs."""
     state: Path
     """Folder for the zip on its way."""
-    policy: Policy
+    policy: RetryPolicy
     quick: bool = False
     """Compare a mouse that is there by sizes alone."""
 
@@ -55,7 +77,7 @@ class Order:
 
     @property
     def simulated(self) -> bool:
-        """Whether a simulated mouse stands where the downloaded one belongs."""
+        """Whether a simulated mouse is where the downloaded one belongs."""
         return is_marked(self.folder) and not (self.folder / MANIFEST).exists()
 
     @property
@@ -64,11 +86,11 @@ class Order:
         return self.simulated or not self.folder.exists()
 
 
-def provide(order: Order, on_progress: Progress, stop: threading.Event) -> Outcome:
+def ensure_mouse(request: DownloadRequest, on_progress: Progress, stop: threading.Event) -> Outcome:
     """Make sure that a mouse is there: the recorded one, in place of a simulated one too.
 
     Args:
-        order: what to provide.
+        request: which mouse.
         on_progress: called as the work goes on.
         stop: ends the work when set; a transfer goes on at the next call.
 
@@ -77,102 +99,102 @@ def provide(order: Order, on_progress: Progress, stop: threading.Event) -> Outco
             folder is a link to nowhere.
         TransferError: the mouse cannot be had, does not fit the disk, or another process fetches it.
     """
-    require_linked(order.folder)
-    if not order.missing:
-        return _check_standing(order, on_progress, stop)
-    simulated = order.simulated
+    require_linked(request.folder)
+    if not request.missing:
+        return _check_present(request, on_progress, stop)
+    simulated = request.simulated
     if simulated:
-        require_untouched(order.folder)
+        require_untouched(request.folder)
     busy = TransferError(
-        f"{order.mouse}: another process is downloading it.", "Wait for it to end, then run the command again."
+        f"{request.mouse}: another process is downloading it.", "Wait for it to end, then run the command again."
     )
-    with sole_writer(order.state / f"{order.mouse}.lock", busy, order.folder):
-        archive = _fetch(order, on_progress, stop)
+    with exclusive_lock(request.state / f"{request.mouse}.lock", busy, request.folder):
+        archive = _fetch(request, on_progress, stop)
         with _UNPACKING:
-            _publish(order, archive, on_progress, stop)
-        order.zip.unlink()
+            _publish(request, archive, on_progress, stop)
+        request.zip.unlink()
     return "downloaded in place of the simulated mouse" if simulated else "downloaded"
 
 
-class _Meter:
+def _meter(
+    request: DownloadRequest, phase: str, total: int, on_progress: Progress, stop: threading.Event
+) -> Callable[[int], None]:
     """Adds up bytes for the progress bar, and ends the work when asked to."""
+    done = 0
 
-    def __init__(self, order: Order, phase: Phase, total: int, on_progress: Progress, stop: threading.Event) -> None:
-        self._order, self._phase, self._total = order, phase, total
-        self._on_progress, self._stop = on_progress, stop
-        self._done = 0
+    def add(count: int) -> None:
+        nonlocal done
+        if stop.is_set():
+            raise TransferError(f"{request.mouse}: stopped while {phase}.", "Run the command again.")
+        done += count
+        on_progress(phase, done, total)
 
-    def __call__(self, count: int) -> None:
-        if self._stop.is_set():
-            raise TransferError(f"{self._order.mouse}: stopped while {self._phase}.", "Run the command again.")
-        self._done += count
-        self._on_progress(self._phase, self._done, self._total)
+    return add
 
 
-def _check_standing(order: Order, on_progress: Progress, stop: threading.Event) -> Outcome:
-    manifest = read_manifest(order.folder)
+def _check_present(request: DownloadRequest, on_progress: Progress, stop: threading.Event) -> Outcome:
+    manifest = read_manifest(request.folder)
     if manifest is None:
         return "taken as it is"
     total = sum(entry["size"] for entry in manifest["files"].values())
-    check_manifest(order.folder, manifest, order.quick, _Meter(order, "checking", total, on_progress, stop))
+    check_manifest(request.folder, manifest, request.quick, _meter(request, "checking", total, on_progress, stop))
     return "unchanged since its download"
 
 
-def _fetch(order: Order, on_progress: Progress, stop: threading.Event) -> Archive:
+def _fetch(request: DownloadRequest, on_progress: Progress, stop: threading.Event) -> Archive:
     """Bring the zip here and judge it; a damaged one is fetched once more."""
     transfer = Transfer(
-        order.url, order.zip, order.policy, lambda done, total: on_progress("downloading", done, total), stop
+        request.url, request.zip, request.policy, lambda done, total: on_progress("downloading", done, total), stop
     )
-    reasons = []
     for _ in range(_DOWNLOADS_OF_A_DAMAGED_ZIP):
-        if not order.zip.exists():
+        if not request.zip.exists():
             transfer.run()
         try:
-            return inspect(order.zip, order.mouse)
+            return inspect(request.zip, request.mouse)
         except DamagedArchiveError as fault:
-            reasons.append(str(fault))
+            reason = str(fault)
             transfer.discard()
         except TransferError:
             transfer.discard()
             raise
-    raise _damaged(order, reasons[-1])
+    raise _damaged(request, reason)
 
 
-def _damaged(order: Order, reason: str) -> TransferError:
+def _damaged(request: DownloadRequest, reason: str) -> TransferError:
     return TransferError(
-        f"{order.url}: not a mouse's archive: {reason}.",
+        f"{request.url}: not a mouse's archive: {reason}.",
         "Try again later, set SENSORIUM_DOWNLOAD_URL to a mirror, or put the raw mouse into dataset.raw by hand.",
     )
 
 
-def _publish(order: Order, archive: Archive, on_progress: Progress, stop: threading.Event) -> None:
-    require_space({order.folder.parent: archive.unpacked_bytes}, f"unpacking {order.mouse}")
-    meter = _Meter(order, "unpacking", archive.unpacked_bytes, on_progress, stop)
+def _publish(request: DownloadRequest, archive: Archive, on_progress: Progress, stop: threading.Event) -> None:
+    require_space({request.folder.parent: archive.unpacked_bytes}, f"unpacking {request.mouse}")
+    meter = _meter(request, "unpacking", archive.unpacked_bytes, on_progress, stop)
     try:
-        with atomic_folder(order.folder) as partial:
+        with atomic_folder(request.folder) as partial:
             files = unpack(archive, partial, meter)
             files.pop(MANIFEST.as_posix(), None)  # of who made the zip from a download; ours takes its place
             zip_entry = FileEntry(size=archive.path.stat().st_size, sha256=sha256(archive.path))
-            write_manifest(partial, Manifest(url=order.url, zip=zip_entry, files=files))
-            _clear(order)
+            write_json(partial / MANIFEST, DownloadManifest(url=request.url, zip=zip_entry, files=files))
+            _clear(request)
     except DamagedArchiveError as fault:
-        order.zip.unlink()
-        raise _damaged(order, str(fault)) from fault
+        request.zip.unlink()
+        raise _damaged(request, str(fault)) from fault
     except OSError as fault:
         raise TransferError(
-            f"{order.folder}: cannot be written ({fault.strerror or fault}).",
+            f"{request.folder}: cannot be written ({fault.strerror or fault}).",
             "Mend what is wrong with the disk and run the command again; the zip need not be fetched again.",
         ) from fault
 
 
-def _clear(order: Order) -> None:
+def _clear(request: DownloadRequest) -> None:
     """Make way for the mouse: only an untouched simulated one gives way, and its noiseless rates go with it."""
-    if order.simulated:
-        require_untouched(order.folder)
-        shutil.rmtree(order.folder.parent / TRUTH_FOLDER / order.mouse, ignore_errors=True)
-    elif order.folder.exists():
+    if request.simulated:
+        require_untouched(request.folder)
+        shutil.rmtree(request.folder.parent / TRUTH_FOLDER / request.mouse, ignore_errors=True)
+    elif request.folder.exists():
         raise TransferError(
-            f"{order.folder}: appeared while the mouse was downloaded, taken as it is.",
+            f"{request.folder}: appeared while the mouse was downloaded, taken as it is.",
             "Run the command again to go on with the other mice.",
         )
 
@@ -189,14 +211,14 @@ def require_space(needs: dict[Path, int], purpose: str) -> None:
     """
     disks: dict[int, tuple[Path, int]] = {}
     for folder, count in needs.items():
-        standing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
-        disk = standing.stat().st_dev
-        disks[disk] = (standing, disks.get(disk, (standing, 0))[1] + count)
-    for standing, count in disks.values():
-        free = shutil.disk_usage(standing).free
+        present = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+        disk = present.stat().st_dev
+        disks[disk] = (present, disks.get(disk, (present, 0))[1] + count)
+    for present, count in disks.values():
+        free = shutil.disk_usage(present).free
         if free < count * _SPACE_MARGIN:
             raise TransferError(
-                f"{standing}: {purpose} needs {count * _SPACE_MARGIN / 2**30:.1f} GiB here, "
+                f"{present}: {purpose} needs {count * _SPACE_MARGIN / 2**30:.1f} GiB here, "
                 f"{free / 2**30:.1f} GiB are free.",
                 "Free space there, or set dataset.raw in params.yaml to a larger disk.",
             )

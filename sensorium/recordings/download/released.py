@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sensorium.errors import ConfigError, DataError, TransferError
-from sensorium.files import PARTIAL_SUFFIX, sha256, sync_tree
+from sensorium.files import PARTIAL_SUFFIX, sha256, sync_tree, write_json
 from sensorium.mice import TEST_TIERS
-from sensorium.recordings.download.manifest import read_manifest, write_manifest
+from sensorium.recordings.download.download_manifest import MANIFEST, read_manifest
 from sensorium.recordings.inventory import FileEntry
 from sensorium.recordings.raw import RawMouse, first_nan, read_array
 
@@ -175,4 +175,4 @@ def _renew_manifest(mouse: RawMouse, trials: list[int]) -> None:
         path = mouse.file("responses", trial)
         entry = FileEntry(size=path.stat().st_size, sha256=sha256(path))
         manifest["files"][str(path.relative_to(mouse.folder))] = entry
-    write_manifest(mouse.folder, manifest)
+    write_json(mouse.folder / MANIFEST, manifest)

@@ -1,4 +1,4 @@
-"""Brings one file over HTTP, whatever the line does: resumes by byte range, retries with backoff.
+"""Downloads one file over HTTP, whatever the line does: resumes by byte range, retries with backoff.
 
 What has arrived stays in <target>.part and its origin in <target>.part.json, so that a killed
 download goes on where it was (ranges: RFC 9110, section 14, https://www.rfc-editor.org/rfc/rfc9110#section-14).
@@ -23,11 +23,12 @@ Progress = Callable[[int, int | None], None]
 _CHUNK_BYTES = 1 << 16
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_CONTENT_RANGE = re.compile(r"bytes (?:(?P<first>\d+)-\d+|\*)/(?:(?P<total>\d+)|\*)")
 
 
 @dataclass(frozen=True)
-class Policy:
-    """How patient a transfer is."""
+class RetryPolicy:
+    """How long a transfer waits and how often it tries."""
 
     attempts: int = 8
     """Attempts in a row without a new byte before it gives up."""
@@ -40,6 +41,11 @@ class Policy:
     longest_pause: float = 60.0
     """Longest pause, seconds; also for a server that asks for a longer one."""
 
+    @property
+    def timeouts(self) -> tuple[float, float]:
+        """As requests takes them."""
+        return self.connect_timeout, self.stall_timeout
+
 
 class _TransientError(Exception):
     """The attempt failed in a way that may pass."""
@@ -49,26 +55,32 @@ class _TransientError(Exception):
         super().__init__(reason)
 
 
-def probe_size(url: str, policy: Policy) -> int | None:
-    """Size of the file behind `url` in bytes, None where the server does not tell."""
+def probe_size(url: str, policy: RetryPolicy) -> int | None:
+    """Size of the file behind `url` in bytes, None where the server does not say."""
     try:
-        response = requests.head(url, timeout=(policy.connect_timeout, policy.stall_timeout), allow_redirects=True)
+        response = requests.head(url, timeout=policy.timeouts, allow_redirects=True)
     except requests.RequestException:
         return None  # the transfer itself reports what is wrong with the line
-    length = response.headers.get("Content-Length", "")
-    return int(length) if response.status_code == _OK and length.isdigit() else None
+    return _number(response, "Content-Length") if response.status_code == _OK else None
+
+
+def _number(response: requests.Response, header: str) -> int | None:
+    value = response.headers.get(header, "")
+    return int(value) if value.isdigit() else None
 
 
 class Transfer:
     """One file on its way to `target`."""
 
-    def __init__(self, url: str, target: Path, policy: Policy, on_progress: Progress, stop: threading.Event) -> None:
+    def __init__(
+        self, url: str, target: Path, policy: RetryPolicy, on_progress: Progress, stop: threading.Event
+    ) -> None:
         """Prepare a transfer.
 
         Args:
             url: address of the file.
             target: final name; it appears when the file is complete.
-            policy: how patient to be.
+            policy: when to try again.
             on_progress: called after each chunk.
             stop: ends the transfer when set; what has arrived stays.
         """
@@ -94,7 +106,8 @@ class Transfer:
         self._target.parent.mkdir(parents=True, exist_ok=True)
         most, failures = self.arrived, 0
         with requests.Session() as session:
-            while not self._is_complete():
+            # A former run may have brought all bytes and been killed before the last rename.
+            while not 0 < self.arrived == self._known_origin().get("size"):
                 try:
                     self._attempt(session)
                     break
@@ -106,33 +119,28 @@ class Transfer:
         self._part.replace(self._target)
         self._origin.unlink(missing_ok=True)
 
-    def _is_complete(self) -> bool:
-        """Whether a former run brought all bytes and was killed before it could say so."""
-        return self.arrived > 0 and self._known_origin().get("size") == self.arrived
-
     def discard(self) -> None:
         """Forget all that has arrived."""
         for path in (self._part, self._origin, self._target):
             path.unlink(missing_ok=True)
 
     def _pause(self, fault: _TransientError, failures: int) -> None:
-        policy = self._policy
-        if failures >= policy.attempts:
+        if failures >= self._policy.attempts:
             raise TransferError(
                 f"{self._url}: no progress in {failures} attempts, the last one: {fault}.",
                 f"Check the connection and run the command again; it goes on at byte {self.arrived}.",
             ) from fault
-        pause = fault.pause if fault.pause is not None else policy.first_pause * 2 ** max(failures - 1, 0)
-        if self._stop.wait(min(pause, policy.longest_pause)):
+        pause = self._policy.first_pause * 2 ** max(failures - 1, 0) if fault.pause is None else fault.pause
+        if self._stop.wait(min(pause, self._policy.longest_pause)):
             self._raise_stopped()
 
     def _raise_stopped(self) -> None:
         raise TransferError(f"{self._url}: stopped at byte {self.arrived}.", "Run the command again to go on there.")
 
     def _attempt(self, session: requests.Session) -> None:
-        timeouts = (self._policy.connect_timeout, self._policy.stall_timeout)
         try:
-            with session.get(self._url, headers=self._headers(), stream=True, timeout=timeouts) as response:
+            headers = self._headers()
+            with session.get(self._url, headers=headers, stream=True, timeout=self._policy.timeouts) as response:
                 total = self._admit(response)
                 if total is None or self.arrived < total:
                     self._receive(response, total)
@@ -166,45 +174,33 @@ class Transfer:
     def _admit(self, response: requests.Response) -> int | None:
         """Judge an answer's head and make the partial file match it; returns the size of the whole."""
         status = response.status_code
-        if status == _UNSATISFIABLE:
-            return self._admit_unsatisfiable(response)
         if status in _TRANSIENT_STATUS:
-            raise _TransientError(f"the server answered {status} {response.reason}", _retry_after(response))
-        if status not in (_OK, _PARTIAL):
+            pause = _number(response, "Retry-After")
+            raise _TransientError(f"the server answered {status} {response.reason}", pause)
+        if status in (_PARTIAL, _UNSATISFIABLE):
+            return self._admit_rest(response)
+        if status != _OK:
             raise TransferError(
                 f"{self._url}: the server answered {status} {response.reason}.",
                 "Check the mouse's name, and the mirror if SENSORIUM_DOWNLOAD_URL names one; "
                 "or put the raw mouse into dataset.raw by hand.",
             )
-        if status == _PARTIAL:
-            return self._admit_rest(response)
-        length = response.headers.get("Content-Length", "")
-        total = int(length) if length.isdigit() else None
         self._part.unlink(missing_ok=True)  # the server sends the whole file: ranges ignored, or another file
-        self._note_origin(response, total)
+        total, etag = _number(response, "Content-Length"), response.headers.get("ETag", "")
+        validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
+        write_json(self._origin, {"url": self._url, "size": total, "validator": validator})
         return total
 
     def _admit_rest(self, response: requests.Response) -> int | None:
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        """Check that an answer continues what is here, or says that nothing is missing."""
+        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         known = self._known_origin().get("size")
-        total = int(match[2]) if match and match[2] != "*" else known
-        if match is None or int(match[1]) != self.arrived or (known is not None and total != known):
+        total = int(match["total"]) if match and match["total"] else known
+        first = int(match["first"]) if match and match["first"] else total
+        if match is None or first != self.arrived or known not in (None, total):
             self._part.unlink(missing_ok=True)
-            raise _TransientError("the server sent another range than the one asked for")
+            raise _TransientError("the server's file does not continue what has arrived")
         return total
-
-    def _admit_unsatisfiable(self, response: requests.Response) -> int:
-        """There is nothing after what is here: either it is all, or it is of another file."""
-        total = response.headers.get("Content-Range", "").removeprefix("bytes */")
-        if total.isdigit() and int(total) == self.arrived > 0:
-            return self.arrived
-        self._part.unlink(missing_ok=True)
-        raise _TransientError("the server's file is shorter than what has arrived")
-
-    def _note_origin(self, response: requests.Response, total: int | None) -> None:
-        etag = response.headers.get("ETag", "")
-        validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
-        write_json(self._origin, {"url": self._url, "size": total, "validator": validator})
 
     def _receive(self, response: requests.Response, total: int | None) -> None:
         try:
@@ -222,9 +218,3 @@ class Transfer:
                 f"{self._part}: cannot be written ({fault.strerror}).",
                 f"Free space there and run the command again; it goes on at byte {self.arrived}.",
             ) from fault
-
-
-def _retry_after(response: requests.Response) -> float | None:
-    """Seconds that the server asks to wait."""
-    seconds = response.headers.get("Retry-After", "")
-    return float(seconds) if seconds.isdigit() else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from sensorium.errors import DataError
-from sensorium.files import read_json, write_json
+from sensorium.files import read_json
 from sensorium.recordings import inventory
 from sensorium.recordings.inventory import FileEntry
 
@@ -17,7 +17,7 @@ MANIFEST = Path("meta", "manifest.json")
 """Place of the manifest inside a mouse's folder."""
 
 
-class Manifest(TypedDict):
+class DownloadManifest(TypedDict):
     """Content of the manifest."""
 
     url: str
@@ -25,12 +25,7 @@ class Manifest(TypedDict):
     files: dict[str, FileEntry]
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write a mouse's manifest."""
-    write_json(folder / MANIFEST, manifest)
-
-
-def read_manifest(folder: Path) -> Manifest | None:
+def read_manifest(folder: Path) -> DownloadManifest | None:
     """Read a mouse's manifest; None where there is none.
 
     Raises:
@@ -44,10 +39,10 @@ def read_manifest(folder: Path) -> Manifest | None:
     files = inventory.parse(tree.get("files")) if isinstance(tree, dict) else None
     if files is None or "zip" not in tree:
         raise DataError(f"{path}: not a manifest.", remedy)
-    return Manifest(url=str(tree.get("url", "")), zip=tree["zip"], files=files)
+    return DownloadManifest(url=str(tree.get("url", "")), zip=tree["zip"], files=files)
 
 
-def check_manifest(folder: Path, manifest: Manifest, quick: bool, on_bytes: Callable[[int], None]) -> None:
+def check_manifest(folder: Path, manifest: DownloadManifest, quick: bool, on_bytes: Callable[[int], None]) -> None:
     """Compare a mouse's files with its manifest.
 
     Args:

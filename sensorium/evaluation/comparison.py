@@ -2,10 +2,10 @@
 
 Two questions, two bootstraps:
 
-* `compare`: would it be better on other mice and folds? Scores of one mouse, or of one fold, hang
-  together, so both are resampled (the pigeonhole bootstrap, Owen 2007, https://doi.org/10.1214/07-AOAS122).
+* `compare`: would it be better on other mice and folds? Scores of one mouse, or of one fold, are
+  correlated, so both are resampled (the pigeonhole bootstrap, Owen 2007, https://doi.org/10.1214/07-AOAS122).
 * `Videos`: would it be better on other videos, with these mice and folds? Frames of one video, and its
-  repeats in all mice, hang together, so videos are resampled, each with the same weight everywhere
+  repeats in all mice, are correlated, so videos are resampled, each with the same weight everywhere
   (the Poisson bootstrap: the weight of a video is drawn from Poisson(1)).
 
 N neurons of one mouse, T frames of a trial.
@@ -22,7 +22,8 @@ from sensorium.seeding import generator
 Scores = Mapping[str, Mapping[str, float]]
 """A score by mouse and fold."""
 
-CONFIDENCE = 0.95
+_CONFIDENCE = 0.95
+_EDGES = ((1 - _CONFIDENCE) / 2, 1 - (1 - _CONFIDENCE) / 2)
 _DRAWS = 10_000
 _VIDEO_DRAWS = 1000
 _BLOCK_NEURONS = 256
@@ -68,9 +69,7 @@ def compare(candidate: Scores, reference: Scores) -> Comparison | None:
     if not folds:
         return None
     table = np.array([[_difference(candidate[m], reference[m], fold) for fold in folds] for m in mice])
-    draws = _bootstrap(table)
-    edge = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(draws, [edge, 1 - edge])
+    low, high = np.quantile(_bootstrap(table), _EDGES)
     return Comparison(float(np.nanmean(table)), float(low), float(high), mice, folds, table)
 
 
@@ -91,20 +90,20 @@ def _bootstrap(table: NDArray[np.float64]) -> NDArray[np.float64]:
     return means
 
 
-Cell = tuple[str, int]
+MouseFold = tuple[str, int]
 """A mouse and a fold."""
 
 
 class Videos:
-    """Sums from which the correlations of two models follow, a video apart, for any weights of the videos."""
+    """Sums per video from which the correlations of two models follow, for any weights of the videos."""
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[Cell, int], NDArray[np.float64]] = {}
+        self._sums: dict[tuple[MouseFold, int], NDArray[np.float64]] = {}
         self._origins: dict[str, NDArray[np.float64]] = {}
 
     def add(
         self,
-        cell: Cell,
+        cell: MouseFold,
         video: int,
         target: NDArray[np.floating],
         candidate: NDArray[np.floating],
@@ -130,22 +129,17 @@ class Videos:
         key = (cell, video)
         self._sums[key] = self._sums[key] + sums if key in self._sums else sums
 
-    @property
-    def cells(self) -> list[Cell]:
-        """Mice and folds, in the order in which they came."""
-        return list(dict.fromkeys(cell for cell, _ in self._sums))
-
-    def differences(self) -> tuple[dict[Cell, Interval], Interval]:
+    def differences(self) -> tuple[dict[MouseFold, Interval], Interval]:
         """Candidate minus reference of every mouse and fold, and their mean over folds, then over mice."""
         videos = {video: number for number, video in enumerate(sorted({video for _, video in self._sums}))}
         drawn = generator(0, "videos").poisson(1.0, (_VIDEO_DRAWS, len(videos))).astype(np.float64)
         weights = np.concatenate([np.ones((1, len(videos))), drawn])  # the first row: the data as they are
-        draws = {cell: self._draws(cell, weights, videos) for cell in self.cells}
+        draws = {cell: self._draws(cell, weights, videos) for cell in dict.fromkeys(cell for cell, _ in self._sums)}
         mice = dict.fromkeys(mouse for mouse, _ in draws)
         by_mouse = [_mean_known([draw for (mouse, _), draw in draws.items() if mouse == name]) for name in mice]
         return {cell: _interval(draw) for cell, draw in draws.items()}, _interval(np.mean(by_mouse, axis=0))
 
-    def _draws(self, cell: Cell, weights: NDArray[np.float64], videos: Mapping[int, int]) -> NDArray[np.float64]:
+    def _draws(self, cell: MouseFold, weights: NDArray[np.float64], videos: Mapping[int, int]) -> NDArray[np.float64]:
         """Mean over neurons of the difference, (1 + draws,)."""
         own = [(videos[video], sums) for (other, video), sums in self._sums.items() if other == cell]
         chosen = weights[:, [number for number, _ in own]]
@@ -159,7 +153,7 @@ class Videos:
 
 
 def _mean_known(draws: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Mean over folds; a draw may leave a fold without videos, and then it has no say."""
+    """Mean over folds; a draw may leave a fold without videos, and then it does not count."""
     known = np.isfinite(draws)
     with np.errstate(invalid="ignore"):
         mean: NDArray[np.float64] = np.where(known, draws, 0).sum(0) / known.sum(0)
@@ -179,6 +173,5 @@ def _difference_of_correlations(sums: NDArray[np.float64]) -> NDArray[np.float64
 
 def _interval(draws: NDArray[np.float64]) -> Interval:
     """The first draw is the estimate, the others are the bootstrap's."""
-    edge = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(draws[1:], [edge, 1 - edge])
+    low, high = np.nanquantile(draws[1:], _EDGES)
     return Interval(float(draws[0]), float(low), float(high))

@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,13 +11,12 @@ from sensorium.config import Config
 from sensorium.errors import ConfigError, TrackingError
 from sensorium.paths import Paths
 from sensorium.recovery import remedy
-from sensorium.tracking import provenance
-from sensorium.tracking.journal import FINISHED
-from sensorium.tracking.links import find_run
-from sensorium.tracking.provenance import COMMIT, DATA, DIRTY, HARDWARE, THREADS
+from sensorium.tracking.event_log import FINISHED
+from sensorium.tracking.provenance import Provenance, commit_of, training_inputs, uncommitted
 from sensorium.tracking.recorder import PATCH
+from sensorium.tracking.run_links import find_run
 from sensorium.tracking.runs import EXPERIMENT, FOLD, PARENT, RECORD, RECORDED, ROLE, is_alive, search
-from sensorium.tracking.store import URI_VARIABLE, Store, refusals_told
+from sensorium.tracking.store import URI_VARIABLE, TrackingStore, mlflow_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,8 +32,8 @@ _TRAIN = "Train the fold again by `dvc repro`, in a clean clone; its run can be 
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A fold's training, as its run tells it."""
+class TrainingRecord:
+    """A fold's training, as its run records it."""
 
     run_id: str | None
     """None for a fold that was pulled: its run is in another store."""
@@ -45,7 +45,7 @@ class Recipe:
     inputs: dict[str, str]
     """DVC's digest of everything that was read, by path."""
     threads: int | None
-    """Threads of the training on the CPU; None for runs that do not tell."""
+    """Threads of the training on the CPU; None for runs that do not record them."""
     hardware: str
     artifacts: dict[str, bytes] = field(repr=False)
     """CONFIG and HISTORY, where the run has them."""
@@ -61,8 +61,8 @@ class Recipe:
         return self.run_id or f"{self.experiment}-fold_{self.fold}"
 
 
-def read_recipe(config: Config, paths: Paths, name: str) -> Recipe:
-    """The recipe of a run, or of a fold that was pulled and whose run is in another store.
+def read_training_record(config: Config, paths: Paths, name: str) -> TrainingRecord:
+    """The record of a run, or of a fold that was pulled and whose run is in another store.
 
     Args:
         config: all settings.
@@ -71,10 +71,10 @@ def read_recipe(config: Config, paths: Paths, name: str) -> Recipe:
 
     Raises:
         ConfigError: the name is neither.
-        TrackingError: the run is missing, is not a finished training, or does not tell enough.
+        TrackingError: the run is missing, is not a finished training, or does not record enough.
     """
-    store = Store.of(paths)
-    with refusals_told(paths):
+    store = TrackingStore.of(paths)
+    with mlflow_errors(paths):
         client = store.client()
         run_id = name if _RUN.fullmatch(name) else find_run(client, paths, *_parse(name))
         if run_id is None:
@@ -83,27 +83,36 @@ def read_recipe(config: Config, paths: Paths, name: str) -> Recipe:
         run_id, tags = str(run.info.run_id), run.data.tags
         held = {a.path for a in client.list_artifacts(run_id)}
         artifacts = {key: _fetch(client, run_id, key) for key in (CONFIG, HISTORY, PATCH) if key in held}
-    inputs = {key.removeprefix(DATA): text for key, text in tags.items() if key.startswith(f"{DATA}data/")}
+    return _complete(run_id, tags, artifacts)
+
+
+def _complete(run_id: str, tags: Mapping[str, str], artifacts: dict[str, bytes]) -> TrainingRecord:
+    """The record, where tags and artifacts of a run suffice to train again.
+
+    Raises:
+        TrackingError: they do not.
+    """
+    made = Provenance.from_tags(tags)
+    inputs = {path: digest for path, digest in made.inputs.items() if path.startswith("data/")}
+    patch = artifacts.pop(PATCH, b"")
     if not inputs:
-        raise TrackingError(f"run {run_id}: does not tell which data it read; there was no dvc.lock.", _TRAIN)
-    return Recipe(
-        run_id=run_id,
-        experiment=tags[EXPERIMENT],
-        fold=int(tags[FOLD]),
-        commit=_commit(run),
-        patch=_patch(run, artifacts.pop(PATCH, b"")),
-        inputs=inputs,
-        threads=int(tags[THREADS]) if THREADS in tags else None,
-        hardware=tags.get(HARDWARE, ""),
-        artifacts=artifacts,
-    )
+        raise TrackingError(f"run {run_id}: does not record which data it read; there was no dvc.lock.", _TRAIN)
+    if made.commit is None:
+        raise TrackingError(f"run {run_id}: its code is unknown, it ran outside a git repository.", _TRAIN)
+    if made.dirty == "true" and not patch:
+        raise TrackingError(
+            f"run {run_id}: ran with uncommitted changes that were not recorded, so its code is unknown.", _TRAIN
+        )
+    threads = None if made.threads is None else int(made.threads)
+    fold, hardware = int(tags[FOLD]), made.hardware or ""
+    return TrainingRecord(run_id, tags[EXPERIMENT], fold, made.commit, patch, inputs, threads, hardware, artifacts)
 
 
-def note_verdict(paths: Paths, recipe: Recipe, verdict: str) -> None:
+def note_verdict(paths: Paths, record: TrainingRecord, verdict: str) -> None:
     """Write the verdict of a reproduction onto the run, where the run table shows it."""
-    if recipe.run_id is not None:
-        with refusals_told(paths):
-            Store.of(paths).client().set_tag(recipe.run_id, REPRODUCED, verdict)
+    if record.run_id is not None:
+        with mlflow_errors(paths):
+            TrackingStore.of(paths).client().set_tag(record.run_id, REPRODUCED, verdict)
 
 
 def _parse(name: str) -> tuple[str, int]:
@@ -121,24 +130,25 @@ def _parse(name: str) -> tuple[str, int]:
     return match["experiment"], int(match["fold"])
 
 
-def _pulled(config: Config, paths: Paths, experiment: str, fold: int) -> Recipe:
-    """The recipe of a fold whose run is not at hand: the tree that it came with."""
-    folder, commit = paths.fold(experiment, fold), provenance.commit_of(paths.root)
+def _pulled(config: Config, paths: Paths, experiment: str, fold: int) -> TrainingRecord:
+    """The record of a fold whose run is not at hand: the tree that it came with."""
+    folder, commit, patch = paths.fold(experiment, fold), commit_of(paths.root), uncommitted(paths.root)
     files = [folder / name for name in (CONFIG, HISTORY)]
     for file in files:
         if not file.is_file():
             raise TrackingError(
                 f"{file}: the file does not exist.", remedy(folder, "Type `dvc pull`, or name a run's id.")
             )
-    inputs, patch = provenance.training_inputs(config, paths.root, experiment, fold), provenance.uncommitted(paths.root)
+    inputs = training_inputs(paths.root, config.dataset.mice, fold, config.experiment(experiment).distillation)
     if commit is None or patch is None or not inputs:
         raise TrackingError(
-            f"{folder}: neither its run nor a commit with dvc.lock tells how it was trained.", "Name a run's id."
+            f"{folder}: neither its run nor a commit with dvc.lock shows how it was trained.", "Name a run's id."
         )
-    return Recipe(None, experiment, fold, commit, patch, inputs, None, "", {f.name: f.read_bytes() for f in files})
+    artifacts = {file.name: file.read_bytes() for file in files}
+    return TrainingRecord(None, experiment, fold, commit, patch, inputs, None, "", artifacts)
 
 
-def _training(client: "MlflowClient", store: Store, run_id: str) -> "Run":
+def _training(client: "MlflowClient", store: TrackingStore, run_id: str) -> "Run":
     """The run that holds a fold's training.
 
     Raises:
@@ -163,22 +173,6 @@ def _training(client: "MlflowClient", store: Store, run_id: str) -> "Run":
     if run.info.status != FINISHED:
         raise TrackingError(f"run {run_id}: not finished, its status is {run.info.status}.", "Name a finished run.")
     return run
-
-
-def _commit(run: "Run") -> str:
-    commit = run.data.tags.get(COMMIT)
-    if commit is None:
-        raise TrackingError(f"run {run.info.run_id}: its code is unknown, it ran outside a git repository.", _TRAIN)
-    return str(commit)
-
-
-def _patch(run: "Run", patch: bytes) -> bytes:
-    if run.data.tags.get(DIRTY) == "true" and not patch:
-        raise TrackingError(
-            f"run {run.info.run_id}: ran with uncommitted changes that were not recorded, so its code is unknown.",
-            _TRAIN,
-        )
-    return patch
 
 
 def _fetch(client: "MlflowClient", run_id: str, name: str) -> bytes:

@@ -6,13 +6,13 @@ all. So it names no path of a machine, and whoever reads it asks first whether t
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sensorium.errors import TrackingError
-from sensorium.files import read_json, write_json
+from sensorium.files import digest_json, read_json, write_json
 from sensorium.paths import Paths
 from sensorium.recovery import later_remedy, remedy
-from sensorium.tracking.journal import FINISHED
+from sensorium.tracking.event_log import FINISHED
 from sensorium.tracking.runs import EXPERIMENT, FINGERPRINT, FOLD, ROLE, everywhere, is_alive, search
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ TRAINED, HERE, ELSEWHERE = "sensorium.trained", "here", "elsewhere"
 """Tag of what is made of trained folds: whether the store has the runs of all their trainings."""
 RUNS = "sensorium.runs"
 """Tag: the runs of the folds, also those that the store does not have."""
+_KEYS = ("tracking_uri", "experiment_id", "run_id", "journal", "source")
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ class RunLink:
     """Where a fold's training was recorded."""
 
     tracking_uri: str | None
-    """The store as `Store.portable` names it; None where nothing was recorded."""
+    """The store as `TrackingStore.portable` names it; None where nothing was recorded."""
     experiment_id: str | None
     run_id: str | None
-    """None where the store had not told it yet, or nothing was recorded."""
-    journal: str | None = None
-    """Name of the journal that is to become the run, where the store had not told its id."""
+    """None where the store had not given it one yet, or nothing was recorded."""
+    event_log: str | None = None
+    """Name of the event log that is to become the run, where the store had not given it an id."""
     source: str | None = None
     """Where the weights come from, when they were not trained here."""
 
@@ -49,16 +50,12 @@ class RunLink:
         tree = read_json(path, TrackingError, later_remedy(path, otherwise))
         if not isinstance(tree, dict):
             raise TrackingError(f"{path}: not a link to a run.", remedy(path, otherwise))
-        return cls(*(_text(tree, key) for key in cls.__dataclass_fields__))
+        return cls(*(str(tree[key]) if tree.get(key) else None for key in _KEYS))
 
     def write(self, path: Path) -> None:
         """Write the link; equal links give equal bytes."""
-        tree = {"tracking_uri": self.tracking_uri, "experiment_id": self.experiment_id}
-        write_json(path, {**tree, "run_id": self.run_id, "journal": self.journal})
-
-
-def _text(tree: dict[str, Any], key: str) -> str | None:
-    return str(tree[key]) if tree.get(key) else None
+        values = (self.tracking_uri, self.experiment_id, self.run_id, self.event_log)
+        write_json(path, dict(zip(_KEYS, values, strict=False)))
 
 
 def run_links(paths: Paths, experiment: str) -> dict[int, RunLink]:
@@ -78,9 +75,6 @@ def find_run(client: "MlflowClient", paths: Paths, experiment: str, fold: int) -
         experiment: what was trained.
         fold: fold that was held out.
     """
-    from sensorium.lineage import fingerprint
-    from sensorium.model.checkpoint import read_info
-
     link = RunLink.read(paths.run_link(experiment, fold))
     if link.run_id is not None and is_alive(client, link.run_id):
         return link.run_id
@@ -91,13 +85,20 @@ def find_run(client: "MlflowClient", paths: Paths, experiment: str, fold: int) -
     finished = [run for run in search(client, everywhere(client), tags) if run.info.status == FINISHED]
     if not finished:
         return None
-    known = fingerprint(read_info(folder).provenance)
+    known = _fingerprint(folder)
     runs = [run for run in finished if run.data.tags.get(FINGERPRINT) == known]
     return str(runs[-1].info.run_id) if runs else None
 
 
+def _fingerprint(folder: Path) -> str:
+    """`lineage.fingerprint` of a trained fold, without PyTorch."""
+    path = folder / "config.json"
+    document = read_json(path, TrackingError, later_remedy(path, "Train the fold again."))
+    return digest_json(document["info"]["provenance"])
+
+
 def origin(client: "MlflowClient", paths: Paths, experiment: str) -> dict[str, str]:
-    """Tags that tell where folds were trained; folds that were pulled have runs in another store.
+    """Tags that say where folds were trained; folds that were pulled have runs in another store.
 
     Args:
         client: client of the store in force.
@@ -107,5 +108,5 @@ def origin(client: "MlflowClient", paths: Paths, experiment: str) -> dict[str, s
     links = run_links(paths, experiment)
     runs = {fold: find_run(client, paths, experiment, fold) for fold in links}
     names = {fold: runs[fold] or link.run_id or link.source or "unknown" for fold, link in links.items()}
-    told = ", ".join(f"fold_{fold}: {name}" for fold, name in names.items())
-    return {TRAINED: HERE if links and all(runs.values()) else ELSEWHERE, **({RUNS: told} if told else {})}
+    listed = ", ".join(f"fold_{fold}: {name}" for fold, name in names.items())
+    return {TRAINED: HERE if links and all(runs.values()) else ELSEWHERE, **({RUNS: listed} if listed else {})}

@@ -7,7 +7,7 @@ import pytest
 from sensorium.cli import main
 from sensorium.commands import promote as stage
 from sensorium.stages import register
-from sensorium.tracking.adopted import run_name
+from sensorium.tracking.project_run import run_name
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The run that `mlflow run` makes for a command: named after it, with what it measured, or why it was refused.
 
-A training takes the run over (`recorder`); of any other verb MLflow itself would tell no more than a random name.
+A training takes the run over (`recorder`); of any other verb MLflow itself knows no more than a random name.
 """
 
 import os
@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from sensorium.paths import Paths
 from sensorium.tracking.descriptions import NOTE
-from sensorium.tracking.journal import now
+from sensorium.tracking.event_log import now
 from sensorium.tracking.runs import ROLE, log_metrics
-from sensorium.tracking.store import Store, redacted, refusals_told
+from sensorium.tracking.store import TrackingStore, mlflow_errors, redact
 
 RUN_VARIABLE = "MLFLOW_RUN_ID"
 """Set by `mlflow run`; stages that the command runs through DVC do not see it."""
@@ -19,7 +19,7 @@ RUN_VARIABLES = (RUN_VARIABLE, "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 _NAME_LETTERS = 250
 
 
-def tell_measured(paths: Paths, values: Mapping[str, float | None]) -> None:
+def log_results(paths: Paths, values: Mapping[str, float | None]) -> None:
     """Record what a verb measured, where `mlflow run` started it; None is left out.
 
     Raises:
@@ -27,8 +27,8 @@ def tell_measured(paths: Paths, values: Mapping[str, float | None]) -> None:
     """
     if run_id := os.environ.get(RUN_VARIABLE):
         known = [(key, value, now(), 0) for key, value in values.items() if value is not None]
-        with refusals_told(paths):
-            log_metrics(Store.of(paths).client(), run_id, known)
+        with mlflow_errors(paths):
+            log_metrics(TrackingStore.of(paths).client(), run_id, known)
 
 
 def note_run(paths: Paths, arguments: Sequence[str], fault: str | None) -> None:
@@ -43,12 +43,12 @@ def note_run(paths: Paths, arguments: Sequence[str], fault: str | None) -> None:
         TrackingError: the store cannot be reached, or refuses.
     """
     run_id = os.environ[RUN_VARIABLE]
-    with refusals_told(paths):
-        client = Store.of(paths).client()
+    with mlflow_errors(paths):
+        client = TrackingStore.of(paths).client()
         if ROLE not in client.get_run(run_id).data.tags:  # a training names its run itself
             client.update_run(run_id, name=run_name(arguments))
         if fault is not None:
-            client.set_tag(run_id, NOTE, redacted(fault))
+            client.set_tag(run_id, NOTE, redact(fault))
 
 
 def run_name(arguments: Sequence[str]) -> str:

@@ -107,8 +107,8 @@ def train(fold: int, turn: int, parts: list[str]) -> None:
 
     from sensorium import tracking
     from sensorium.callbacks.checkpoints import CheckpointFolder
-    from sensorium.callbacks.progress import NullProgress, TerminalProgress
-    from sensorium.callbacks.recorder import NullRecorder, closing
+    from sensorium.callbacks.progress import TrainingProgress
+    from sensorium.callbacks.recorder import Recorder, closing
     from sensorium.callbacks.stopping import StopRequest
     from sensorium.lineage import provenance
     from sensorium.stages import train as stage
@@ -124,12 +124,13 @@ def train(fold: int, turn: int, parts: list[str]) -> None:
     learner, source, validation = assemble(fabric, job.setup())
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     folder = CheckpointFolder(paths.state / "train", f"{turn}-{fold}") if "states" in parts else Nowhere()
-    view = TerminalProgress(job.name, learner.steps, job.epochs, console) if "progress" in parts else NullProgress()
+    console.quiet = "progress" not in parts
+    view = TrainingProgress(job.name, learner.steps, job.epochs, console)
     folder, view, job_ = Timed(folder), Timed(view), Timed(job)
     wall, own = time.perf_counter(), time.process_time()
     with StopRequest(None) as stop:
-        written = Timed(job_.open_recorder()) if "tracking" in parts else NullRecorder()
-        with closing(written), view:
+        written = Timed(job_.open_recorder()) if "tracking" in parts else Recorder()
+        with closing(written), view.bar:
             around = Callbacks(written, view, stop)
             Trainer(learner, source, validation, folder, config.runtime.checkpoint_steps, around).run()
     spent = {"training": time.perf_counter() - wall, "trainer": time.process_time() - own, "inside": Timed.seconds}

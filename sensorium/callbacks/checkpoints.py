@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -38,18 +39,12 @@ class TrainingInfo:
     epochs: int
     """Epochs of the whole training."""
 
-    def write(self, folder: Path) -> None:
-        """Write it into a folder of checkpoints, once."""
-        if not (folder / _ABOUT).exists():
-            write_json(folder / _ABOUT, vars(self))
-
     @staticmethod
     def read(folder: Path) -> "TrainingInfo | None":
         """Read it from a folder of checkpoints; None where the file is missing or damaged."""
         try:
-            tree = read_json(folder / _ABOUT, TrainingError, "")
-            return TrainingInfo(str(tree["experiment"]), int(tree["fold"]), int(tree["epochs"]))
-        except (TrainingError, KeyError, TypeError, ValueError):
+            return TypeAdapter(TrainingInfo).validate_python(read_json(folder / _ABOUT, TrainingError, ""))
+        except (TrainingError, ValidationError):
             return None
 
 
@@ -57,9 +52,6 @@ KEPT = 2
 """Number of checkpoints, and of best weights, that are kept."""
 
 _UNNAMED = "unnamed.pt"
-
-State = dict[str, Any]
-"""Tensors, numbers, strings, and lists and dicts of these."""
 
 
 class CheckpointFolder:
@@ -82,13 +74,13 @@ class CheckpointFolder:
             partial.unlink(missing_ok=True)
         shutil.rmtree(retired_name(self.path), ignore_errors=True)
 
-    def save(self, epoch: int, step: int, state: State) -> None:
+    def save(self, epoch: int, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint and remove those that are too old.
 
         Args:
             epoch: epoch to continue with.
             step: step of that epoch to continue with.
-            state: of model, optimizer and history.
+            state: of model, optimizer and history: tensors, numbers, strings, and lists and dicts of these.
 
         Raises:
             TrainingError: the disk is full or refuses; earlier checkpoints are untouched.
@@ -97,7 +89,8 @@ class CheckpointFolder:
         try:
             with atomic_file(unnamed) as partial, partial.open("wb") as stream:
                 torch.save({"epoch": epoch, "step": step, **state}, stream)
-            self._describe()
+            if self._info is not None and not (self.path / _ABOUT).exists():
+                write_json(self.path / _ABOUT, vars(self._info))
             unnamed.rename(self.path / f"{epoch:06d}-{step:09d}-{sha256(unnamed)[:DIGITS]}.pt")
         except (OSError, RuntimeError) as fault:  # torch turns some failed writes into a RuntimeError
             raise self._refused(fault) from fault
@@ -135,7 +128,7 @@ class CheckpointFolder:
         Args:
             notify: takes a sentence about each damaged checkpoint, which is removed.
         """
-        for path in reversed(self._states()):
+        for path in reversed(self._checkpoints()):
             match = FILE_NAME.fullmatch(path.name)
             assert match is not None
             if sha256(path).startswith(match[3]):
@@ -145,30 +138,25 @@ class CheckpointFolder:
         return None
 
     @staticmethod
-    def load(path: Path) -> State:
+    def load(path: Path) -> dict[str, Any]:
         """Read a checkpoint that `latest` found, onto the CPU."""
-        state: State = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
 
     def remove(self) -> None:
         """Remove all checkpoints: the training has finished."""
         remove(self.path)
 
-    def _describe(self) -> None:
-        if self._info is not None:
-            self._info.write(self.path)
-
     def _best(self, epoch: int) -> Path:
         return self.path / f"best-{epoch:06d}.safetensors"
 
-    def _states(self) -> list[Path]:
+    def _checkpoints(self) -> list[Path]:
         """Oldest first."""
         return sorted(path for path in self.path.glob("*.pt") if FILE_NAME.fullmatch(path.name))
 
     def _remove_old(self) -> None:
-        for path in self._states()[:-KEPT]:
-            path.unlink()
-        for path in sorted(self.path.glob("best-*.safetensors"))[:-KEPT]:
+        best = sorted(self.path.glob("best-*.safetensors"))
+        for path in [*self._checkpoints()[:-KEPT], *best[:-KEPT]]:
             path.unlink()
 
     def _refused(self, fault: Exception) -> TrainingError:
@@ -232,10 +220,8 @@ def remove(folder: Path) -> None:
     """
     if not folder.exists():
         return
-    if folder.name.endswith(PARTIAL_SUFFIX):
-        retired = folder  # a removal that was killed
-    else:
+    if not folder.name.endswith(PARTIAL_SUFFIX):  # one that ends so is left of a removal that was killed
         retired = retired_name(folder)
         shutil.rmtree(retired, ignore_errors=True)
-        folder.rename(retired)
-    shutil.rmtree(retired)
+        folder = folder.rename(retired)
+    shutil.rmtree(folder)

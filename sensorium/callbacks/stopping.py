@@ -8,9 +8,10 @@ import ctypes
 import os
 import signal
 import sys
-from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
+
+import psutil
 
 from sensorium.errors import TrainingError
 
@@ -21,36 +22,29 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
-def _parent_of(process: int) -> int | None:
-    """Parent's process id, from /proc; None where there is none."""
-    try:
-        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    return int(status.rpartition(")")[2].split()[1])  # the name before it may hold spaces and brackets
-
-
 def _orphaned() -> bool:
     """Whether init has already adopted this process: its first parent died before anyone could look."""
     parent = os.getppid()
     try:
-        name = Path(f"/proc/{parent}/comm").read_text(encoding="utf-8").strip()
-    except OSError:
+        adopter = parent == 1 or psutil.Process(parent).name() == "systemd"
+    except psutil.Error:
         return False
-    adopter = parent == 1 or name == "systemd"
     return adopter and os.getpgid(parent) != os.getpgid(0)  # in a container process 1 may be the true parent
 
 
 def _ancestors(generations: int) -> list[int | None]:
-    """Process ids of the parent, its parent, and so on."""
+    """Process ids of the parent, its parent, and so on; None where one has died."""
     chain: list[int | None] = [os.getppid()]
     while len(chain) < generations and chain[-1] is not None:
-        chain.append(_parent_of(chain[-1]))
+        try:
+            chain.append(psutil.Process(chain[-1]).ppid())
+        except psutil.Error:
+            chain.append(None)
     return chain
 
 
 class ParentWatch:
-    """Tells whether the processes that started this one are still running."""
+    """Finds out whether the processes that started this one are still running."""
 
     def __init__(self, generations: int) -> None:
         """Record the present ancestors.
@@ -95,11 +89,7 @@ class StopRequest:
     """
 
     def __init__(self, parents: ParentWatch | None) -> None:
-        """Make the flag.
-
-        Args:
-            parents: end with these processes too.
-        """
+        """Make the flag; `parents` are processes whose death sets it as well."""
         self._received: int | None = None
         self._handlers: dict[int, object] = {}
         self._parents = parents
@@ -112,9 +102,7 @@ class StopRequest:
             end_with_parent()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
@@ -138,7 +126,7 @@ class StoppedError(TrainingError):
     """The training was asked to stop, and its checkpoint is saved."""
 
     def __init__(self, number: int, epoch: int, step: int) -> None:
-        """Say where it stopped.
+        """Describe where it stopped.
 
         Args:
             number: the signal.

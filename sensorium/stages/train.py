@@ -1,4 +1,4 @@
-"""`sensorium train`: train one fold of an experiment, or go on with it, and publish its best weights."""
+"""`sensorium train`: train one fold of an experiment, or continue it, and publish its best weights."""
 
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric.fabric import Fabric
+from rich.console import Console
 
 from sensorium import tracking
 from sensorium.callbacks.checkpoints import CheckpointFolder, TrainingInfo
-from sensorium.callbacks.progress import NullProgress, TerminalProgress
-from sensorium.callbacks.recorder import NullRecorder, Recorder, closing
+from sensorium.callbacks.progress import TrainingProgress
+from sensorium.callbacks.recorder import Recorder, closing
 from sensorium.callbacks.stopping import PrunedError, StopRequest, watch_parents
 from sensorium.commands.options import Experiment, Folds, select_folds
 from sensorium.config import Config, ExperimentConfig
@@ -54,8 +55,6 @@ class Job:
     fold: int
     provenance: dict[str, Any]
     open_recorder: Callable[[], Recorder]
-    checkpoints: Path
-    """Parent of the folders of checkpoints."""
     trial: Trial | None = None
     """The trial of a sweep that this is; its weights are not published."""
 
@@ -125,21 +124,16 @@ def train_fold(config: Config, paths: Paths, experiment: str, fold: int) -> None
     Raises:
         SensoriumError: as for `run`.
     """
-    settings = config.experiment(experiment)
     busy = TrainingError(
-        f"{experiment} fold {fold}: another process is training it.", "Wait for it, or stop it; it saves its state."
+        f"{experiment} fold {fold}: another process is training it.",
+        "Wait for it, or stop it; it saves a checkpoint.",
     )
     with ExitStack() as held:
         if devices.is_first():
             held.enter_context(
                 exclusive_lock(paths.training_lock(experiment, fold), busy, paths.fold(experiment, fold))
             )
-        known = provenance(config, paths, experiment, fold, teacher_digest(settings, paths, fold))
-        recorder = partial(tracking.start_training_run, config, paths, experiment, fold, fingerprint(known))
-        fabric = devices.make_fabric(
-            config.runtime, settings.training.precision, unused_readouts=settings.distillation is None
-        )
-        devices.launch(fabric, _train, Job(config, paths, experiment, fold, known, recorder, paths.state / "train"))
+        _launch(config, paths, experiment, fold)
 
 
 def try_out(config: Config, paths: Paths, experiment: str, fold: int, trial: Trial) -> float | None:
@@ -152,15 +146,19 @@ def try_out(config: Config, paths: Paths, experiment: str, fold: int, trial: Tri
         ConfigError: no such device.
         CheckpointError: the teacher is missing or of other mice.
         UntrainableError: the loss is not finite, or memory is full.
-        TrainingError: the training cannot go on, or was asked to stop.
+        TrainingError: the training cannot continue, or was asked to stop.
     """
+    return _launch(config, paths, experiment, fold, trial)
+
+
+def _launch(config: Config, paths: Paths, experiment: str, fold: int, trial: Trial | None = None) -> float | None:
     settings = config.experiment(experiment)
     known = provenance(config, paths, experiment, fold, teacher_digest(settings, paths, fold))
-    recorder = partial(trial.open_recorder, fingerprint(known))
+    start = trial.open_recorder if trial else partial(tracking.start_training_run, config, paths, experiment, fold)
+    job = Job(config, paths, experiment, fold, known, partial(start, fingerprint(known)), trial)
     fabric = devices.make_fabric(
         config.runtime, settings.training.precision, unused_readouts=settings.distillation is None
     )
-    job = Job(config, paths, experiment, fold, known, recorder, trial.checkpoints, trial)
     return devices.launch(fabric, _train, job)
 
 
@@ -182,12 +180,14 @@ def _train(fabric: Fabric, job: Job) -> float | None:
     devices.make_deterministic(fabric, job.config.runtime.threads)
     setup = job.setup()
     info = TrainingInfo(job.experiment, job.fold, job.epochs)
-    folder = CheckpointFolder(job.checkpoints, fingerprint(job.provenance), info)
+    parent = job.trial.checkpoints if job.trial else job.paths.state / "train"
+    folder = CheckpointFolder(parent, fingerprint(job.provenance), info)
     with StopRequest(watch_parents(between=int(fabric.world_size > 1))) as stop, suppress(PrunedError):
         learner, source, validation = assemble(fabric, setup)
-        progress = TerminalProgress(job.name, learner.steps, job.epochs) if fabric.is_global_zero else NullProgress()
-        recorder = job.open_recorder() if fabric.is_global_zero else NullRecorder()
-        with closing(recorder), progress:
+        console = None if fabric.is_global_zero else Console(quiet=True)
+        progress = TrainingProgress(job.name, learner.steps, job.epochs, console)
+        recorder = job.open_recorder() if fabric.is_global_zero else Recorder()
+        with closing(recorder), progress.bar:
             callbacks = Callbacks(recorder, progress, stop, job.trial.pruner if job.trial else None)
             trainer = Trainer(learner, source, validation, folder, job.config.runtime.checkpoint_steps, callbacks)
             best, rows = trainer.run()

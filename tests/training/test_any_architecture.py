@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from tiny import ROOT, TINY_BASELINE
-from training_runs import EXPERIMENT, STUDENT, change_params, finish, leftovers, start, states, train_here
+from training_runs import EXPERIMENT, STUDENT, change_params, checkpoints, finish, leftovers, start, train_here
 
 from sensorium.architectures import ARCHITECTURES, Architecture
 from sensorium.commands import weights
@@ -97,7 +97,7 @@ def test_equal_trainings_of_the_baseline_give_equal_bytes_with_or_without_kills(
         process = start(project, kill_event=event)
         process.join()
         assert process.exitcode != 0
-        assert states(project) or event < 20
+        assert checkpoints(project) or event < 20
         assert finish(project) == whole
     assert not leftovers(project)
 

@@ -13,10 +13,9 @@ from lightning_fabric.fabric import Fabric
 from rich.console import Console
 from training_runs import EXPERIMENT
 
-from sensorium.callbacks import checkpoints as resume
 from sensorium.callbacks.checkpoints import CheckpointFolder
-from sensorium.callbacks.progress import NullProgress, TerminalProgress
-from sensorium.callbacks.recorder import NullRecorder, closing
+from sensorium.callbacks.progress import TrainingProgress
+from sensorium.callbacks.recorder import Recorder, closing
 from sensorium.callbacks.stopping import ParentWatch, StoppedError, StopRequest, watch_parents
 from sensorium.config import Config, load
 from sensorium.data.dataset import ValidationData
@@ -28,6 +27,7 @@ from sensorium.lineage import fingerprint, folder_digest, provenance, store_dige
 from sensorium.metrics import correlation
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.paths import Paths
+from sensorium.training import loop
 from sensorium.training.history import Best, best_epoch, patience_exhausted, to_csv
 from sensorium.training.losses import poisson
 from sensorium.training.validation import FoldValidation
@@ -88,10 +88,10 @@ def test_history_reads_back_exactly() -> None:
     assert float(line.split(",")[1]) == value
 
 
-# -- resume states -------------------------------------------------------------------------------
+# -- checkpoints ---------------------------------------------------------------------------------
 
 
-def test_the_last_two_states_and_best_weights_are_kept(tmp_path: Path) -> None:
+def test_the_last_two_checkpoints_and_best_weights_are_kept(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, "print")
     for epoch in range(4):
         folder.save_best(epoch, {"w": torch.full((2,), float(epoch))})
@@ -122,7 +122,7 @@ def test_a_disk_too_small_for_the_best_weights_is_told(tmp_path: Path, monkeypat
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(resume, "save_file", fail)
+    monkeypatch.setattr("sensorium.callbacks.checkpoints.save_file", fail)
     with pytest.raises(TrainingError, match="No space left"):
         folder.save_best(1, {"w": torch.ones(2)})
     assert folder.load_best(0)["w"].tolist() == [0.0, 0.0]
@@ -188,7 +188,7 @@ def test_code_is_part_of_the_fingerprint(tmp_path: Path) -> None:
 def test_a_provenance_names_the_code_it_ran_with(project: Path) -> None:
     code = provenance(load(project / "params.yaml"), Paths(project), EXPERIMENT, 0, None)["code"]
     assert {"data", "model", "training"} <= code.keys()
-    assert code["training"] == folder_digest(Path(resume.__file__).parent, "*.py")
+    assert code["training"] == folder_digest(Path(loop.__file__).parent, "*.py")
 
 
 # -- stopping ------------------------------------------------------------------------------------
@@ -245,7 +245,8 @@ ROW = {"epoch": 0, "train_loss": 1.5, "val_loss": 2.5, "val_correlation": 0.25}
 
 def test_without_a_terminal_there_is_a_line_an_epoch() -> None:
     text = io.StringIO()
-    with TerminalProgress("teacher fold 0", 10, 2, Console(file=text, soft_wrap=True)) as view:
+    view = TrainingProgress("teacher fold 0", 10, 2, Console(file=text, soft_wrap=True))
+    with view.bar:
         view.advance(5, 1.0, 1e-3, 80.0)
         view.epoch(ROW)
     assert text.getvalue() == (
@@ -256,24 +257,27 @@ def test_without_a_terminal_there_is_a_line_an_epoch() -> None:
 def test_a_terminal_shows_loss_rate_speed_and_time_left() -> None:
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=160, color_system=None)
-    with TerminalProgress("teacher fold 0", 10, 2, console) as view:
+    view = TrainingProgress("teacher fold 0", 10, 2, console)
+    with view.bar:
         view.advance(5, 1.25, 1e-3, 80.0)
     shown = text.getvalue()
     for part in ("teacher fold 0", "5/20", "loss 1.25", "lr 1.00e-03", "80 samples/s"):
         assert part in shown
 
 
-def test_the_null_view_takes_everything() -> None:
-    with NullProgress() as view:
+def test_the_other_processes_show_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    view = TrainingProgress("teacher fold 0", 10, 2, Console(stderr=True, quiet=True, force_terminal=True))
+    with view.bar:
         view.advance(1, 1.0, 1.0, 1.0)
         view.epoch(ROW)
         view.note("nothing")
+    assert capfd.readouterr() == ("", "")
 
 
 # -- recorder ------------------------------------------------------------------------------------
 
 
-class Statuses(NullRecorder):
+class Statuses(Recorder):
     def __init__(self) -> None:
         self.closed: list[str] = []
 
@@ -301,7 +305,7 @@ def test_a_run_ends_with_the_status_that_fits(fault: BaseException | None, statu
     assert recorder.closed == [status]
 
 
-class FullDisk(NullRecorder):
+class FullDisk(Recorder):
     """A recorder that cannot write."""
 
     def close(self, status: str) -> None:

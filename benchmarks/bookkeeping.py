@@ -110,6 +110,7 @@ def train(fold: int, turn: int, parts: list[str]) -> None:
     from sensorium.callbacks.progress import TrainingProgress
     from sensorium.callbacks.recorder import Recorder, closing
     from sensorium.callbacks.stopping import StopRequest
+    from sensorium.data.store import MouseStore
     from sensorium.lineage import provenance
     from sensorium.stages import train as stage
     from sensorium.training import devices
@@ -121,7 +122,8 @@ def train(fold: int, turn: int, parts: list[str]) -> None:
     fabric = devices.make_fabric(config.runtime, "32-true", unused_readouts=True)
     devices.make_deterministic(fabric, config.runtime.threads)
     job = stage.Job(config, paths, EXPERIMENT, fold, known, recorder)
-    learner, source, validation = assemble(fabric, job.setup())
+    stores = [MouseStore(paths.store(mouse)) for mouse in config.dataset.mice]
+    learner, source, validation = assemble(fabric, config, paths, EXPERIMENT, fold, stores)
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     folder = CheckpointFolder(paths.state / "train", f"{turn}-{fold}") if "states" in parts else Nowhere()
     console.quiet = "progress" not in parts

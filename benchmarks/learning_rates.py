@@ -20,6 +20,7 @@ import yaml
 from rich.console import Console
 
 from sensorium.cli.process import prepare
+from sensorium.data.store import MouseStore
 
 prepare()
 
@@ -29,7 +30,6 @@ from sensorium.callbacks.recorder import Recorder
 from sensorium.callbacks.stopping import StopRequest
 from sensorium.config import Config, load, parse
 from sensorium.paths import PARAMS_FILE, Paths, find_root
-from sensorium.stages import train as stage
 from sensorium.training import devices
 from sensorium.training.assembly import assemble
 from sensorium.training.loop import Callbacks, Trainer
@@ -54,9 +54,9 @@ def train(config: Config, paths: Paths, experiment: str, fold: int) -> tuple[flo
         config.runtime, settings.training.precision, unused_readouts=settings.distillation is None
     )
     devices.make_deterministic(fabric, config.runtime.threads)
-    job = stage.Job(config, paths, experiment, fold, {}, Recorder)
     began = time.process_time()
-    learner, source, validation = assemble(fabric, job.setup())
+    stores = [MouseStore(paths.store(mouse)) for mouse in config.dataset.mice]
+    learner, source, validation = assemble(fabric, config, paths, experiment, fold, stores)
     with tempfile.TemporaryDirectory() as scratch, StopRequest(None) as stop:
         callbacks = Callbacks(Recorder(), TrainingProgress("", 1, 1, Console(quiet=True)), stop)
         folder = CheckpointFolder(Path(scratch), "learning-rates")

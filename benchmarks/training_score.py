@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sensorium.cli.process import prepare
+from sensorium.data.store import MouseStore
 
 prepare()
 
@@ -53,8 +54,8 @@ def train(config: Config, paths: Paths, fold: int, form: str) -> float:
     stage.build = FORMS[form]
     fabric = devices.make_fabric(config.runtime, "32-true", unused_readouts=True)
     devices.make_deterministic(fabric, config.runtime.threads)
-    job = stage.Job(config, paths, EXPERIMENT, fold, {}, Recorder)
-    learner, source, validation = assemble(fabric, job.setup())
+    stores = [MouseStore(paths.store(mouse)) for mouse in config.dataset.mice]
+    learner, source, validation = assemble(fabric, config, paths, EXPERIMENT, fold, stores)
     with tempfile.TemporaryDirectory() as scratch, StopRequest(None) as stop:
         callbacks = Callbacks(Recorder(), TrainingProgress("", 1, 1, Console(quiet=True)), stop)
         folder = CheckpointFolder(Path(scratch), form)

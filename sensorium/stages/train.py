@@ -17,7 +17,6 @@ from sensorium.callbacks.recorder import Recorder, closing
 from sensorium.callbacks.stopping import PrunedError, StopRequest, watch_parents
 from sensorium.commands.options import Experiment, Folds, select_folds
 from sensorium.config import Config, ExperimentConfig
-from sensorium.data.folds import Folds as FoldTable
 from sensorium.data.store import MouseStore
 from sensorium.errors import TrainingError
 from sensorium.files import exclusive_lock
@@ -26,7 +25,7 @@ from sensorium.model import checkpoint
 from sensorium.model.architecture import AnyModel
 from sensorium.paths import Paths
 from sensorium.training import devices
-from sensorium.training.assembly import FoldSetup, assemble, teacher_remedy
+from sensorium.training.assembly import assemble, neuron_counts, teacher_remedy, unit_digests
 from sensorium.training.history import Best, Row, to_csv
 from sensorium.training.loop import Callbacks, Pruner, Trainer
 
@@ -77,24 +76,6 @@ class Job:
     def name(self) -> str:
         """What the user calls it."""
         return self.trial.name if self.trial else f"{self.experiment} fold {self.fold}"
-
-    def setup(self) -> FoldSetup:
-        """Open the data.
-
-        Raises:
-            DataError: a store or the folds are missing or damaged.
-        """
-        config, distillation = self.config, self.settings.distillation
-        return FoldSetup(
-            settings=self.settings,
-            window=config.window,
-            seed=config.seed,
-            stores=[MouseStore(self.paths.store(mouse)) for mouse in config.dataset.mice],
-            folds=FoldTable.load(self.paths.folds),
-            fold=self.fold,
-            teacher=self.paths.fold(distillation.teacher, self.fold) if distillation else None,
-            workers=config.runtime.workers,
-        )
 
 
 def run(config: Config, paths: Paths, experiment: Experiment, folds: Folds = None) -> None:
@@ -177,23 +158,24 @@ def teacher_digest(settings: ExperimentConfig, paths: Paths, fold: int) -> str |
 
 def _train(fabric: Fabric, job: Job) -> float | None:
     """Train in one of the processes; the validation correlation, None where the pruner ended the training."""
-    devices.make_deterministic(fabric, job.config.runtime.threads)
-    setup = job.setup()
+    config = job.config
+    devices.make_deterministic(fabric, config.runtime.threads)
+    stores = [MouseStore(job.paths.store(mouse)) for mouse in config.dataset.mice]
     info = TrainingInfo(job.experiment, job.fold, job.epochs)
     parent = job.trial.checkpoints if job.trial else job.paths.state / "train"
     folder = CheckpointFolder(parent, fingerprint(job.provenance), info)
     with StopRequest(watch_parents(between=int(fabric.world_size > 1))) as stop, suppress(PrunedError):
-        learner, source, validation = assemble(fabric, setup)
+        learner, source, validation = assemble(fabric, config, job.paths, job.experiment, job.fold, stores)
         console = None if fabric.is_global_zero else Console(quiet=True)
         progress = TrainingProgress(job.name, learner.steps, job.epochs, console)
         recorder = job.open_recorder() if fabric.is_global_zero else Recorder()
         with closing(recorder), progress.bar:
             callbacks = Callbacks(recorder, progress, stop, job.trial.pruner if job.trial else None)
-            trainer = Trainer(learner, source, validation, folder, job.config.runtime.checkpoint_steps, callbacks)
+            trainer = Trainer(learner, source, validation, folder, config.runtime.checkpoint_steps, callbacks)
             best, rows = trainer.run()
             if fabric.is_global_zero and job.trial is None:
                 learner.model.load_state_dict(folder.load_best(best.epoch))
-                _publish(job, setup, learner.model, best, rows)
+                _publish(job, stores, learner.model, best, rows)
                 for name in (checkpoint.CONFIG, checkpoint.HISTORY):
                     recorder.artifact(job.output / name)
                 progress.note(f"validation correlation {best.correlation:.4f} (epoch {best.epoch + 1}), {job.output}")
@@ -203,15 +185,15 @@ def _train(fabric: Fabric, job: Job) -> float | None:
     return None
 
 
-def _publish(job: Job, setup: FoldSetup, model: AnyModel, best: Best, rows: list[Row]) -> None:
+def _publish(job: Job, stores: list[MouseStore], model: AnyModel, best: Best, rows: list[Row]) -> None:
     """Replace the fold's output."""
     info = checkpoint.ModelInfo(
         experiment=job.experiment,
         fold=job.fold,
         model=job.settings.model,
         window=job.config.window,
-        mice=setup.mice,
-        units=setup.units,
+        mice=neuron_counts(stores),
+        units=unit_digests(stores),
         scores={"val_correlation": best.correlation, "epoch": best.epoch},
         provenance=job.provenance,
     )

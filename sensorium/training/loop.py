@@ -20,29 +20,16 @@ from sensorium.callbacks.stopping import PrunedError, StoppedError, StopRequest
 from sensorium.config import TrainingConfig
 from sensorium.data.batch import Batch
 from sensorium.errors import UntrainableError
-from sensorium.model.architecture import AnyModel
 from sensorium.training.devices import reduce
-from sensorium.training.history import Best, Row, best_epoch, patience_exhausted
+from sensorium.training.history import Best, Row, as_metrics, best_epoch, patience_exhausted
 from sensorium.training.learner import Learner
+from sensorium.training.validation import FoldValidation
 
 REPORT_STEPS = 10
 """Optimizer steps between two looks at the loss, each of which waits for the device."""
 
 BatchSource = Callable[[int, int], Iterable[Batch]]
 """(epoch, first step) to this process's share of each batch from that step on."""
-
-
-class Validation(Protocol):
-    """Scores a model on the fold's held-out windows."""
-
-    def __call__(self, model: AnyModel, pause: Callable[[], None]) -> dict[str, float]:
-        """Columns of the history; the same in every process.
-
-        Args:
-            model: the averaged weights.
-            pause: to be called between two batches; it may raise.
-        """
-        ...
 
 
 class Pruner(Protocol):
@@ -84,7 +71,7 @@ class Trainer:
         self,
         learner: Learner,
         source: BatchSource,
-        validation: Validation,
+        validation: FoldValidation,
         folder: CheckpointFolder,
         checkpoint_steps: int,
         callbacks: Callbacks,
@@ -122,14 +109,14 @@ class Trainer:
             PrunedError: the pruner ended it.
         """
         self._restore()
-        while self._goes_on():
+        while self._continues():
             self._train_epoch()
             self._finish_epoch()
         best = best_epoch(self.at.rows, self.recipe.warmup_epochs)
         assert best is not None, "there is at least one cosine epoch"
         return best, self.at.rows
 
-    def _goes_on(self) -> bool:
+    def _continues(self) -> bool:
         exhausted = patience_exhausted(self.at.rows, self.recipe.warmup_epochs, self.recipe.early_stopping)
         over = self.at.epoch >= self.epochs or exhausted
         pruner = self.callbacks.pruner
@@ -138,8 +125,6 @@ class Trainer:
             if self.fabric.broadcast(pruned):
                 raise PrunedError(f"training ended by the pruner after {self.at.epoch} epochs.")
         return not over
-
-    # -- steps -----------------------------------------------------------------------------------
 
     def _train_epoch(self) -> None:
         at = self.at
@@ -198,8 +183,6 @@ class Trainer:
         """Optimizer steps since the start of the training."""
         return self.at.epoch * self.learner.steps + self.at.step
 
-    # -- epochs ----------------------------------------------------------------------------------
-
     def _finish_epoch(self) -> None:
         at = self.at
         self._report()
@@ -210,7 +193,7 @@ class Trainer:
             "train_loss": float(self._losses.double().mean()),
             **scores,
         }
-        self.callbacks.recorder.metrics(_measured(row), self._done())
+        self.callbacks.recorder.metrics(as_metrics(row), self._done())
         at.rows.append(row)
         best = best_epoch(at.rows, self.recipe.warmup_epochs)
         if best is not None and best.epoch == at.epoch and self.fabric.is_global_zero:
@@ -218,8 +201,6 @@ class Trainer:
         at.epoch, at.step, self._known = at.epoch + 1, 0, 0
         self._save()
         self.callbacks.progress.epoch(row)
-
-    # -- checkpoints ----------------------------------------------------------------------------------
 
     def _save(self) -> None:
         self._gather_losses()
@@ -243,7 +224,7 @@ class Trainer:
         self._known = self.at.step
         self.callbacks.progress.note(f"continues in epoch {self.at.epoch + 1} after {self.at.step} steps")
         for row in self.at.rows:  # a recorder that lost an epoch gets it again
-            self.callbacks.recorder.metrics(_measured(row), (int(row["epoch"]) + 1) * self.learner.steps)
+            self.callbacks.recorder.metrics(as_metrics(row), (int(row["epoch"]) + 1) * self.learner.steps)
 
     def _pause(self) -> None:
         """Save and stop when any process was asked to."""
@@ -258,9 +239,3 @@ class Trainer:
         """As `_pause`, where processes cannot be out of step."""
         if self.fabric.world_size == 1:
             self._pause()
-
-
-def _measured(row: Row) -> dict[str, float]:
-    """A row of the history as metrics of a run."""
-    metrics = {name.replace("val_", "val/", 1): value for name, value in row.items() if name.startswith("val_")}
-    return {"train/epoch_loss": row["train_loss"], **metrics}

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from sensorium.architectures import ModelConfig
-from sensorium.commands.options import Experiment
+from sensorium.commands.options import Experiment, count_neurons
 from sensorium.config import Config
 from sensorium.model.architecture import build
 from sensorium.model.layers import INPUT_CHANNELS, Layer
 from sensorium.paths import Paths
-from sensorium.recordings.neurons import count_neurons
 
 
 @dataclass(frozen=True)

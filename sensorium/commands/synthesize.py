@@ -8,7 +8,7 @@ from sensorium.config import Config
 from sensorium.errors import ConfigError, DataError
 from sensorium.files import exclusive_lock
 from sensorium.paths import PARAMS_FILE, Paths
-from sensorium.recordings.place import require_linked
+from sensorium.recordings.raw import require_linked
 from sensorium.recordings.synthetic import marker
 from sensorium.recordings.synthetic import mouse as synthetic
 

@@ -13,14 +13,13 @@ from rich.console import Console
 
 from sensorium import published
 from sensorium.architectures import ModelConfig
-from sensorium.commands.options import Experiment
+from sensorium.commands.options import Experiment, count_neurons
 from sensorium.config import Config, WindowConfig
 from sensorium.errors import CheckpointError, TrainingError
 from sensorium.files import PARTIAL_SUFFIX, RETIRED_SUFFIX, atomic_folder, exclusive_lock, sha256, tidy, write_json
 from sensorium.model import checkpoint
 from sensorium.model.architecture import meta_state
 from sensorium.paths import PARAMS_FILE, Paths
-from sensorium.recordings.neurons import count_neurons
 
 _LOG = "log.csv"
 _SOURCE = "published weights"

@@ -52,7 +52,7 @@ class Model(nn.Module, ABC, Generic[Config]):
         """
 
     def locate(self, coordinates: Sequence[Tensor]) -> None:
-        """Tell a new model where the neurons lie, before it is trained; most architectures do not ask.
+        """Give a new model the places of the neurons, before it is trained; most architectures ignore them.
 
         Args:
             coordinates: (N, 3) of each mouse, positions in cortex, micrometres.

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from sensorium.data.layout import STATISTICS_MODALITIES, THUMBNAIL_STEP
 from sensorium.errors import DataError
 from sensorium.files import sha256
-from sensorium.mice import FRAMES_PER_SECOND, TIERS, MouseSet, labelled_tiers
+from sensorium.mice import FRAMES_PER_SECOND, MODALITIES, STATISTICS, TIERS, MouseSet, labelled_tiers
 from sensorium.recordings import phash
-from sensorium.recordings.raw import BEHAVIOR_CHANNELS, MODALITIES, RESTORE, STATISTICS, RawMouse, read_array
+from sensorium.recordings.raw import BEHAVIOR_CHANNELS, RESTORE, RawMouse, read_array
 from sensorium.recordings.writer import StoreWriter
 
 _UNUSABLE = "none"

@@ -20,21 +20,13 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
-from sensorium import mice
 from sensorium.errors import DataError
-from sensorium.mice import TIERS
-from sensorium.recordings.place import require_flat, require_linked
+from sensorium.mice import MODALITIES, STATISTICS, TIERS
 
 Float64Array = npt.NDArray[np.float64]
 
-MODALITIES = mice.MODALITIES
-"""What is recorded in every trial, by folder name."""
-
 BEHAVIOR_CHANNELS = ("pupil dilation", "running speed")
 """Rows of `behavior`."""
-
-STATISTICS = mice.STATISTICS
-"""Statistics over the training trials, each with the shape of a trial."""
 
 RESTORE = "Restore the file, or remove the mouse's folder and run the command that provides it again."
 
@@ -133,6 +125,25 @@ def first_nan(row: npt.NDArray[Any]) -> int:
     return int(missing.argmax()) if missing.any() else len(row)
 
 
+def require_linked(folder: Path) -> None:
+    """Refuse a folder that is, or lies in, a link to nowhere: most likely to a disk that is not mounted.
+
+    Raises:
+        DataError: naming the link and where it points.
+    """
+    for place in (folder, *folder.parents):
+        if place.is_symlink() and not place.exists():
+            raise DataError(
+                f"{place}: a link to {place.readlink()}, which does not exist.",
+                "Mount the disk that it points to, or remove the link.",
+            )
+
+
+def is_too_deep(folder: Path) -> bool:
+    """Whether a mouse's folder holds the mouse's folder, as some programs unpack a zip."""
+    return (folder / folder.name / "data").is_dir() and not (folder / "data").exists()
+
+
 class RawMouse:
     """One mouse's raw recordings, read on demand; making one reads the meta files only."""
 
@@ -157,7 +168,11 @@ class RawMouse:
 
     def _require_folders(self) -> None:
         require_linked(self.folder)
-        require_flat(self.folder)
+        if is_too_deep(self.folder):
+            inner = self.folder / self.folder.name
+            raise DataError(
+                f"{inner}: the recordings lie one folder too deep.", f"Move what is in there to {self.folder}."
+            )
         if not self.folder.is_dir():
             raise DataError(
                 f"{self.folder}: the mouse's folder does not exist.",

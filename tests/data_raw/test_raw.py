@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sensorium.errors import DataError
-from sensorium.recordings.raw import MODALITIES, RawMouse
+from sensorium.mice import MODALITIES
+from sensorium.recordings.raw import RawMouse
 
 
 @pytest.fixture

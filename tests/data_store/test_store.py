@@ -13,8 +13,9 @@ import zarr
 from sensorium.data import layout
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError
+from sensorium.mice import MODALITIES, STATISTICS
 from sensorium.recordings.ingest import ingest
-from sensorium.recordings.raw import MODALITIES, STATISTICS, RawMouse
+from sensorium.recordings.raw import RawMouse
 
 NEW_MOUSE = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20"
 OLD_MOUSE = "dynamic29156-11-10-Video-8744edeac3b4d1ce16b680916b5267ce"

@@ -19,7 +19,7 @@ from sensorium.recordings.download.archive import Archive, DamagedArchiveError, 
 from sensorium.recordings.download.download_manifest import MANIFEST, DownloadManifest, check_manifest, read_manifest
 from sensorium.recordings.download.transfer import RetryPolicy, Transfer
 from sensorium.recordings.inventory import FileEntry
-from sensorium.recordings.place import require_linked
+from sensorium.recordings.raw import require_linked
 from sensorium.recordings.synthetic.marker import TRUTH_FOLDER, is_marked, require_untouched
 
 Progress = Callable[[str, int, int | None], None]

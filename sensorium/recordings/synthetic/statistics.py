@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sensorium.recordings.raw import MODALITIES, STATISTICS
+from sensorium.mice import MODALITIES, STATISTICS
 
 Float64Array = npt.NDArray[np.float64]
 

@@ -3,6 +3,7 @@
 L frames with the padding.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sensorium.errors import DataError
-from sensorium.mice import labelled_tiers
-from sensorium.recordings.raw import MODALITIES, STATISTICS, read_array
-from sensorium.recordings.verify.report import Level, Report
-from sensorium.recordings.verify.structure import Structure
+from sensorium.mice import MODALITIES, STATISTICS, labelled_tiers
+from sensorium.recordings.raw import read_array
+from sensorium.recordings.verify.structure import Level, Report, Structure
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -30,11 +30,13 @@ def check_trial(structure: Structure, trial: int, report: Report, shortest: int 
     Returns:
         The video (H, W, L) and its valid length, or None where it cannot be read.
     """
-    arrays = {
-        modality: array
-        for modality in MODALITIES
-        if (modality, trial) in structure.sound and (array := _read(structure, modality, trial, report)) is not None
-    }
+    arrays: dict[str, Float64Array] = {}
+    for modality in MODALITIES:
+        if (modality, trial) in structure.sound:
+            file = structure.file(modality, trial)
+            array = report.attempt("files", file, partial(read_array, structure.folder / file))
+            if array is not None:
+                arrays[modality] = array
     level: Level = "warning" if structure.tiers[trial] == "none" else "error"
     lengths = {
         modality: _check_array(structure.file(modality, trial), modality, array, level, report)
@@ -51,16 +53,11 @@ def check_trial(structure: Structure, trial: int, report: Report, shortest: int 
 
 
 def _check_length(structure: Structure, trial: int, lengths: dict[str, int], shortest: int, report: Report) -> None:
-    """Check that a window covers every frame; a trial without any is told by its tail, an unusable one may be short."""
+    """Check that a window covers every frame; one without any is reported for its tail, unusable ones may be short."""
     length = min(lengths.values(), default=0)
     if structure.tiers[trial] != "none" and 0 < length < shortest:
         message = f"{length} frames, fewer than the {shortest} that the window of params.yaml needs to predict each"
         report.add("length", structure.file("videos", trial), message)
-
-
-def _read(structure: Structure, modality: str, trial: int, report: Report) -> Float64Array | None:
-    file = structure.file(modality, trial)
-    return report.attempt("files", file, lambda: read_array(structure.folder / file))
 
 
 def _check_array(file: str, modality: str, array: Float64Array, level: Level, report: Report) -> int:

@@ -2,7 +2,7 @@
 
 Every part receives its own section and nothing more. Sections are frozen; unknown keys, wrong types
 and contradictions are refused with the key, the value and the remedy. The published hyper-parameters
-stand in conf/experiment/ and conf/scale/full.yaml, what the demonstration makes smaller in conf/scale/small.yaml.
+are in conf/experiment/ and conf/scale/full.yaml, what the demonstration makes smaller in conf/scale/small.yaml.
 """
 
 import difflib
@@ -328,10 +328,13 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_ensemble(self) -> Self:
-        for name in self.ensemble.members:
-            if name not in self.experiments:
-                raise ValueError(f"ensemble.members: {name!r} is no experiment")
+    def _check_roles(self) -> Self:
+        roles = {"ensemble.members": self.ensemble.members}
+        roles |= {f"registry.{role}": (name,) for role, name in self.registry}
+        for role, names in roles.items():
+            for name in names:
+                if name not in self.experiments:
+                    raise ValueError(f"{role}: {name!r} is no experiment")
         if len(set(self.ensemble.members)) < len(self.ensemble.members):
             raise ValueError("ensemble.members names an experiment twice")
         if len(",".join(self.ensemble.members)) > _LONGEST_NAME:
@@ -339,32 +342,23 @@ class Config(Section):
                 f"ensemble.members: the names have more than {_LONGEST_NAME} characters together, too many for the "
                 "folder of their predictions; shorten them"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_registry(self) -> Self:
-        for role, name in (("teacher", self.registry.teacher), ("student", self.registry.student)):
-            if name not in self.experiments:
-                raise ValueError(f"registry.{role}: {name!r} is no experiment")
         if self.registry.teacher == self.registry.student:
             raise ValueError(f"registry: {self.registry.teacher} is both teacher and student; name two experiments")
         return self
 
     @model_validator(mode="after")
     def _check_experiments(self) -> Self:
+        folded: dict[str, str] = {}
         for name in self.experiments:
             if not EXPERIMENT_NAME.fullmatch(name):
                 raise ValueError(f"experiments: {name!r} cannot name an experiment; {EXPERIMENT_RULE}")
             if name.casefold() in TAKEN_NAMES:
                 raise ValueError(f"experiments: {name!r} means something else in the tables of scores; rename it")
-        folded: dict[str, str] = {}
-        for name in self.experiments:
             if folded.setdefault(name.casefold(), name) != name:
                 raise ValueError(
                     f"experiments: {folded[name.casefold()]} and {name} differ in upper and lower case alone, which "
                     "folders may not"
                 )
-        for name in self.experiments:
             self._check_teachers(name)
         return self
 

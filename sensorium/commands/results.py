@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from sensorium import files
 from sensorium.config import Config
@@ -76,10 +76,10 @@ def score_tables(
 
 def _table(rows: Mapping[str, str], columns: Mapping[str, Mapping[str, float]]) -> Table:
     title = "Single-trial correlation, out of fold" if _ALL in columns else None
-    table = Table(title=title, title_justify="left", box=None, padding=(0, _PADDING, 0, 0), pad_edge=False)
-    table.add_column("")
-    for heading in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
+    numbers = (Column(heading, justify="right", no_wrap=True) for heading in columns)
+    table = Table(
+        "", *numbers, title=title, title_justify="left", box=None, padding=(0, _PADDING, 0, 0), pad_edge=False
+    )
     for source, name in rows.items():
         cells = [f"{scores[source]:.3f}" if source in scores else "-" for scores in columns.values()]
         table.add_row(name, *cells, style="bold" if source == ENSEMBLE else None, end_section=True)

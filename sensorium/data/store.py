@@ -236,14 +236,6 @@ class MouseStore:
         """Responses (L, N) of a trial, zero where they are no data; arguments and errors as `view`."""
         return self.view("responses", trial, start, stop).copy()
 
-    def behavior(self, trial: int, start: int = 0, stop: int | None = None) -> Float32Array:
-        """Pupil dilation and running speed (L, 2) of a trial; arguments and errors as `view`."""
-        return self.view("behavior", trial, start, stop).copy()
-
-    def pupil_center(self, trial: int, start: int = 0, stop: int | None = None) -> Float32Array:
-        """Position of the pupil (L, 2) of a trial; arguments and errors as `view`."""
-        return self.view("pupil_center", trial, start, stop).copy()
-
     def states(self, trial: int, start: int = 0, stop: int | None = None) -> Float32Array:
         """Behavior and pupil centre (L, 4) of a trial; arguments and errors as `view`."""
         parts = [self.view(name, trial, start, stop) for name in ("behavior", "pupil_center")]

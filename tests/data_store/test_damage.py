@@ -194,7 +194,7 @@ def test_a_lost_chunk_is_named(path):
     (path / "behavior" / "c.0.0.0").unlink()
     store = MouseStore(path)
     with pytest.raises(DataError, match=r"behavior/c\.0\.0\.0: the chunk cannot be read"):
-        store.behavior(0)
+        store.view("behavior", 0)
     with pytest.raises(DataError, match=r"behavior/c\.0\.0\.0: the chunk does not exist"):
         store.verify()
 

@@ -39,7 +39,7 @@ def test_store_holds_the_valid_frames_of_the_raw_files(pair):
             assert np.array_equal(store.responses(trial), expected)
         else:
             assert not store.responses(trial).any()
-        assert np.array_equal(store.states(trial)[:, 2:], store.pupil_center(trial))
+        assert np.array_equal(store.states(trial)[:, 2:], store.view("pupil_center", trial))
 
 
 def test_store_describes_the_mouse(pair):
@@ -94,7 +94,7 @@ def test_frames_are_cut_out_of_a_trial(stores):
     store = stores[0]
     assert np.array_equal(store.video(3, 5, 9), store.video(3)[5:9])
     assert np.array_equal(store.responses(3, 60), store.responses(3)[60:])
-    assert len(store.behavior(3, 7, 7)) == 0
+    assert len(store.view("behavior", 3, 7, 7)) == 0
     with pytest.raises(AssertionError):
         store.video(3, 0, int(store.lengths[3]) + 1)
 

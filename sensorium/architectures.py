@@ -31,8 +31,7 @@ ARCHITECTURES = {
 }
 """Every architecture, by the name that `model.architecture` selects."""
 
-_ORIGINAL = "dwiseneuro"
-"""Architecture of settings and trained folds from before there was a choice."""
+_ORIGINAL = "dwiseneuro"  # architecture of settings and trained folds from before there was a choice
 
 
 class ModelConfig(Section):

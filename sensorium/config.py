@@ -250,8 +250,7 @@ class PipelineConfig(Section):
     """Every training by the name of its stage, `<experiment>-<fold>`."""
 
 
-_INGEST_CODE = "sensorium/recordings/ingest.py"
-"""A dependency that every clone has, where DVC's templates need one."""
+_INGEST_CODE = "sensorium/recordings/ingest.py"  # a dependency that every clone has, where DVC's templates need one
 
 
 def pipeline(

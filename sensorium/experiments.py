@@ -25,8 +25,7 @@ RESOLVER = "pipeline"
 """Name in conf/config.yaml of what derives the section `pipeline`."""
 
 _HEADER = "# @package experiments."
-_CHOICE = "override /experiment"
-"""Entry of a preset's defaults list that names its experiments."""
+_CHOICE = "override /experiment"  # entry of a preset's defaults list that names its experiments
 
 
 def experiment_file(root: Path, name: str) -> Path:
@@ -212,11 +211,7 @@ def add_experiment(root: Path, name: str) -> str:
 
 
 def _choice(tree: Any) -> Any:
-    """The list of experiments in a preset's defaults.
-
-    Raises:
-        ConfigError: the preset names none.
-    """
+    """The list of experiments in a preset's defaults; a preset without one is refused."""
     for entry in tree.get("defaults", []):
         if isinstance(entry, dict) and _CHOICE in entry:
             return entry[_CHOICE]
@@ -224,11 +219,7 @@ def _choice(tree: Any) -> Any:
 
 
 def _chosen(preset: Path) -> list[str]:
-    """Experiments that a preset names.
-
-    Raises:
-        ConfigError: the preset does not exist, as in params.yaml written by hand, or names no experiments.
-    """
+    """Experiments that a preset names; its file may be missing where params.yaml was written by hand."""
     if not preset.exists():
         raise ConfigError(
             f"{PARAMS_FILE}: preset {preset.stem!r} has no file {preset}.",

@@ -17,9 +17,7 @@ STD_EPSILON = 1e-8
 PRECISION_FLOOR = 0.01
 """Smallest standard deviation that normalisation trusts, over the mean of all."""
 
-_CONSTANT_VARIANCE = 1e-24
-"""Variance over mean square below which a series is constant up to float64 rounding."""
-
+_CONSTANT_VARIANCE = 1e-24  # variance over mean square below which a series is constant up to float64 rounding
 _BLOCK_ELEMENTS = 1 << 16
 """Elements of a block of all series that is reduced at once: float64 temporaries stay in the CPU's cache."""
 

@@ -58,13 +58,7 @@ class CheckpointFolder:
     """The checkpoints of one training, which `fingerprint` identifies; only one process may write."""
 
     def __init__(self, parent: Path, fingerprint: str, info: TrainingInfo | None = None) -> None:
-        """Name the folder; it is created with the first checkpoint.
-
-        Args:
-            parent: parent of the folders of all trainings.
-            fingerprint: digest of everything that the training depends on.
-            info: which training it is, written into the folder.
-        """
+        """Name the folder below `parent`; it is created with the first checkpoint, and `info` is written into it."""
         self.path = parent / fingerprint
         self._info = info
 

@@ -6,8 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-_REFRESHES_PER_SECOND = 2
-"""Drawing takes milliseconds, in a thread that delays the training."""
+_REFRESHES_PER_SECOND = 2  # drawing takes milliseconds, in a thread that delays the training
 
 
 class TrainingProgress:

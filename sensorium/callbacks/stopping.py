@@ -47,11 +47,7 @@ class ParentWatch:
     """Finds out whether the processes that started this one are still running."""
 
     def __init__(self, generations: int) -> None:
-        """Record the present ancestors.
-
-        Args:
-            generations: 1 for the parent alone, 2 for its parent too, ...
-        """
+        """Record the present ancestors: the parent alone for 1, its parent too for 2, ..."""
         self.orphaned = _orphaned()
         self.chain = _ancestors(generations)
 
@@ -126,13 +122,7 @@ class StoppedError(TrainingError):
     """The training was asked to stop, and its checkpoint is saved."""
 
     def __init__(self, number: int, epoch: int, step: int) -> None:
-        """Describe where it stopped.
-
-        Args:
-            number: the signal.
-            epoch: counted from 0.
-            step: steps done in that epoch.
-        """
+        """Describe the signal, and the epoch, counted from 0, after how many of whose steps it came."""
         super().__init__(
             f"training stopped by {signal.Signals(number).name} in epoch {epoch + 1} after {step} steps; "
             "a checkpoint is saved.",

@@ -76,11 +76,7 @@ def _remove(console: Console, paths: Paths, chosen: Sequence[StoredTraining], *,
 
 
 def _not_running(paths: Paths, training: StoredTraining) -> ExitStack:
-    """Hold the fold's lock, or those of all folds where it is not known which it is.
-
-    Raises:
-        TrainingError: a training is running.
-    """
+    """Hold the lock of the fold, or those of all folds where it is not known which it is; refuse if one is held."""
     busy = TrainingError(
         f"{training.identity} ({_name(training)}): is being trained, its checkpoints stay.",
         "Wait for it, or stop it; it saves a checkpoint.",

@@ -90,11 +90,7 @@ def _stage_name(name: str) -> str:
 
 
 def _find_upstream(root: Path, names: Sequence[str]) -> list[str]:
-    """Names of the stages that some stages need.
-
-    Raises:
-        ConfigError: there is no such stage.
-    """
+    """Names of the stages that some stages, which must exist, need."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -172,11 +168,7 @@ def _trained_here(paths: Paths, experiment: str, fold: int, run_id: str) -> bool
 
 
 def _holds(paths: Paths, experiment: str, fold: int, run_id: str) -> bool:
-    """Whether the run has the training already, delivered after its link was written.
-
-    Raises:
-        TrackingError: the store cannot be reached, or refuses.
-    """
+    """Whether the run has the training already, uploaded after its link was written."""
     from sensorium.lineage import fingerprint
     from sensorium.model.checkpoint import read_info
 

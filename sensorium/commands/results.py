@@ -18,9 +18,7 @@ from sensorium.recovery import later_remedy
 _NAMES = {ENSEMBLE: "ensemble", PAIR: "registered pair", EQUAL: "equal weights", CEILING: "noise ceiling"}
 """Sources besides the experiments, in their order, and what the table calls them."""
 _ALL = "all\nneurons"
-_PADDING = 2
-"""Spaces between two columns."""
-
+_PADDING = 2  # spaces between two columns
 _NEXT = (
     ("make ui", "look at the runs, their curves and the registered models in MLflow"),
     ("dvc metrics show", "the scores over all mice; `dvc plots show` draws them"),

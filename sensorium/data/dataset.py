@@ -15,12 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from sensorium.config import WindowConfig
 from sensorium.data.augmentation import NO_BOX, Augmentation
-from sensorium.data.batch import Batch
 from sensorium.data.folds import UNLABELLED, Folds
+from sensorium.data.inputs import Batch, separate_starts
 from sensorium.data.plan import EpochPlan, TrialPool, plan_epoch
 from sensorium.data.reader import Place, Sample, WindowReader
 from sensorium.data.store import MouseStore
-from sensorium.data.windows import separate_starts
 from sensorium.errors import ConfigError, DataError
 
 PREFETCH = 4
@@ -28,11 +27,7 @@ PREFETCH = 4
 
 
 def _pool(store: MouseStore, trials: npt.NDArray[np.int64], window: WindowConfig, what: str) -> TrialPool:
-    """The trials that are long enough.
-
-    Raises:
-        DataError: there is none.
-    """
+    """The trials that are long enough, one at least."""
     if not len(trials):
         raise DataError(f"{store.path}: no {what}.", "Lower folds.count in params.yaml, or leave the mouse out.")
     pool = TrialPool.of(trials, store.lengths, window)
@@ -79,7 +74,7 @@ class TrainingData:
         fold: int,
         window: WindowConfig,
         canvas: tuple[int, int],
-        augmentation: Augmentation,
+        augmentation: Augmentation | None,
         samples_per_epoch: int,
         seed: int,
     ) -> None:
@@ -91,7 +86,7 @@ class TrainingData:
             fold: the fold left out.
             window: the stretch of frames that the model sees.
             canvas: height and width of the model's input, pixels.
-            augmentation: draws which windows are mixed.
+            augmentation: draws which windows are mixed; None mixes none.
             samples_per_epoch: number of windows.
             seed: source of all draws.
 

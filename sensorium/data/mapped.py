@@ -23,9 +23,7 @@ from sensorium.recovery import remedy
 
 REBUILD = "Remove the store and run `dvc repro ingest`."
 
-_SMALL_BYTES = 2**14
-"""Stretch that is not worth a call to announce it, bytes."""
-
+_SMALL_BYTES = 2**14  # stretch that is not worth a call to announce it, bytes
 _ADVISED_BYTES = 2**17
 """Longest stretch announced at once, bytes: Linux's default read-ahead, beyond which it may ignore the rest."""
 
@@ -42,12 +40,7 @@ class MappedArray:
     """An array whose chunks span all axes but the first."""
 
     def __init__(self, folder: Path, metadata: dict[str, Any]) -> None:
-        """Take what `accepts` has accepted; files are opened at the first use.
-
-        Args:
-            folder: the array's folder.
-            metadata: content of its zarr.json.
-        """
+        """Take an array whose zarr.json, `metadata`, is one that `accepts`; files are opened at the first use."""
         self.folder = folder
         self.shape: tuple[int, ...] = tuple(metadata["shape"])
         self.dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
@@ -100,8 +93,7 @@ class MappedArray:
         if last - first > _SMALL_BYTES:
             for piece in range(first, last, _ADVISED_BYTES):
                 mapped.madvise(mmap.MADV_WILLNEED, piece, min(_ADVISED_BYTES, last - piece))
-        view: npt.NDArray[Any] = values[position, start:stop]
-        return view
+        return values[position, start:stop]
 
     def read(self) -> npt.NDArray[Any]:
         """The whole array, read in sequence and compared with its checksums.

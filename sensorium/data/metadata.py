@@ -32,18 +32,24 @@ _SHARED = ("trial", "row", "column", "neuron", "channel")
 
 
 def check_group(path: Path) -> None:
-    """Make sure that a store's own metadata are whole; another format or version is for `MouseStore.open` to tell.
+    """Make sure that a store's own metadata are whole, and of a format that can be read.
 
     Args:
         path: folder of the store.
 
     Raises:
-        DataError: they are damaged.
+        DataError: they are damaged, or of another format or version.
     """
     _require_group(path)
     attributes = _attributes(path)
-    if attributes.get("format") != FORMAT or attributes.get("format_version") not in READABLE_VERSIONS:
-        return
+    if attributes.get("format") != FORMAT:
+        raise DataError(f"{path}: not a mouse's store.", remedy(path, REBUILD))
+    if attributes.get("format_version") not in READABLE_VERSIONS:
+        known = " and ".join(map(str, READABLE_VERSIONS))
+        raise DataError(
+            f"{path}: store format {attributes.get('format_version')}, this version reads the formats {known}.",
+            "Run `dvc repro ingest` to build the store anew from the raw mouse.",
+        )
     _require(path, {"mouse": str, "set": str, "sources": dict})
     if set(attributes["sources"]) != set(MODALITIES):
         raise contradiction(path, f"no sources of {', '.join(MODALITIES)}")
@@ -53,7 +59,7 @@ def check_mouse(path: Path) -> None:
     """Make sure that a store is of the mouse that its folder is named after.
 
     Args:
-        path: folder of the store, of which `MouseStore.open` approves.
+        path: folder of the store, of which `MouseStore` approves.
 
     Raises:
         DataError: it is of another one.

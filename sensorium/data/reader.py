@@ -13,8 +13,7 @@ import torch
 
 from sensorium.config import WindowConfig
 from sensorium.data.augmentation import NO_BOX, Box
-from sensorium.data.batch import Batch, Targets
-from sensorium.data.inputs import frame_offset
+from sensorium.data.inputs import Batch, Targets, frame_offset
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sensorium.data.layout import ARRAYS, FORMAT, READABLE_VERSIONS, STATISTICS_GROUP
+from sensorium.data.layout import ARRAYS, STATISTICS_GROUP
 from sensorium.data.mapped import REBUILD, MappedArray, read_metadata
 from sensorium.data.metadata import check_arrays, check_group, contradiction
 from sensorium.errors import DataError
@@ -74,37 +74,10 @@ class _ZarrArray:
         return np.asarray(self._array[...])
 
 
-def _check_format(path: Path, attributes: dict[str, Any]) -> None:
-    if attributes.get("format") != FORMAT:
-        raise DataError(f"{path}: not a mouse's store.", remedy(path, REBUILD))
-    if attributes.get("format_version") not in READABLE_VERSIONS:
-        known = " and ".join(map(str, READABLE_VERSIONS))
-        raise DataError(
-            f"{path}: store format {attributes.get('format_version')}, this version reads the formats {known}.",
-            "Run `dvc repro ingest` to build the store anew from the raw mouse.",
-        )
-
-
 class MouseStore:
     """One mouse's store, read-only; cheap to open and to send to another process."""
 
     def __init__(self, path: Path) -> None:
-        """Open a store; see `open`."""
-        if not path.is_dir():
-            raise DataError(f"{path}: the store does not exist.", remedy(path, "Run `dvc repro ingest`."))
-        check_group(path)
-        attributes = read_metadata(path).get("attributes", {})
-        _check_format(path, attributes)
-        check_arrays(path)
-        self.path = path
-        self.name: str = attributes["mouse"]
-        self.mouse_set: MouseSet = attributes["set"]
-        self.sources: dict[str, str] = attributes["sources"]
-        """Digest of the raw files, by modality."""
-        self._arrays: dict[str, TrialArray] = {}
-
-    @classmethod
-    def open(cls, path: Path) -> "MouseStore":
         """Open a store.
 
         Args:
@@ -113,7 +86,17 @@ class MouseStore:
         Raises:
             DataError: it is missing, no such store, of another format version, or its metadata are damaged.
         """
-        return cls(path)
+        if not path.is_dir():
+            raise DataError(f"{path}: the store does not exist.", remedy(path, "Run `dvc repro ingest`."))
+        check_group(path)
+        attributes = read_metadata(path).get("attributes", {})
+        check_arrays(path)
+        self.path = path
+        self.name: str = attributes["mouse"]
+        self.mouse_set: MouseSet = attributes["set"]
+        self.sources: dict[str, str] = attributes["sources"]
+        """Digest of the raw files, by modality."""
+        self._arrays: dict[str, TrialArray] = {}
 
     def __reduce__(self) -> tuple[type["MouseStore"], tuple[Path]]:
         return type(self), (self.path,)

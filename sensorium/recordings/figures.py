@@ -17,17 +17,10 @@ from sensorium.recordings.inspect import TierCount, count_tiers, mean_responses
 # Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), which colour-blind readers tell apart.
 _LABELLED, _WITHHELD, _SECOND, _DARK = "#0072B2", "#BBBBBB", "#D55E00", "#333333"
 
-_WIDTH = 8.4
-"""Inches."""
-
-_TILES = 8
-"""Frames of a trial that are shown."""
-
-_GAP = 2
-"""White pixels between two frames."""
-
-_NEURONS = 5
-"""Neurons of a trial whose responses are shown."""
+_WIDTH = 8.4  # inches
+_TILES = 8  # frames of a trial that are shown
+_GAP = 2  # white pixels between two frames
+_NEURONS = 5  # neurons of a trial whose responses are shown
 
 
 def choose_neurons(responses: npt.NDArray[np.float32], count: int = _NEURONS) -> list[int]:

@@ -21,12 +21,8 @@ from sensorium.data.layout import THUMBNAIL_STEP
 HASHED_FRAMES = 5
 """Frames of a video that enter its hash."""
 
-_PICTURE_SIDE, _HASH_SIDE = 32, 8
-"""Pixels of the resized frame and coefficients of the hash, along each axis."""
-
-_COSINE_BITS = 20
-"""Binary digits of a cosine after the point; all sums then fit 64 bits."""
-
+_PICTURE_SIDE, _HASH_SIDE = 32, 8  # pixels of the resized frame and coefficients of the hash, along each axis
+_COSINE_BITS = 20  # binary digits of a cosine after the point; all sums then fit 64 bits
 THUMBNAIL_GRID = (4, 8)
 """Rows and columns of blocks of a thumbnail."""
 

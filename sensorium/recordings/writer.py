@@ -50,12 +50,7 @@ class StoreWriter:
     """A new store in an empty folder."""
 
     def __init__(self, folder: Path, attributes: dict[str, Any]) -> None:
-        """Make the group.
-
-        Args:
-            folder: an existing, empty folder.
-            attributes: of the group, apart from format and version.
-        """
+        """Make the group in an existing, empty folder; format and version are added to its attributes."""
         self._group = zarr.create_group(
             str(folder),
             zarr_format=3,

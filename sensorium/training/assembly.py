@@ -9,9 +9,9 @@ from lightning_fabric.fabric import Fabric
 
 from sensorium.config import Config, ExperimentConfig
 from sensorium.data.augmentation import make_augmentation
-from sensorium.data.batch import Batch
 from sensorium.data.dataset import TrainingData, ValidationData
 from sensorium.data.folds import Folds
+from sensorium.data.inputs import Batch
 from sensorium.data.store import MouseStore
 from sensorium.errors import CheckpointError
 from sensorium.model import checkpoint

@@ -9,7 +9,7 @@ from lightning_fabric.fabric import Fabric
 from torch import Tensor
 
 from sensorium.config import TrainingConfig
-from sensorium.data.batch import Batch
+from sensorium.data.inputs import Batch
 from sensorium.errors import UntrainableError
 from sensorium.model.architecture import AnyModel
 from sensorium.seeding import torch_seed
@@ -63,16 +63,7 @@ class Learner:
     def __init__(
         self, fabric: Fabric, model: AnyModel, task: Supervised, recipe: TrainingConfig, seed: int, steps: int
     ) -> None:
-        """Set up.
-
-        Args:
-            fabric: device, precision and processes.
-            model: with its first weights; moved to the device.
-            task: what to learn from.
-            recipe: settings.
-            seed: source of dropout and stochastic depth.
-            steps: optimizer steps per epoch.
-        """
+        """Set up a model with its first weights; `seed` is that of dropout, `steps` are optimizer steps per epoch."""
         self.fabric, self.task, self.recipe, self.seed, self.steps = fabric, task, recipe, seed, steps
         self.optimizer = torch.optim.AdamW(
             model.parameters(),

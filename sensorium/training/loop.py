@@ -18,7 +18,7 @@ from sensorium.callbacks.progress import TrainingProgress
 from sensorium.callbacks.recorder import Recorder
 from sensorium.callbacks.stopping import PrunedError, StoppedError, StopRequest
 from sensorium.config import TrainingConfig
-from sensorium.data.batch import Batch
+from sensorium.data.inputs import Batch
 from sensorium.errors import UntrainableError
 from sensorium.training.devices import reduce
 from sensorium.training.history import Best, Row, as_metrics, best_epoch, patience_exhausted
@@ -76,16 +76,7 @@ class Trainer:
         checkpoint_steps: int,
         callbacks: Callbacks,
     ) -> None:
-        """Put the parts together.
-
-        Args:
-            learner: what learns.
-            source: the data.
-            validation: how it is scored.
-            folder: where checkpoints lie.
-            checkpoint_steps: steps between two checkpoints within an epoch.
-            callbacks: logging, progress, stopping and pruning.
-        """
+        """Put the parts together; `checkpoint_steps` lie between two checkpoints within an epoch."""
         self.learner, self.source, self.validation, self.folder = learner, source, validation, folder
         self.checkpoint_steps = checkpoint_steps
         self.callbacks = callbacks
@@ -146,11 +137,7 @@ class Trainer:
             self._pause()
 
     def _gather_losses(self) -> list[float]:
-        """Losses of the steps since the last look, over all processes.
-
-        Raises:
-            UntrainableError: one is not finite.
-        """
+        """Losses of the steps since the last report, over all processes; none may be infinite or NaN."""
         first, self._known = self._known, self.at.step
         losses = self._losses[first : self.at.step]
         if self.fabric.world_size > 1 and len(losses):

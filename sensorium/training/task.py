@@ -9,8 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from sensorium.data.batch import Batch
-from sensorium.data.inputs import assemble
+from sensorium.data.inputs import Batch, assemble
 from sensorium.model.architecture import AnyModel
 from sensorium.training.losses import Loss, Target, pair_weights, weight_per_window, weighted_loss
 
@@ -52,13 +51,7 @@ class Supervised:
     """Share of the loss weight that a teacher has."""
 
     def __init__(self, canvas: tuple[int, int], mice: int, loss: Loss) -> None:
-        """Describe the task.
-
-        Args:
-            canvas: height and width of the input, pixels.
-            mice: number of readouts.
-            loss: compares predictions with targets.
-        """
+        """Describe the task; `canvas` is height and width of the input, pixels, `mice` the number of readouts."""
         self.canvas, self.mice, self._loss = canvas, mice, loss
 
     def targets(self, batch: Batch, inputs: Tensor) -> list[Target]:  # noqa: ARG002 -- a teacher looks at the inputs
@@ -98,14 +91,9 @@ class Distillation(Supervised):
         autocast: Callable[[], AbstractContextManager[object]],
         loss: Loss,
     ) -> None:
-        """Take over a teacher that is already on the student's device.
+        """Take over a trained teacher of the same mice, which is already on the student's device.
 
-        Args:
-            canvas: height and width of the input, pixels.
-            teacher: a trained model of the same mice.
-            ratio: share of the loss weight that the teacher's targets have.
-            autocast: context of the teacher's arithmetic.
-            loss: compares predictions with targets.
+        `ratio` is the share of the loss weight that its targets have, `autocast` the context of its arithmetic.
         """
         super().__init__(canvas, len(teacher.neurons), loss)
         self.teacher = teacher.eval().fused()

@@ -11,9 +11,8 @@ import torch
 from lightning_fabric.fabric import Fabric
 from torch import Tensor, distributed
 
-from sensorium.data.batch import Batch
 from sensorium.data.dataset import ValidationData
-from sensorium.data.inputs import assemble
+from sensorium.data.inputs import Batch, assemble
 from sensorium.metrics import StreamingCorrelation
 from sensorium.model.architecture import AnyModel
 from sensorium.training.losses import Loss, Target, weighted_loss
@@ -64,15 +63,9 @@ class FoldValidation:
         batch_size: int,
         loss: Loss,
     ) -> None:
-        """Describe the work.
+        """Describe the work, whose batches are divided among the processes.
 
-        Args:
-            fabric: device, precision and processes; batches are dealt out among the processes.
-            data: the held-out windows.
-            mice: names, in the order of the readouts.
-            canvas: height and width of the input, pixels.
-            batch_size: most windows at once.
-            loss: compares predictions with responses.
+        `mice` are names, in the order of the readouts, `canvas` is height and width of the input, pixels.
         """
         self.fabric, self.data, self.mice, self.canvas = fabric, data, tuple(mice), canvas
         self.batch_size, self.loss = batch_size, loss

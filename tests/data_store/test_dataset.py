@@ -6,10 +6,9 @@ import torch
 
 from sensorium.config import CutMixConfig, WindowConfig
 from sensorium.data.augmentation import make_augmentation
-from sensorium.data.batch import Batch
 from sensorium.data.dataset import TrainingData, ValidationData
 from sensorium.data.folds import Folds, TrialFold
-from sensorium.data.inputs import assemble
+from sensorium.data.inputs import Batch, assemble
 from sensorium.data.plan import TrialPool, plan_epoch
 from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, DataError

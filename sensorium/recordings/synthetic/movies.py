@@ -218,8 +218,7 @@ def _moving_dots(rng: np.random.Generator, frames: int, height: int, width: int)
         place = (start + travel) % (1, aspect) - (0.5, aspect / 2)
         for row, column in place:
             field[frame] += _spot(y - row, x - column, 0.06)
-    whole: _Field = 2 * np.minimum(field, 1) - 1
-    return whole
+    return 2 * np.minimum(field, 1) - 1
 
 
 def _pink_noise(rng: np.random.Generator, frames: int, height: int, width: int) -> _Field:

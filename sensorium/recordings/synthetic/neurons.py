@@ -37,12 +37,10 @@ _LUMINANCE_BITS, _GABOR_BITS, _KERNEL_BITS = 20, 12, 10
 """Whole filters are these multiples, powers of 2, of the true ones."""
 _VISUAL_BITS, _STATE_BITS = -16, 12
 """Components are rounded to whole numbers after these powers of 2: visual ones, those of behaviour."""
-_RATE_BITS = 12
-"""Binary digits of a rate after the point."""
+_RATE_BITS = 12  # binary digits of a rate after the point
 
 
-_WALK_BITS = 12
-"""Binary digits of a value after the point."""
+_WALK_BITS = 12  # binary digits of a value after the point
 
 
 @dataclass(frozen=True)

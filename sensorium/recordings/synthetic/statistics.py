@@ -10,8 +10,7 @@ from sensorium.mice import MODALITIES, STATISTICS
 
 Float64Array = npt.NDArray[np.float64]
 
-_BLOCK_BYTES = 1 << 28
-"""Memory for the stacked trials; longer rows of pixels or neurons are worked off in blocks."""
+_BLOCK_BYTES = 1 << 28  # memory for the stacked trials; longer rows of pixels or neurons are worked off in blocks
 
 
 def summarise(stacked: Float64Array) -> dict[str, Float64Array]:

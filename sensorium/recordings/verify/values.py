@@ -17,11 +17,8 @@ from sensorium.recordings.verify.structure import Level, Report, Structure
 
 Float64Array = npt.NDArray[np.float64]
 
-_LARGEST = float(np.finfo(np.float32).max)
-"""Stores are float32."""
-
-_RANGES = {"videos": (0.0, 255.0), "responses": (0.0, _LARGEST)}
-"""Smallest and largest value of a modality."""
+_LARGEST = float(np.finfo(np.float32).max)  # stores are float32
+_RANGES = {"videos": (0.0, 255.0), "responses": (0.0, _LARGEST)}  # smallest and largest value of a modality
 
 
 def check_trial(structure: Structure, trial: int, report: Report, shortest: int = 1) -> tuple[Float64Array, int] | None:

@@ -35,7 +35,7 @@ _ORIGINAL = "dwiseneuro"  # architecture of settings and trained folds from befo
 
 
 class ModelConfig(Section):
-    """A model: a union of the settings of all architectures, told apart by `architecture`.
+    """A model: a union of the settings of all architectures, discriminated by `architecture`.
 
     Validating a mapping as a `ModelConfig` gives the settings class of the architecture that it names.
     """

@@ -69,9 +69,9 @@ class SyntheticConfig(Section):
     neurons: dict[str, Positive]
     """Number of neurons, by mouse."""
     train_trials: Positive
-    """Training trials a mouse; 350 in the competition."""
+    """Training trials per mouse; 350 in the competition."""
     repeated_trials: Positive
-    """Trials of every other tier a mouse; 60 in the competition."""
+    """Trials of every other tier per mouse; 60 in the competition."""
     repeats: Positive
     """How often a video of those tiers is shown; 7 to 10 in the competition."""
     unusable_trials: Annotated[int, Field(ge=0)]
@@ -143,9 +143,9 @@ class TrainingConfig(Section):
     """The recipe of one experiment."""
 
     samples_per_epoch: Positive
-    """Windows an epoch, an equal share a mouse; 72,000 as published."""
+    """Windows per epoch, an equal share per mouse; 72,000 as published."""
     batch_size: Positive
-    """Windows an optimizer step, over all devices; 32 as published."""
+    """Windows per optimizer step, over all devices; 32 as published."""
     iter_size: Positive
     """Chunks into which a batch is split to save memory (gradient accumulation)."""
     warmup_epochs: Annotated[int, Field(ge=0)]
@@ -159,7 +159,7 @@ class TrainingConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)]
     """AdamW's decoupled weight decay."""
     ema_decay: Fraction
-    """Decay of the exponential moving average of all weights and buffers, a step."""
+    """Decay of the exponential moving average of all weights and buffers, per step."""
     schedule: Literal["cosine", "linear"] = "cosine"
     """Form of the decay of the learning rate; the cosine as published."""
     loss: Literal["poisson", "mse"] = "poisson"
@@ -287,10 +287,10 @@ class RuntimeConfig(Section):
     devices: Positive
     """Processes that train one fold together; the batch is split among them."""
     threads: Positive | None = None
-    """Threads that a training process computes with on the CPU; null takes a thread a core. A small model is trained
+    """Threads that a training process computes with on the CPU; null takes one per core. A small model is trained
     almost as fast by one, which leaves the other cores to other folds and gives equal bits whatever their number."""
     workers: Annotated[int, Field(ge=0)]
-    """Loader processes a training process; 0 loads in the training process."""
+    """Loader processes per training process; 0 loads in the training process."""
     checkpoint_steps: Positive
     """Optimizer steps between two resume checkpoints within an epoch."""
 

@@ -64,7 +64,7 @@ def check_files(root: Path) -> None:
         first = path.read_text(encoding="utf-8").partition("\n")[0].strip()
         if first != f"{_HEADER}{name}":
             found = first.removeprefix(_HEADER) if first.startswith(_HEADER) else None
-            problem = "does not say" if found is None else f"describes {found}, not {name}"
+            problem = "does not name it" if found is None else f"describes {found}, not {name}"
             raise ConfigError(f"{path}: its first line {problem}.", f"Begin the file with: {_HEADER}{name}")
 
 

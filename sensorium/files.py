@@ -137,7 +137,7 @@ def discard(path: Path) -> None:
 
 
 def tidy(path: Path) -> None:
-    """Put right what killed writers of `path` left beside it; only for who alone may write `path`.
+    """Clean up what killed writers of `path` left beside it; only for who alone may write `path`.
 
     A retired folder comes back when nothing stands at `path`; everything else is removed.
 

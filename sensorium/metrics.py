@@ -40,7 +40,7 @@ def correlation(y1: NDArray[np.floating], y2: NDArray[np.floating], axis: int = 
 def response_precision(std: NDArray[np.floating]) -> FloatArray:
     """What the competition multiplies responses and predictions by.
 
-    Computed a neuron and frame, as the competition's test server expects, although one value a
+    Computed per neuron and frame, as the competition's test server expects, although one value per
     neuron was meant: 1 / std, where the std is at most 1 % of the mean of all 1 / (1 % of that mean).
 
     Args:
@@ -56,7 +56,7 @@ def response_precision(std: NDArray[np.floating]) -> FloatArray:
 class StreamingCorrelation:
     """`correlation` of each neuron over series that arrive piece by piece.
 
-    Holds five numbers a neuron, however many frames pass. Pieces are reduced about their own mean
+    Holds five numbers per neuron, however many frames pass. Pieces are reduced about their own mean
     and merged by the pairwise update of Chan, Golub and LeVeque (1983,
     https://doi.org/10.1080/00031305.1983.10483115), which does not cancel where the mean is large.
     """
@@ -123,10 +123,10 @@ def update_together(
     predictions: Sequence[NDArray[np.floating]],
     scale: NDArray[np.floating] | None = None,
 ) -> None:
-    """Append frames of one target and several predictions, a stream each; the target is reduced once.
+    """Append frames of one target and several predictions, one stream each; the target is reduced once.
 
     Args:
-        streams: one a prediction.
+        streams: one per prediction.
         target: (N, T).
         predictions: (N, T) each.
         scale: (N, T) multiplies all of them.

@@ -1,7 +1,7 @@
 """Facts of the Sensorium 2023 competition that no setting changes (arXiv:2305.19654).
 
 Which mice a run uses, their number, neurons and trials come from the data and params.yaml; this file
-only knows the competition's names for things, and what can be told of it without its data.
+only knows the competition's names for things, and what is known of it without its data.
 """
 
 from collections.abc import Iterable
@@ -49,7 +49,7 @@ NEURONS: dict[str, int] = {
     "dynamic29514-2-9-Video-8744edeac3b4d1ce16b680916b5267ce": 7495,
 }
 """Neurons of the competition's mice, in the order of the published model's readouts. A run takes them from its
-stores; these stand in where published weights are read or a model is described before there is any data."""
+stores; these are used where published weights are read or a model is described before there is any data."""
 
 SUBMISSION_NAMES: dict[str, str] = {
     "live_test_main": "predictions_live_main",
@@ -80,11 +80,11 @@ def labelled_tiers(mouse_set: MouseSet) -> tuple[str, ...]:
 
 
 def short_name(mouse: str) -> str:
-    """The part of a mouse's name that tells it from others, for tables: animal, session and scan."""
+    """The part of a mouse's name that distinguishes it from others, for tables: animal, session and scan."""
     return mouse.split("-Video-")[0].removeprefix("dynamic")
 
 
 def short_names(mice: Iterable[str]) -> dict[str, str]:
-    """Short name by mouse; the whole names where short ones do not tell them apart."""
+    """Short name by mouse; the whole names where short ones are not unique."""
     short = {mouse: short_name(mouse) for mouse in mice}
     return short if len(set(short.values())) == len(short) else {mouse: mouse for mouse in short}

@@ -168,7 +168,7 @@ def settings(
 
     Args:
         params: as read from the file.
-        canvas: height and width of the input, where `params` does not say.
+        canvas: height and width of the input, where `params` does not contain it.
         source: file name for messages.
 
     Returns:
@@ -211,7 +211,7 @@ def make_params(
     """The published `params` of a model trained here.
 
     Raises:
-        CheckpointError: the published form cannot tell the settings apart.
+        CheckpointError: the published form cannot distinguish the settings.
     """
     net: dict[str, Any] = {"readout_outputs": neurons, "in_channels": INPUT_CHANNELS}
     for ours, name in _SETTINGS.items():

@@ -43,7 +43,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake or a refusing disk prints one message, no traceback."""
+    """Run the command line; a user's mistake or a failing disk prints one message, no traceback."""
     prepare()
     message = None
     try:

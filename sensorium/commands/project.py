@@ -142,7 +142,7 @@ def _environment(adopt: Mapping[str, str]) -> dict[str, str]:
 def _repro(root: Path, arguments: list[str], environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *arguments]
     with tempfile.TemporaryDirectory() as folder:
-        reason = Path(folder) / "reason"
+        reason = Path(folder) / "error"
         done = subprocess.run(  # noqa: S603 - arguments are names of stages that exist
             command,
             cwd=root,
@@ -150,11 +150,13 @@ def _repro(root: Path, arguments: list[str], environment: dict[str, str]) -> Non
             check=False,
             preexec_fn=die_with_parent,
         )
-        told = f"\n{reason.read_text(encoding='utf-8')}" if reason.exists() else ""
+        problem = f"\n{reason.read_text(encoding='utf-8')}" if reason.exists() else ""
     if done.returncode != 0:
         raise PipelineError(
-            f"dvc repro {' '.join(arguments)}: failed with exit code {done.returncode}.{told}",
-            "What was finished before it is kept." if told else "The reason stands above; what was finished is kept.",
+            f"dvc repro {' '.join(arguments)}: failed with exit code {done.returncode}.{problem}",
+            "What was finished before it is kept."
+            if problem
+            else "The reason is printed above; what was finished is kept.",
         )
 
 

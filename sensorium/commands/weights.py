@@ -109,7 +109,7 @@ def _find(folder: Path, fold: int) -> _Source:
 
 @contextlib.contextmanager
 def _locked(config: Config, paths: Paths, experiment: str) -> Iterator[None]:
-    """Keep trainers away from the experiment's folds, and put right what a killed import left."""
+    """Keep trainers away from the experiment's folds, and clean up what a killed import left."""
     with contextlib.ExitStack() as held:
         for fold in range(config.folds.count):
             busy = TrainingError(f"{experiment} fold {fold}: is being trained.", "Wait for it, or stop it.")

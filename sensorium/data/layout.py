@@ -1,7 +1,7 @@
 """The on-disk format of a mouse's store: which arrays there are, how they are cut into files.
 
-One Zarr v3 group a mouse (https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html). Time-major,
-uncompressed, a few trials a chunk, one chunk a file: the raw little-endian values and after them their
+One Zarr v3 group per mouse (https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html). Time-major,
+uncompressed, a few trials per chunk, one chunk per file: the raw little-endian values and after them their
 CRC-32C. A window is therefore one contiguous piece of one file, which can be mapped, and any Zarr tool
 reads the arrays and checks the checksums.
 """
@@ -9,7 +9,7 @@ reads the arrays and checks the checksums.
 from dataclasses import dataclass
 
 FORMAT = "sensorium-mouse"
-"""Value of the attribute `format`, which tells such a store from any other Zarr group."""
+"""Value of the attribute `format`, which distinguishes such a store from any other Zarr group."""
 
 FORMAT_VERSION = 2
 """Counted up with every change that a reader must know."""

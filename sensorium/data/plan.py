@@ -1,7 +1,7 @@
 """Which windows an epoch shows, as a pure function of (seed, epoch).
 
 All draws of an epoch are made at once, so that sample i is the same whoever asks for it: whatever the
-number of workers, of processes, or the batch at which a training goes on.
+number of workers, of processes, or the batch from which a training continues.
 S samples of an epoch.
 """
 

@@ -1,4 +1,4 @@
-"""Trained folds on disk: model.safetensors, config.json that tells all about it, history.csv.
+"""Trained folds on disk: model.safetensors, config.json that describes it, history.csv.
 
 Equal weights, settings and provenance give equal bytes: no dates, no run ids. The weights are read as plain
 tensors (https://huggingface.co/docs/safetensors), never as code, and only after size and SHA-256 agree with
@@ -34,7 +34,7 @@ _REMEDY = "Train or import the fold again."
 
 
 class ModelInfo(Section):
-    """All that a trained fold says about itself."""
+    """All that is known of a trained fold."""
 
     experiment: str
     """Experiment of params.yaml."""
@@ -179,7 +179,7 @@ def load(
 
 
 def read_info(folder: Path) -> ModelInfo:
-    """What a trained fold says about itself, without reading the weights.
+    """What is known of a trained fold, without reading the weights.
 
     Raises:
         CheckpointError: config.json is missing or not of this form.

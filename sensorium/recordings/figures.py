@@ -14,7 +14,7 @@ from sensorium.errors import DataError
 from sensorium.mice import FRAMES_PER_SECOND
 from sensorium.recordings.inspect import TierCount, count_tiers, mean_responses
 
-# Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), which colour-blind readers tell apart.
+# Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), which colour-blind readers can distinguish.
 _LABELLED, _WITHHELD, _SECOND, _DARK = "#0072B2", "#BBBBBB", "#D55E00", "#333333"
 
 _WIDTH = 8.4  # inches
@@ -73,7 +73,7 @@ def _draw_folds(axes: Axes, counts: list[TierCount]) -> None:
     axes.set_title("Labelled trials by fold")
     present = [row for row in counts if any(row.folds)]
     if not present:
-        _tell(axes, "no fold assigned yet")
+        _print_instead(axes, "no fold assigned yet")
         return
     folds = np.arange(len(present[0].folds))
     bottom = np.zeros(len(folds))
@@ -104,7 +104,7 @@ def _head(figure: Figure, store: MouseStore) -> None:
     figure.suptitle(store.name, fontsize=11, fontweight="bold", x=0.01, ha="left")
 
 
-def _tell(axes: Axes, text: str) -> None:
+def _print_instead(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color="#777777")
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
@@ -140,7 +140,7 @@ def draw_trial(store: MouseStore, trial: int) -> Figure:
     if neurons:
         figure.legend(*traces[3].get_legend_handles_labels(), loc="outside lower right", ncols=2)
     else:
-        _tell(traces[3], "responses withheld")
+        _print_instead(traces[3], "responses withheld")
         traces[3].set_xticks([0], ["0"])
     traces[-1].set_xlabel("time in the trial, s", loc="left")
     traces[-1].set_xlim(0, int(store.lengths[trial]) / FRAMES_PER_SECOND)

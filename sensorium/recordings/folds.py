@@ -87,7 +87,7 @@ def _table(stores: Sequence[MouseStore], labelled: _Labelled, folds: npt.NDArray
 
 
 def _report(stores: Sequence[MouseStore], labelled: _Labelled, count: int, grouping: Grouping) -> dict[str, Any]:
-    """Counts a mouse and fold, and the leak: near-identical trials on both sides of a split."""
+    """Counts per mouse and fold, and the leak: near-identical trials on both sides of a split."""
     by_grouping = {"exact": labelled.hashes % np.uint64(count), "near": labelled.groups % np.uint64(count)}
     names = np.array(labelled.mice)
     counts = {

@@ -27,7 +27,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 _ROWS = 64  # neurons looked at at once when searching for a response
 
 Advance = Callable[[], None]
-"""Called once a trial and modality, for the progress bar."""
+"""Called once per trial and modality, for the progress bar."""
 
 
 def _is_withheld(raw: RawMouse, trial: int) -> bool:
@@ -114,7 +114,7 @@ class _Ingest:
             self._advance()
 
     def sources(self) -> dict[str, str]:
-        """SHA-256 a modality, over the digests of its files in the order of the trials."""
+        """SHA-256 per modality, over the digests of its files in the order of the trials."""
         return {
             modality: hashlib.sha256("\n".join(digests).encode()).hexdigest()
             for modality, digests in self._digests.items()
@@ -159,7 +159,7 @@ class _Ingest:
                 stream.append(_time_major(values, np.float32))
 
     def truth(self, folder: Path) -> None:
-        """Write the noiseless rates of a simulated mouse, (N, length) a file."""
+        """Write the noiseless rates of a simulated mouse, (N, length) per file."""
         with self._writer.trials("truth", self._shape(self._raw.neurons), np.float32) as stream:
             for trial, length in enumerate(self._lengths):
                 path = folder / f"{trial}.npy"
@@ -172,7 +172,7 @@ class _Ingest:
                 stream.append(_time_major(values[:, :length], np.float32))
 
     def small_arrays(self) -> None:
-        """Write what is one value or row a trial or neuron."""
+        """Write what is one value or row per trial or neuron."""
         raw, writer = self._raw, self._writer
         writer.add("lengths", np.array(self._lengths, dtype=np.int64))
         codes = np.array([TIERS.index(tier) for tier in raw.tiers], dtype=np.uint8)
@@ -198,7 +198,7 @@ def ingest(raw: RawMouse, mouse_set: MouseSet, folder: Path, truth: Path | None,
         mouse_set: whether its test responses are withheld.
         folder: an existing, empty folder.
         truth: folder with the noiseless rate of each trial, where it is known.
-        advance: called once a trial and modality.
+        advance: called once per trial and modality.
 
     Raises:
         DataError: a raw file is missing or unsound; the folder is then incomplete.

@@ -1,4 +1,4 @@
-"""Raw recordings as the competition publishes them: one folder a mouse, one .npy a trial and modality.
+"""Raw recordings as the competition publishes them: one folder per mouse, one .npy per trial and modality.
 
     <mouse>/data/{videos,responses,behavior,pupil_center}/<trial>.npy
     <mouse>/meta/neurons/{unit_ids,cell_motor_coordinates}.npy
@@ -77,7 +77,7 @@ def read_tiers(folder: Path) -> list[str]:
     path = folder / "meta" / "trials" / "tiers.npy"
     array = read_array(path)
     if array.ndim != 1 or array.dtype.kind != "U" or array.size == 0:
-        raise DataError(f"{path}: {array.dtype} of shape {array.shape}, expected one string a trial.", RESTORE)
+        raise DataError(f"{path}: {array.dtype} of shape {array.shape}, expected one string per trial.", RESTORE)
     tiers = [str(tier) for tier in array]
     for trial, tier in enumerate(tiers):
         if tier not in TIERS:
@@ -94,7 +94,7 @@ def read_unit_ids(folder: Path) -> npt.NDArray[np.uint32]:
     path = folder / "meta" / "neurons" / "unit_ids.npy"
     array = read_array(path)
     if array.ndim != 1 or array.dtype.kind not in "ui" or array.size == 0:
-        raise DataError(f"{path}: {array.dtype} of shape {array.shape}, expected one integer a neuron.", RESTORE)
+        raise DataError(f"{path}: {array.dtype} of shape {array.shape}, expected one integer per neuron.", RESTORE)
     if int(array.min()) < 0 or int(array.max()) > np.iinfo(np.uint32).max:
         raise DataError(f"{path}: identifiers from {array.min()} to {array.max()} are no 32-bit integers.", RESTORE)
     if np.unique(array).size != array.size:
@@ -286,7 +286,7 @@ class RawMouse:
         return lengths[shortest]
 
     def statistics(self, modality: str, name: str) -> Float64Array:
-        """A statistic over the training trials, a frame, in the shape of a trial.
+        """A statistic over the training trials, per frame, in the shape of a trial.
 
         Args:
             modality: one of `MODALITIES`.

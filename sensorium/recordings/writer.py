@@ -1,6 +1,6 @@
 """Writes a mouse's store through Zarr, a chunk at a time.
 
-Equal values give equal bytes: nothing in a store tells when, where or by whom it was written.
+Equal values give equal bytes: nothing in a store depends on when, where or by whom it was written.
 """
 
 from collections.abc import Iterator
@@ -74,7 +74,7 @@ class StoreWriter:
             fill_value=0,
             dimension_names=dimensions,
             attributes=attributes,
-            # An absent chunk reads as zeros without complaint; a store whose chunks are all there can tell a loss.
+            # An absent chunk reads as zeros without complaint; in a store whose chunks are all there a loss is noticed.
             config={"write_empty_chunks": True},
         )
 

@@ -21,7 +21,7 @@ from sensorium.inference.weights import Weights, read_weights
 from sensorium.mice import SPLITS
 from sensorium.paths import Paths
 from sensorium.recovery import trained_folds
-from sensorium.stages.predict import tell_error
+from sensorium.stages.predict import print_error
 
 
 def run(
@@ -75,7 +75,7 @@ def run(
     job = PredictionJob(split, assignments, config.window, config.prediction, device, pinned)
     work = paths.state / "predict" / ",".join(names) / split
     run_job(job, folder, work, config.runtime.devices)
-    tell_error(folder)
+    print_error(folder)
 
 
 def _registered(config: Config, paths: Paths, pin: Path, experiments: Sequence[str]) -> tuple[Trained, Weights | None]:

@@ -108,7 +108,7 @@ def launch(fabric: Fabric, function: Callable[..., Result], *arguments: Any) -> 
         except ProcessException as fault:
             _raise_reported(Path(folder))
             raise TrainingError(
-                f"training process {fault.error_index} died: {fault}", "Run the same command again; it goes on."
+                f"training process {fault.error_index} died: {fault}", "Run the same command again; it continues."
             ) from fault
     return result
 

@@ -32,7 +32,7 @@ def best_epoch(rows: Sequence[Row], warmup_epochs: int) -> Best | None:
     return Best(int(row["epoch"]), row["val_correlation"])
 
 
-def patience_exhausted(rows: Sequence[Row], warmup_epochs: int, patience: int | None) -> bool:
+def stops_early(rows: Sequence[Row], warmup_epochs: int, patience: int | None) -> bool:
     """Whether `patience` epochs have passed since the best one; None never ends early."""
     best = best_epoch(rows, warmup_epochs)
     return patience is not None and best is not None and rows[-1]["epoch"] - best.epoch >= patience

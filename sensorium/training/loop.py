@@ -21,7 +21,7 @@ from sensorium.config import TrainingConfig
 from sensorium.data.inputs import Batch
 from sensorium.errors import UntrainableError
 from sensorium.training.devices import reduce
-from sensorium.training.history import Best, Row, as_metrics, best_epoch, patience_exhausted
+from sensorium.training.history import Best, Row, as_metrics, best_epoch, stops_early
 from sensorium.training.learner import Learner
 from sensorium.training.validation import FoldValidation
 
@@ -108,7 +108,7 @@ class Trainer:
         return best, self.at.rows
 
     def _continues(self) -> bool:
-        exhausted = patience_exhausted(self.at.rows, self.recipe.warmup_epochs, self.recipe.early_stopping)
+        exhausted = stops_early(self.at.rows, self.recipe.warmup_epochs, self.recipe.early_stopping)
         over = self.at.epoch >= self.epochs or exhausted
         pruner = self.callbacks.pruner
         if pruner is not None and self.at.rows and self.at.step == 0:

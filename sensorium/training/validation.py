@@ -43,14 +43,14 @@ class _MouseScores:
 
 
 def _in_time(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """(b, N, T) as one series a neuron, (N, b * T)."""
+    """(b, N, T) as one series per neuron, (N, b * T)."""
     return tensor.transpose(0, 1).flatten(1).cpu().numpy()
 
 
 class FoldValidation:
     """Scores a model on all windows of the held-out fold.
 
-    Correlation is taken a neuron over all of its mouse's windows, averaged over the mouse's neurons, then
+    Correlation is taken per neuron over all of its mouse's windows, averaged over the mouse's neurons, then
     over mice, as published. The loss is the mean over a mouse's windows, then over mice.
     """
 

@@ -28,7 +28,7 @@ from sensorium.metrics import correlation
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.paths import Paths
 from sensorium.training import loop
-from sensorium.training.history import Best, best_epoch, patience_exhausted, to_csv
+from sensorium.training.history import Best, best_epoch, stops_early, to_csv
 from sensorium.training.losses import poisson
 from sensorium.training.validation import FoldValidation
 
@@ -75,10 +75,10 @@ def test_the_best_epoch_is_of_the_cosine_phase_and_the_first_of_equals() -> None
 
 
 def test_patience_counts_from_the_best_epoch() -> None:
-    assert not patience_exhausted(rows(0.3, 0.1), 0, None)
-    assert not patience_exhausted(rows(0.3, 0.1), 0, 2)
-    assert patience_exhausted(rows(0.3, 0.1, 0.2), 0, 2)
-    assert not patience_exhausted([], 0, 1)
+    assert not stops_early(rows(0.3, 0.1), 0, None)
+    assert not stops_early(rows(0.3, 0.1), 0, 2)
+    assert stops_early(rows(0.3, 0.1, 0.2), 0, 2)
+    assert not stops_early([], 0, 1)
 
 
 def test_history_reads_back_exactly() -> None:

@@ -17,7 +17,7 @@ Float64Array = npt.NDArray[np.float64]
 
 _STEPS = 4096  # entries of a table
 _TURN_BITS, _DECAY_BITS, _NOISE_BITS = 14, 20, 12  # binary digits after the point of the entries
-_DECAY_RANGE = 16.0  # largest argument of `decay` that is told from infinity
+_DECAY_RANGE = 16.0  # largest argument of `decay` that differs from infinity
 _TERMS = 12  # uniform draws in a normal one; their sum has variance 1
 
 

@@ -33,7 +33,7 @@ def write_marker(folder: Path, version: int, digest: str) -> None:
 
 
 def is_marked(folder: Path) -> bool:
-    """Whether a mouse says that it is simulated."""
+    """Whether a mouse is marked as simulated."""
     return (folder / MARKER).exists()
 
 
@@ -48,7 +48,7 @@ def read_digest(folder: Path) -> str | None:
 
 
 def changes(folder: Path, quick: bool = False) -> list[str]:
-    """How a marked mouse differs from what was simulated, a phrase each; empty where it does not.
+    """How a marked mouse differs from what was simulated, one phrase each; empty where it does not.
 
     Args:
         folder: the mouse's folder.

@@ -200,7 +200,7 @@ def write_mouse(raw: Path, recipe: Recipe, on_trial: Callable[[], None] = lambda
         on_trial: called after each trial.
 
     Raises:
-        DataError: something else than an untouched simulated mouse stands there.
+        DataError: something else than an untouched simulated mouse is there.
     """
     place = raw / recipe.mouse
     if place.exists():

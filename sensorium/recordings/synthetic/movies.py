@@ -175,7 +175,7 @@ def _spot(y: _Field, x: _Field, sigma: float) -> _Field:
 
 
 def _grating(rng: np.random.Generator, frames: int, height: int, width: int) -> _Field:
-    """A drifting sine wave (frames, H, W) in -1..1: 0.7 to 3 cycles a frame height, 0.5 to 3 Hz."""
+    """A drifting sine wave (frames, H, W) in -1..1: 0.7 to 3 cycles per frame height, 0.5 to 3 Hz."""
     y, x = _grid(height, width)
     direction, cycles, speed = rng.random(), float(exact.uniform(rng, 0.7, 3)), float(exact.uniform(rng, 0.5, 3))
     travel = speed * np.arange(frames)[:, None, None] / FRAMES_PER_SECOND

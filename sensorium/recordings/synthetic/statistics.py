@@ -1,4 +1,4 @@
-"""Statistics over the training trials, a frame: meta/statistics/<modality>/all/<name>.npy."""
+"""Statistics over the training trials, per frame: meta/statistics/<modality>/all/<name>.npy."""
 
 import functools
 from pathlib import Path

@@ -1,6 +1,6 @@
 """What a verification finds, and the rules that need no values.
 
-They are about which files there are, their shapes and dtypes, and what the meta files say.
+They are about which files there are, their shapes and dtypes, and what the meta files contain.
 
 H W pixels, L frames with the padding, N neurons.
 """
@@ -74,7 +74,7 @@ class Report:
 
 @dataclass
 class Structure:
-    """What the headers say; only sound files are listed."""
+    """What the headers contain; only sound files are listed."""
 
     folder: Path
     mouse_set: MouseSet

@@ -14,15 +14,13 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
-from sensorium.architectures import ModelConfig, settings_class
+from sensorium.architectures import Fraction, ModelConfig, Positive, Section, settings_class
 from sensorium.errors import ConfigError
 from sensorium.mice import MouseSet
 from sensorium.paths import PARAMS_FILE, Paths
-from sensorium.section import Fraction, Positive, Section
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 """Arithmetic, in Lightning Fabric's words: float32; fp16 with loss scaling; bfloat16."""
-
 EXPERIMENT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 EXPERIMENT_RULE = "use letters, digits, '_' and '-', at most 64, and begin with a letter"
 """What a folder, a stage of DVC, a key of params.yaml and an argument can all be called."""

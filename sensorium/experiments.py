@@ -23,7 +23,6 @@ CONF = "conf"
 """Folder of the files that params.yaml is composed from."""
 RESOLVER = "pipeline"
 """Name in conf/config.yaml of what derives the section `pipeline`."""
-
 _HEADER = "# @package experiments."
 _CHOICE = "override /experiment"  # entry of a preset's defaults list that names its experiments
 

@@ -20,8 +20,8 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
+from sensorium.architectures import Section
 from sensorium.errors import SensoriumError
-from sensorium.section import Section
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of every unfinished sibling; git and DVC ignore it."""

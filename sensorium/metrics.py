@@ -10,13 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
-
 STD_EPSILON = 1e-8
 """Added to both standard deviations, as published."""
-
 PRECISION_FLOOR = 0.01
 """Smallest standard deviation that normalisation trusts, over the mean of all."""
-
 _CONSTANT_VARIANCE = 1e-24  # variance over mean square below which a series is constant up to float64 rounding
 _BLOCK_ELEMENTS = 1 << 16
 """Elements of a block of all series that is reduced at once: float64 temporaries stay in the CPU's cache."""

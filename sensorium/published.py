@@ -26,10 +26,8 @@ MODEL_NAME = "MouseModel"
 ARCHITECTURE = "dwiseneuro"
 FILE_PATTERN = re.compile(r"model-(?P<epoch>\d+)-(?P<score>-?\d+\.\d+)\.pth")
 """Name of a published checkpoint: epoch from 0, validation correlation."""
-
 _KEYS = {"model_name", "params", "nn_state_dict"}
 _REMEDY = "Take the file from the published weights again; a complete one is read as it is."
-
 _UNITS = {
     "expand.conv": "conv_pw.0",
     "expand.norm": "conv_pw.1.bn",

@@ -25,7 +25,6 @@ from sensorium.files import PARTIAL_SUFFIX, atomic_file, read_json, sha256, writ
 DIGITS = 16
 FILE_NAME = re.compile(rf"(\d{{6}})-(\d{{9}})-([0-9a-f]{{{DIGITS}}})\.pt")
 """Epoch and step to continue with, and the start of the file's SHA-256."""
-
 _ABOUT = "training.json"
 _ID_DIGITS = 12
 
@@ -50,7 +49,6 @@ class TrainingInfo:
 
 KEPT = 2
 """Number of checkpoints, and of best weights, that are kept."""
-
 _UNNAMED = "unnamed.pt"
 
 

@@ -17,7 +17,6 @@ from sensorium.errors import TrainingError
 
 STAGE_VARIABLE = "DVC_STAGE"
 """Environment variable that DVC sets for a stage's command."""
-
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 

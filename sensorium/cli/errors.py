@@ -16,10 +16,8 @@ from sensorium.paths import Paths, find_root
 
 TRACEBACK_VARIABLE = "SENSORIUM_TRACEBACK"
 """When set, faults of the operating system keep their traceback."""
-
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect (128 + SIGINT)."""
-
 _RUN_VARIABLE = "MLFLOW_RUN_ID"
 _log = logging.getLogger(__name__)
 _ROOM = "Free space on that disk, then run the command again."

@@ -65,7 +65,6 @@ VERBS = {
     },
 }
 """Panel of the help text -> verb -> module and function."""
-
 _GROUPS = {
     "weights": "Import or export weights in the published format.",
     "registry": "Maintain the model registry.",

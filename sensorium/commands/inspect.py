@@ -28,7 +28,6 @@ from sensorium.report.figures import STYLE
 
 ENDINGS = (".png", ".html")
 """What can be written."""
-
 _PAGE_STYLE = """
 body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222;
        font: 16px/1.5 system-ui, "Segoe UI", Roboto, sans-serif; }

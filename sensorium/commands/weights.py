@@ -16,7 +16,7 @@ from sensorium.architectures import ModelConfig
 from sensorium.commands.options import Experiment, count_neurons
 from sensorium.config import Config, WindowConfig
 from sensorium.errors import CheckpointError, TrainingError
-from sensorium.files import PARTIAL_SUFFIX, RETIRED_SUFFIX, atomic_folder, exclusive_lock, sha256, tidy, write_json
+from sensorium.files import PARTIAL_SUFFIX, RETIRED_SUFFIX, atomic_folder, exclusive_lock, sha256, write_json
 from sensorium.model import checkpoint
 from sensorium.model.architecture import meta_state
 from sensorium.paths import PARAMS_FILE, Paths
@@ -113,9 +113,8 @@ def _locked(config: Config, paths: Paths, experiment: str) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         for fold in range(config.folds.count):
             busy = TrainingError(f"{experiment} fold {fold}: is being trained.", "Wait for it, or stop it.")
-            held.enter_context(exclusive_lock(paths.training_lock(experiment, fold), busy))
-        for output in (paths.experiment(experiment), *(paths.fold(experiment, k) for k in range(config.folds.count))):
-            tidy(output)
+            outputs = (paths.experiment(experiment), paths.fold(experiment, fold))
+            held.enter_context(exclusive_lock(paths.training_lock(experiment, fold), busy, *outputs))
         yield
 
 

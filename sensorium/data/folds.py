@@ -19,14 +19,11 @@ from sensorium.errors import DataError
 from sensorium.recovery import remedy
 
 Grouping = Literal["exact", "near"]
-
 UNLABELLED = -1
 """Fold of a trial that is no labelled data."""
-
 TABLE = "folds.csv"
 REPORT = "report.json"
 COLUMNS = ("mouse", "trial", "tier", "hash", "group", "fold")
-
 _REMEDY = "Run `dvc repro folds`."
 
 

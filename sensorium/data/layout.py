@@ -10,19 +10,14 @@ from dataclasses import dataclass
 
 FORMAT = "sensorium-mouse"
 """Value of the attribute `format`, which distinguishes such a store from any other Zarr group."""
-
 FORMAT_VERSION = 2
 """Counted up with every change that a reader must know."""
-
 READABLE_VERSIONS = (1, 2)
 """Versions that a reader accepts. Version 1 holds responses of all trials, zero where they are no data."""
-
 CHUNK_BYTES = 128 * 2**20
 """Largest chunk, bytes; a mouse of the competition then has some 90 files."""
-
 THUMBNAIL_STEP = 10
 """Distance between the frames that have a thumbnail, frames."""
-
 CRC_BYTES = 4
 """Checksum after the values of a chunk."""
 
@@ -62,13 +57,10 @@ ARRAYS: dict[str, ArraySpec] = {
     "coordinates": ArraySpec(("neuron", "axis"), "micrometres", "Positions of the neurons, motor coordinates."),
 }
 """Every array of the group's top level."""
-
 STATISTICS_GROUP = "statistics"
 """Group with one array per modality, (statistic, frame, ...), the raw files' NaN tail included."""
-
 STATISTICS_MODALITIES = ("responses", "behavior", "pupil_center")
 """Modalities whose statistics a store holds; nothing reads those of the videos."""
-
 STATISTICS_UNITS = "as the modality"
 
 

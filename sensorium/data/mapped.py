@@ -6,7 +6,6 @@ request, and no more than once for all processes.
 """
 
 import contextlib
-import json
 import math
 import mmap
 from collections.abc import Iterator
@@ -19,10 +18,10 @@ import numpy.typing as npt
 
 from sensorium.data.layout import CRC_BYTES
 from sensorium.errors import DataError
-from sensorium.recovery import remedy
+from sensorium.files import read_json
+from sensorium.recovery import later_remedy, remedy
 
 REBUILD = "Remove the store and run `dvc repro ingest`."
-
 _SMALL_BYTES = 2**14  # stretch that is not worth a call to announce it, bytes
 _ADVISED_BYTES = 2**17
 """Longest stretch announced at once, bytes: Linux's default read-ahead, beyond which it may ignore the rest."""
@@ -130,11 +129,5 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: it is missing or not JSON.
     """
-    path = folder / "zarr.json"
-    try:
-        metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: the file does not exist.", remedy(path, REBUILD)) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as fault:
-        raise DataError(f"{path}: not valid JSON ({fault}).", remedy(path, REBUILD)) from fault
+    metadata: dict[str, Any] = read_json(folder / "zarr.json", DataError, later_remedy(folder / "zarr.json", REBUILD))
     return metadata

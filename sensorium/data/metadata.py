@@ -20,13 +20,10 @@ _DTYPES = {
     "unit_ids": ("uint32",),
 }
 """Of the arrays that are not float32."""
-
 _ATTRIBUTES: dict[str, dict[str, Any]] = {"tiers": {"flag_meanings": str}, "responses": {"minimum": (int, float)}}
 """What readers need, by array."""
-
 _KEYS = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs", "fill_value")
 """Without one of these, Zarr leaves an array out as if it were not there."""
-
 _SHARED = ("trial", "row", "column", "neuron", "channel")
 """Axes as long in the statistics as in the recordings; their frames are padded as in the raw files."""
 

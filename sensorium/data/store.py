@@ -185,10 +185,6 @@ class MouseStore:
             return np.arange(self.trials)
         return np.where(self.labels, np.cumsum(self.labels) - 1, -1)
 
-    def labelled(self, trial: int) -> bool:
-        """Whether the trial's responses are data: of a labelled tier, and not withheld."""
-        return bool(self.labels[trial])
-
     def view(self, name: str, trial: int, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """Frames of one trial without a copy, read-only where the file is mapped.
 

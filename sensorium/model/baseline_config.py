@@ -4,8 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sensorium.architectures import ModelConfig
-from sensorium.section import Positive
+from sensorium.architectures import ModelConfig, Positive
 
 
 class BaselineConfig(ModelConfig):

@@ -18,18 +18,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sensorium.architectures import ModelConfig
+from sensorium.architectures import ModelConfig, Section
 from sensorium.config import WindowConfig
 from sensorium.errors import CheckpointError
 from sensorium.files import atomic_folder, digest_json, read_json, sha256, write_json
 from sensorium.model.architecture import AnyModel, build
 from sensorium.recovery import later_remedy, remedy
-from sensorium.section import Section
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 HISTORY = "history.csv"
-
 _REMEDY = "Train or import the fold again."
 
 

@@ -4,8 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sensorium.architectures import ModelConfig
-from sensorium.section import Fraction, Positive
+from sensorium.architectures import Fraction, ModelConfig, Positive
 
 
 class DwiseNeuroConfig(ModelConfig):

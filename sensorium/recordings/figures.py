@@ -125,7 +125,7 @@ def draw_trial(store: MouseStore, trial: int) -> Figure:
     if store.lengths[trial] == 0:
         raise DataError(f"{store.path}: trial {trial} has no valid frame.", "Choose another trial.")
     truth = store.truth(trial)
-    measured = store.responses(trial) if store.labelled(trial) else None
+    measured = store.responses(trial) if store.labels[trial] else None
     shown = truth if measured is None else measured
     neurons = [] if shown is None else choose_neurons(shown)
     heights = [_strip_height(store), 0.8, 0.8, 0.8, *([0.75] * max(1, len(neurons)))]

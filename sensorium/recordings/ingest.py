@@ -23,9 +23,7 @@ from sensorium.recordings.writer import StoreWriter
 
 _UNUSABLE = "none"  # tier of the trials of which as much is kept as is sound, be it nothing
 _LARGEST = float(np.finfo(np.float32).max)
-
 _ROWS = 64  # neurons looked at at once when searching for a response
-
 Advance = Callable[[], None]
 """Called once per trial and modality, for the progress bar."""
 

@@ -27,7 +27,6 @@ Float64Array = npt.NDArray[np.float64]
 
 BEHAVIOR_CHANNELS = ("pupil dilation", "running speed")
 """Rows of `behavior`."""
-
 RESTORE = "Restore the file, or remove the mouse's folder and run the command that provides it again."
 
 

@@ -27,7 +27,6 @@ from sensorium.training.validation import FoldValidation
 
 REPORT_STEPS = 10
 """Optimizer steps between two looks at the loss, each of which waits for the device."""
-
 BatchSource = Callable[[int, int], Iterable[Batch]]
 """(epoch, first step) to this process's share of each batch from that step on."""
 

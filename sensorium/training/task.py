@@ -15,7 +15,6 @@ from sensorium.training.losses import Loss, Target, pair_weights, weight_per_win
 
 Readouts = Sequence[tuple[int, Tensor]]
 """Which readouts to compute, and for which rows (b,) of the batch."""
-
 Forward = Callable[[Tensor, Readouts], list[Tensor]]
 """A `Student`, possibly wrapped for mixed precision and several processes."""
 

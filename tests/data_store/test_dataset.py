@@ -230,7 +230,7 @@ def test_a_mouse_of_short_trials_alone_is_named(stores, table):
 
 
 def test_a_table_of_other_trials_is_refused(stores):
-    with pytest.raises(DataError, match=r"trials, the table of folds lists 3.\nRun `dvc repro folds`"):
+    with pytest.raises(DataError, match=r"folds: 3 trials of mouse .*, its store has \d+\.\nRun `dvc repro folds`"):
         _training(stores[:1], _table_of(stores[0], [0, 1, 2]))
 
 

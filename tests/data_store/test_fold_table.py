@@ -23,13 +23,13 @@ OLD_MOUSE = "dynamic29156-11-10-Video-8744edeac3b4d1ce16b680916b5267ce"
 
 
 def _labels(store: MouseStore) -> np.ndarray:
-    return np.array([store.labelled(trial) for trial in range(store.trials)])
+    return np.array([store.labels[trial] for trial in range(store.trials)])
 
 
 def test_fold_is_the_hash_modulo_the_count(stores, table, tiny_config):
     for store in stores:
         expected = [
-            video_hash(store.video(trial)) % tiny_config.folds.count if store.labelled(trial) else UNLABELLED
+            video_hash(store.video(trial)) % tiny_config.folds.count if store.labels[trial] else UNLABELLED
             for trial in range(store.trials)
         ]
         assert table.of(store.name).tolist() == expected

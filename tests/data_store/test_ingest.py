@@ -91,8 +91,8 @@ def test_unreleased_test_responses_of_an_old_mouse_are_no_data(copy_raw, with_ra
     _edit(raw, OLD_MOUSE, "responses", trial, withhold)
     ingest.run(with_raw(raw), Paths(tmp_path), OLD_MOUSE)
     store = MouseStore(Paths(tmp_path).store(OLD_MOUSE))
-    assert not store.labelled(trial)
-    assert store.labelled(_trial(raw, OLD_MOUSE, "final_test_main"))
+    assert not store.labels[trial]
+    assert store.labels[_trial(raw, OLD_MOUSE, "final_test_main")]
     behavior = np.load(RawMouse(raw / OLD_MOUSE).file("behavior", trial))
     assert store.lengths[trial] == np.isfinite(behavior[0]).sum()
 

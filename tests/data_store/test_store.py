@@ -30,11 +30,11 @@ def test_store_holds_the_valid_frames_of_the_raw_files(pair):
     store, raw = pair
     for trial in range(raw.trials):
         length = int(store.lengths[trial])
-        assert length == raw.valid_length(trial, labelled=store.labelled(trial))
-        for name, read in (("videos", store.video), ("behavior", store.behavior), ("pupil_center", store.pupil_center)):
+        assert length == raw.valid_length(trial, labelled=store.labels[trial])
+        for name in ("videos", "behavior", "pupil_center"):
             expected = np.moveaxis(raw.load(name, trial)[..., :length], -1, 0)
-            assert np.array_equal(read(trial), expected.astype(np.float32))
-        if store.labelled(trial):
+            assert np.array_equal(store.view(name, trial), expected.astype(np.float32))
+        if store.labels[trial]:
             expected = raw.load("responses", trial)[:, :length].T.astype(np.float32)
             assert np.array_equal(store.responses(trial), expected)
         else:
@@ -57,7 +57,7 @@ def test_store_describes_the_mouse(pair):
 def test_only_released_trials_of_labelled_tiers_are_labelled(pair):
     store, _ = pair
     expected = {"new": {"train", "oracle"}, "old": set(store.tiers.tolist()) - {"none"}}[store.mouse_set]
-    assert {tier for trial, tier in enumerate(store.tiers) if store.labelled(trial)} == expected
+    assert {tier for trial, tier in enumerate(store.tiers) if store.labels[trial]} == expected
 
 
 def test_withheld_responses_take_no_space_and_read_as_zero(pair):

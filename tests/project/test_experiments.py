@@ -155,9 +155,7 @@ def test_a_file_that_does_not_fit_is_named(project, name, text, header, words):
 
 def test_a_file_without_a_header_is_named(project):
     (project / "conf" / "experiment" / "x.yaml").write_text(BASE)
-    with pytest.raises(
-        ConfigError, match=r"x\.yaml: its first line does not name it\.\nBegin the file with: # @package"
-    ):
+    with pytest.raises(ConfigError, match=r"its first line does not name it\.\nBegin the file with: # @package"):
         compose(project, "demo")
 
 

@@ -13,10 +13,8 @@ from sensorium.recordings import inventory
 
 TRUTH_FOLDER = ".truth"
 """Sibling of the mice that holds the noiseless rates: <mouse>/<trial>.npy, float32 (N, L)."""
-
 MARKER = Path("meta", "synthetic.json")
 """Says that this generator wrote the mouse, from what, and which files."""
-
 _GENERATOR = "sensorium synthesize"
 
 

@@ -25,10 +25,8 @@ from sensorium.seeding import generator
 
 GENERATOR_VERSION = 2
 """Raised whenever the same seed and settings give other recordings."""
-
 _CALIBRATION_TRIALS = 8
 _SINGLE_TIERS = ("train", "none")
-
 Float64Array = npt.NDArray[np.float64]
 
 

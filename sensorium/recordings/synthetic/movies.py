@@ -25,9 +25,7 @@ from sensorium.recordings.synthetic import exact
 
 Movie = npt.NDArray[np.uint8]
 """(L, H, W) grey levels."""
-
 _Plane = npt.NDArray[np.int64]
-
 PHOTOGRAPHS: tuple[str, ...] = (
     "astronaut",
     "brick",
@@ -41,7 +39,6 @@ PHOTOGRAPHS: tuple[str, ...] = (
     "motorcycle_left",
 )
 """Names of the photographs."""
-
 _PYRAMID_LEVELS = 6
 _SHOT_FRAMES = (40, 90)
 _FIXATION_FRAMES = (12, 40)

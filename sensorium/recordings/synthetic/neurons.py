@@ -28,7 +28,6 @@ Float64Array = npt.NDArray[np.float64]
 
 COMPONENTS = ("luminance", "simple", "complex", "running", "pupil")
 """What drives a neuron."""
-
 _SHARES = (5.0, 1.0, 1.5, 5.0, 2.5)
 _MOSTLY_POSITIVE = (0.5, 0.5, 0.9, 0.8, 0.5)
 _TAPS = 10

@@ -17,7 +17,6 @@ from sensorium.recordings.verify.structure import Finding, Report, Structure, ch
 from sensorium.recordings.verify.values import check_statistics, check_trial
 
 Thumbnails = npt.NDArray[np.uint8]
-
 __all__ = ["Finding", "Report", "verify_mouse"]
 
 

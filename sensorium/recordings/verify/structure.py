@@ -20,7 +20,6 @@ from sensorium.recordings.raw import open_array, read_array, read_coordinates, r
 
 Level = Literal["error", "warning"]
 """`error`: the pipeline would stop or learn nonsense. `warning`: it runs, but the format is not met."""
-
 _Result = TypeVar("_Result")
 
 

@@ -170,6 +170,11 @@ class TrainingConfig(Section):
     early_stopping: Positive | None = None
     """Epochs without a better validation correlation after which training ends; null never ends early."""
 
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole training."""
+        return self.warmup_epochs + self.cosine_epochs
+
 
 class DistillationConfig(Section):
     """Learning from the same fold's teacher (arXiv:1503.02531)."""

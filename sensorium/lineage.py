@@ -23,13 +23,6 @@ def provenance(config: Config, paths: Paths, experiment: str, fold: int, teacher
     """Settings, data, code and command that one fold's training depends on; digests for what is large.
 
     The section `runtime` is left out: a training may continue with other devices or loader processes.
-
-    Args:
-        config: settings.
-        paths: where stores and folds lie.
-        experiment: its name.
-        fold: fold to hold out.
-        teacher: digest of the teacher's fold, where there is one.
     """
     return {
         "experiment": experiment,

@@ -58,10 +58,8 @@ class ParentWatch:
 def watch_parents(between: int = 0) -> ParentWatch | None:
     """The processes that started a DVC stage; None outside of one.
 
-    DVC starts a stage through a shell, and some shells keep running in between: the shell's parent counts too.
-
-    Args:
-        between: processes of our own between the stage's command and this process.
+    DVC starts a stage through a shell, and some shells keep running in between: the shell's parent counts too,
+    as do so many processes `between` the stage's command and this one.
     """
     if STAGE_VARIABLE in os.environ:
         return ParentWatch(generations=2 + between)

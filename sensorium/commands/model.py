@@ -83,13 +83,7 @@ def _table(experiment: str, layers: list[LayerSummary]) -> Table:
 
 
 def summarise(config: ModelConfig, mice: Mapping[str, int], frames: int) -> list[LayerSummary]:
-    """Describe the model layer by layer.
-
-    Args:
-        config: the model.
-        mice: number of neurons by mouse.
-        frames: T, frames of the window.
-    """
+    """Describe the model of some mice, given their numbers of neurons, for windows of so many frames."""
     with torch.device("meta"):
         model = build(config, list(mice.values())).eval()
         window = torch.empty(1, INPUT_CHANNELS, frames, *config.canvas)

@@ -72,12 +72,7 @@ def select_experiments(config: Config, text: str) -> list[str]:
 
 
 def require_choice(kind: str, name: str, known: tuple[str, ...]) -> None:
-    """Refuse an option that is none of a few names.
-
-    Args:
-        kind: what it is, such as split.
-        name: the option.
-        known: what it may be.
+    """Refuse an option, a split for example, that is none of the known names.
 
     Raises:
         ConfigError: it does not exist.

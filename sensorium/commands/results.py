@@ -51,14 +51,7 @@ def run(config: Config, paths: Paths) -> None:
 def score_tables(
     metrics: Mapping[str, Any], experiments: Sequence[str], mice: Sequence[str], width: int
 ) -> list[Table]:
-    """The single-trial correlations of metrics.json, as many tables as mice do not fit side by side.
-
-    Args:
-        metrics: content of metrics.json.
-        experiments: the order of the rows.
-        mice: the order of the columns, after the one of all neurons.
-        width: characters of a line.
-    """
+    """The single-trial correlations of metrics.json, as many tables as mice do not fit side by side."""
     columns = {_ALL: metrics[SINGLE_TRIAL]}
     columns |= {
         short_name(m).replace("-", "\n", 1): metrics["mice"][m][SINGLE_TRIAL] for m in mice if m in metrics["mice"]

@@ -65,12 +65,7 @@ STATISTICS_UNITS = "as the modality"
 
 
 def trials_per_chunk(trials: int, trial_bytes: int) -> int:
-    """Trials of one chunk: as many as fit `CHUNK_BYTES`, spread evenly so that the last is not mostly padding.
-
-    Args:
-        trials: number of trials of the mouse.
-        trial_bytes: size of one padded trial.
-    """
+    """Trials of one chunk: as many as fit `CHUNK_BYTES`, spread evenly so that the last is not mostly padding."""
     most = max(1, CHUNK_BYTES // trial_bytes)
     chunks = max(1, -(-trials // most))
     return max(1, -(-trials // chunks))

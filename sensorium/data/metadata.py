@@ -31,9 +31,6 @@ _SHARED = ("trial", "row", "column", "neuron", "channel")
 def check_group(path: Path) -> None:
     """Make sure that a store's own metadata are whole, and of a format that can be read.
 
-    Args:
-        path: folder of the store.
-
     Raises:
         DataError: they are damaged, or of another format or version.
     """
@@ -55,9 +52,6 @@ def check_group(path: Path) -> None:
 def check_mouse(path: Path) -> None:
     """Make sure that a store is of the mouse that its folder is named after.
 
-    Args:
-        path: folder of the store, of which `MouseStore` approves.
-
     Raises:
         DataError: it is of another one.
     """
@@ -68,9 +62,6 @@ def check_mouse(path: Path) -> None:
 
 def check_arrays(path: Path) -> None:
     """Make sure that a store holds every array of its format, and that types, shapes and attributes agree.
-
-    Args:
-        path: folder of the store, of which `check_group` approves.
 
     Raises:
         DataError: naming the first zarr.json that is missing, or contradicts the format or another one.

@@ -122,12 +122,7 @@ AnyModel = Model[ModelConfig]
 
 
 def build(config: ModelConfig, neurons: Sequence[int]) -> AnyModel:
-    """Make the model that settings describe; weights are drawn from torch's global generator.
-
-    Args:
-        config: settings of any architecture.
-        neurons: number of neurons of each mouse, in the order of the readouts.
-    """
+    """Make the model that settings describe; weights are drawn from torch's global generator."""
     model: AnyModel = resolve(ARCHITECTURES[config.architecture].model)(config, neurons)
     return model
 

@@ -115,10 +115,6 @@ def draw_trial(store: MouseStore, trial: int) -> Figure:
 
     Where the responses are withheld and the noiseless rate is known, the rate alone is drawn.
 
-    Args:
-        store: the mouse.
-        trial: index of the trial.
-
     Raises:
         DataError: the trial has no valid frame, or the store is damaged.
     """

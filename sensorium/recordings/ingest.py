@@ -123,7 +123,7 @@ class _Ingest:
         try:
             self._videos(np.uint8)
         except _FractionalLevelsError:
-            self._writer.remove("videos")
+            del self._writer.group["videos"]
             self._videos(np.float32)
 
     def _videos(self, dtype: npt.DTypeLike) -> None:
@@ -148,7 +148,7 @@ class _Ingest:
                 if labelled:
                     minimum = min(minimum, float(values.min(initial=0)))
                     stream.append(_time_major(values, np.float32))
-        self._writer.annotate("responses", minimum=minimum)
+        self._writer.group["responses"].attrs.update(minimum=minimum)
 
     def states(self, modality: str) -> None:
         """Write behavior or the pupil centre."""
@@ -216,4 +216,4 @@ def ingest(raw: RawMouse, mouse_set: MouseSet, folder: Path, truth: Path | None,
     if truth is not None:
         run.truth(truth)
     run.small_arrays()
-    writer.annotate_group(sources=run.sources())
+    writer.group.attrs.update(sources=run.sources())

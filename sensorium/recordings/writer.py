@@ -47,11 +47,11 @@ class TrialStream:
 
 
 class StoreWriter:
-    """A new store in an empty folder."""
+    """A new store in an empty folder; attributes are added to `group` and its arrays."""
 
     def __init__(self, folder: Path, attributes: dict[str, Any]) -> None:
         """Make the group in an existing, empty folder; format and version are added to its attributes."""
-        self._group = zarr.create_group(
+        self.group = zarr.create_group(
             str(folder),
             zarr_format=3,
             attributes={"format": FORMAT, "format_version": FORMAT_VERSION, **attributes},
@@ -62,7 +62,7 @@ class StoreWriter:
     ) -> "zarr.Array[Any]":
         kind = np.dtype(dtype)
         rows = trials_per_chunk(shape[0], max(1, int(np.prod(shape[1:])) * kind.itemsize))
-        return self._group.create_array(
+        return self.group.create_array(
             name,
             shape=shape,
             dtype=kind,
@@ -107,18 +107,6 @@ class StoreWriter:
         stream = TrialStream(self._open(name, shape, dtype, {}))
         yield stream
         stream.close()
-
-    def remove(self, name: str) -> None:
-        """Take an array away again."""
-        del self._group[name]
-
-    def annotate(self, name: str, **attributes: Any) -> None:
-        """Add attributes to an array that is already written."""
-        self._group[name].attrs.update(attributes)
-
-    def annotate_group(self, **attributes: Any) -> None:
-        """Add attributes to the group."""
-        self._group.attrs.update(attributes)
 
     def add_statistics(self, modality: str, names: tuple[str, ...], values: npt.NDArray[np.float32]) -> None:
         """Write the statistics of one modality.

@@ -58,21 +58,6 @@ class Job:
     """The trial of a sweep that this is; its weights are not published."""
 
     @property
-    def settings(self) -> ExperimentConfig:
-        """Settings of the experiment."""
-        return self.config.experiment(self.experiment)
-
-    @property
-    def output(self) -> Path:
-        """Where the result goes."""
-        return self.paths.fold(self.experiment, self.fold)
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of the whole training."""
-        return self.settings.training.warmup_epochs + self.settings.training.cosine_epochs
-
-    @property
     def name(self) -> str:
         """What the user calls it."""
         return self.trial.name if self.trial else f"{self.experiment} fold {self.fold}"
@@ -95,12 +80,6 @@ def run(config: Config, paths: Paths, experiment: Experiment, folds: Folds = Non
 
 def train_fold(config: Config, paths: Paths, experiment: str, fold: int) -> None:
     """Train one fold and publish it.
-
-    Args:
-        config: all settings.
-        paths: where stores and folds lie and the result goes.
-        experiment: name in params.yaml.
-        fold: fold to hold out.
 
     Raises:
         SensoriumError: as for `run`.
@@ -158,16 +137,17 @@ def teacher_digest(settings: ExperimentConfig, paths: Paths, fold: int) -> str |
 
 def _train(fabric: Fabric, job: Job) -> float | None:
     """Train in one of the processes; the validation correlation, None where the pruner ended the training."""
-    config = job.config
+    config, output = job.config, job.paths.fold(job.experiment, job.fold)
+    epochs = config.experiment(job.experiment).training.epochs
     devices.make_deterministic(fabric, config.runtime.threads)
     stores = [MouseStore(job.paths.store(mouse)) for mouse in config.dataset.mice]
-    info = TrainingInfo(job.experiment, job.fold, job.epochs)
+    info = TrainingInfo(job.experiment, job.fold, epochs)
     parent = job.trial.checkpoints if job.trial else job.paths.state / "train"
     folder = CheckpointFolder(parent, fingerprint(job.provenance), info)
     with StopRequest(watch_parents(between=int(fabric.world_size > 1))) as stop, suppress(PrunedError):
         learner, source, validation = assemble(fabric, config, job.paths, job.experiment, job.fold, stores)
         console = None if fabric.is_global_zero else Console(quiet=True)
-        progress = TrainingProgress(job.name, learner.steps, job.epochs, console)
+        progress = TrainingProgress(job.name, learner.steps, epochs, console)
         recorder = job.open_recorder() if fabric.is_global_zero else Recorder()
         with closing(recorder), progress.bar:
             callbacks = Callbacks(recorder, progress, stop, job.trial.pruner if job.trial else None)
@@ -177,8 +157,8 @@ def _train(fabric: Fabric, job: Job) -> float | None:
                 learner.model.load_state_dict(folder.load_best(best.epoch))
                 _publish(job, stores, learner.model, best, rows)
                 for name in (checkpoint.CONFIG, checkpoint.HISTORY):
-                    recorder.artifact(job.output / name)
-                progress.note(f"validation correlation {best.correlation:.4f} (epoch {best.epoch + 1}), {job.output}")
+                    recorder.artifact(output / name)
+                progress.note(f"validation correlation {best.correlation:.4f} (epoch {best.epoch + 1}), {output}")
         if fabric.is_global_zero and job.trial is None:
             folder.remove()
         return best.correlation
@@ -190,11 +170,11 @@ def _publish(job: Job, stores: list[MouseStore], model: AnyModel, best: Best, ro
     info = checkpoint.ModelInfo(
         experiment=job.experiment,
         fold=job.fold,
-        model=job.settings.model,
+        model=job.config.experiment(job.experiment).model,
         window=job.config.window,
         mice=neuron_counts(stores),
         units=unit_digests(stores),
         scores={"val_correlation": best.correlation, "epoch": best.epoch},
         provenance=job.provenance,
     )
-    checkpoint.save(job.output, model, info, {checkpoint.HISTORY: to_csv(rows)})
+    checkpoint.save(job.paths.fold(job.experiment, job.fold), model, info, {checkpoint.HISTORY: to_csv(rows)})

@@ -118,13 +118,8 @@ def _report_faults(function: Callable[..., Result], folder: Path, arguments: tup
     try:
         return function(fabric, *arguments)
     except SensoriumError as fault:
-        report = {
-            "kind": type(fault).__name__,
-            "problem": fault.problem,
-            "remedy": fault.remedy,
-            "exit_code": fault.exit_code,
-        }
-        write_json(folder / f"{fabric.global_rank}.json", report)
+        report = {"kind": type(fault).__name__, "exit_code": fault.exit_code}
+        write_json(folder / f"{fabric.global_rank}.json", report | {"problem": fault.problem, "remedy": fault.remedy})
         raise
 
 

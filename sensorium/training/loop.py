@@ -81,7 +81,6 @@ class Trainer:
         self.callbacks = callbacks
         self.fabric: Fabric = learner.fabric
         self.recipe: TrainingConfig = learner.recipe
-        self.epochs = self.recipe.warmup_epochs + self.recipe.cosine_epochs
         self.at = Position()
         self._losses = torch.zeros(learner.steps, device=self.fabric.device)
         self._known = 0  # steps of the epoch whose loss all processes have
@@ -108,7 +107,7 @@ class Trainer:
 
     def _continues(self) -> bool:
         exhausted = stops_early(self.at.rows, self.recipe.warmup_epochs, self.recipe.early_stopping)
-        over = self.at.epoch >= self.epochs or exhausted
+        over = self.at.epoch >= self.recipe.epochs or exhausted
         pruner = self.callbacks.pruner
         if pruner is not None and self.at.rows and self.at.step == 0:
             pruned = self.fabric.is_global_zero and pruner(self.at.rows, over=over)

@@ -19,13 +19,7 @@ _GENERATOR = "sensorium synthesize"
 
 
 def write_marker(folder: Path, version: int, digest: str) -> None:
-    """Mark a complete mouse, the last file that is written.
-
-    Args:
-        folder: the mouse's folder.
-        version: of the generator.
-        digest: of what the mouse is made from.
-    """
+    """Mark a complete mouse, the last file that is written."""
     files = inventory.take(folder)
     write_json(folder / MARKER, {"generator": _GENERATOR, "version": version, "digest": digest, "files": files})
 

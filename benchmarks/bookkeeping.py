@@ -127,7 +127,9 @@ def train(fold: int, turn: int, parts: list[str]) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     folder = CheckpointFolder(paths.state / "train", f"{turn}-{fold}") if "states" in parts else Nowhere()
     console.quiet = "progress" not in parts
-    view = TrainingProgress(job.name, learner.steps, config.experiment(EXPERIMENT).training.epochs, console)
+    view = TrainingProgress(
+        f"{EXPERIMENT} fold {fold}", learner.steps, config.experiment(EXPERIMENT).training.epochs, console
+    )
     folder, view, job_ = Timed(folder), Timed(view), Timed(job)
     wall, own = time.perf_counter(), time.process_time()
     with StopRequest(None) as stop:

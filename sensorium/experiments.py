@@ -178,10 +178,6 @@ def add_experiment(root: Path, name: str) -> str:
 
     Nothing else of params.yaml changes, so that what was edited there by hand stays.
 
-    Args:
-        root: the project's root.
-        name: of the experiment.
-
     Returns:
         Name of the preset that now runs it.
 

@@ -22,7 +22,8 @@ _CHECKSUM_BYTES = 4
 def provenance(config: Config, paths: Paths, experiment: str, fold: int, teacher: str | None) -> dict[str, Any]:
     """Settings, data, code and command that one fold's training depends on; digests for what is large.
 
-    The section `runtime` is left out: a training may continue with other devices or loader processes.
+    `teacher` is the digest of the teacher's fold, where there is one. The section `runtime` is left out: a training may
+    continue with other devices or loader processes.
     """
     return {
         "experiment": experiment,

@@ -78,12 +78,7 @@ class StreamingCorrelation:
         return stream
 
     def update(self, target: NDArray[np.floating], prediction: NDArray[np.floating]) -> None:
-        """Append frames.
-
-        Args:
-            target: (N, T).
-            prediction: (N, T).
-        """
+        """Append frames (N, T) of target and prediction."""
         update_together([self], target, [prediction])
 
     def merge(self, other: Self) -> None:

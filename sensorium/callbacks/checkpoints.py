@@ -135,10 +135,6 @@ class CheckpointFolder:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
 
-    def remove(self) -> None:
-        """Remove all checkpoints: the training has finished."""
-        remove(self.path)
-
     def _best(self, epoch: int) -> Path:
         return self.path / f"best-{epoch:06d}.safetensors"
 
@@ -179,11 +175,7 @@ class StoredTraining:
 
 
 def stored_checkpoints(parent: Path) -> list[StoredTraining]:
-    """Unfinished trainings with checkpoints, the oldest first.
-
-    Args:
-        parent: holds one folder of checkpoints per training.
-    """
+    """Unfinished trainings with checkpoints, the oldest first."""
     folders = [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
     return sorted((_look(folder) for folder in folders), key=lambda found: (found.written, found.folder.name))
 
@@ -205,11 +197,7 @@ def retired_name(folder: Path) -> Path:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder of checkpoints in one step: a checkpoint without its best weights is of no use.
-
-    Args:
-        folder: one that `stored_checkpoints` found, or that of a training that has finished.
-    """
+    """Remove a folder of checkpoints in one step: a checkpoint without its best weights is of no use."""
     if not folder.exists():
         return
     if not folder.name.endswith(PARTIAL_SUFFIX):  # one that ends so is left of a removal that was killed

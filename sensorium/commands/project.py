@@ -188,16 +188,7 @@ def _linked_run(paths: Paths, experiment: str, fold: int) -> str | None:
 def record_published(
     config: Config, paths: Paths, experiment: str, fold: int, linked: str | None, run_id: str | None = None
 ) -> None:
-    """Log the published training of a fold.
-
-    Args:
-        config: all settings.
-        paths: the project.
-        experiment: what was trained.
-        fold: fold that was held out.
-        linked: run that the fold's link names.
-        run_id: where to; a new run by default.
-    """
+    """Log the published training of a fold, whose link names the run `linked`, into a run, a new one by default."""
     from sensorium.lineage import fingerprint
     from sensorium.model.checkpoint import CONFIG, HISTORY, read_info
 

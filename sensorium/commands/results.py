@@ -51,7 +51,7 @@ def run(config: Config, paths: Paths) -> None:
 def score_tables(
     metrics: Mapping[str, Any], experiments: Sequence[str], mice: Sequence[str], width: int
 ) -> list[Table]:
-    """The single-trial correlations of metrics.json, as many tables as mice do not fit side by side."""
+    """The single-trial correlations of metrics.json, as many tables as fit into `width` characters each."""
     columns = {_ALL: metrics[SINGLE_TRIAL]}
     columns |= {
         short_name(m).replace("-", "\n", 1): metrics["mice"][m][SINGLE_TRIAL] for m in mice if m in metrics["mice"]

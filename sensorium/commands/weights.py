@@ -35,12 +35,6 @@ class _Source:
     epoch: int
     score: float
 
-    @property
-    def extra(self) -> dict[str, bytes]:
-        """The log of its training, where it came along; its columns are not those of our history."""
-        log = self.file.with_name(_LOG)
-        return {_LOG: log.read_bytes()} if log.is_file() else {}
-
 
 _Folder = Annotated[Path, typer.Argument(help="Folder of the published format: <experiment>/fold_<k>/model-*.pth.")]
 
@@ -146,8 +140,9 @@ def _convert(config: Config, paths: Paths, source: _Source, experiment: str, fol
             "params": published.to_json(params, name),
         },
     )
+    log = source.file.with_name(_LOG)  # of its training; its columns are not those of our history
     folder.mkdir()
-    checkpoint.fill(folder, state, info, source.extra)
+    checkpoint.fill(folder, state, info, {_LOG: log.read_bytes()} if log.is_file() else {})
 
 
 def _compare(name: str, found: ModelConfig | WindowConfig, expected: ModelConfig | WindowConfig, section: str) -> None:

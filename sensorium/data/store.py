@@ -6,6 +6,7 @@ L frames of a trial, H W pixels, N neurons.
 """
 
 import itertools
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -79,9 +80,6 @@ class MouseStore:
 
     def __init__(self, path: Path) -> None:
         """Open a store.
-
-        Args:
-            path: folder of the store.
 
         Raises:
             DataError: it is missing, no such store, of another format version, or its metadata are damaged.
@@ -258,6 +256,22 @@ class MouseStore:
         for name, member in group.members(max_depth=None):
             if isinstance(member, zarr.Array):
                 _verify_array(self.path / name, member)
+
+
+def common_frame(stores: Sequence[MouseStore]) -> tuple[int, int]:
+    """Rows and columns (H, W) of the frames of all mice, pixels.
+
+    Raises:
+        DataError: they differ.
+    """
+    frame = stores[0].frame_shape
+    for store in stores:
+        if store.frame_shape != frame:
+            raise DataError(
+                f"{store.path}: frames of {store.frame_shape}, those of {stores[0].name} have {frame}.",
+                "Use mice of one frame size together.",
+            )
+    return frame
 
 
 def _verify_array(folder: Path, array: "zarr.Array[Any]") -> None:

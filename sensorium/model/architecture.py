@@ -45,11 +45,7 @@ class Model(nn.Module, ABC, Generic[Config]):
 
     @abstractmethod
     def widest_activation(self, frames: int) -> int:
-        """Numbers in the widest tensor of a forward pass for one window; prediction fits its batches by it.
-
-        Args:
-            frames: T, frames of the window.
-        """
+        """Numbers in the widest tensor of a forward pass for one window of T frames; batches of prediction fit by it."""
 
     def locate(self, coordinates: Sequence[Tensor]) -> None:
         """Give a new model the places of the neurons, before it is trained; most architectures ignore them.
@@ -122,7 +118,7 @@ AnyModel = Model[ModelConfig]
 
 
 def build(config: ModelConfig, neurons: Sequence[int]) -> AnyModel:
-    """Make the model that settings describe; weights are drawn from torch's global generator."""
+    """Make the model of some settings, with so many neurons per readout; torch's global generator draws the weights."""
     model: AnyModel = resolve(ARCHITECTURES[config.architecture].model)(config, neurons)
     return model
 

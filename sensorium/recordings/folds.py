@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sensorium.data.folds import COLUMNS, REPORT, TABLE, UNLABELLED, Grouping, TrialFold
 from sensorium.data.layout import THUMBNAIL_STEP
-from sensorium.data.store import MouseStore
+from sensorium.data.store import MouseStore, common_frame
 from sensorium.errors import DataError
 from sensorium.files import atomic_folder, digest_json, write_json, write_text
 from sensorium.recordings.similarity import Pairs, connect, near_pairs, same_value_pairs
@@ -51,12 +51,8 @@ def _collect(stores: Sequence[MouseStore]) -> _Labelled:
 
 
 def _check_stores(stores: Sequence[MouseStore]) -> None:
+    common_frame(stores)
     for store in stores:
-        if store.frame_shape != stores[0].frame_shape:
-            raise DataError(
-                f"{store.path}: frames of {store.frame_shape}, those of {stores[0].name} have {stores[0].frame_shape}.",
-                "Use mice of one frame size together.",
-            )
         if not store.labels.any():
             raise DataError(
                 f"{store.path}: not one labelled trial.", "Check the mouse's set in params.yaml, dataset.mice."

@@ -287,10 +287,6 @@ class RawMouse:
     def statistics(self, modality: str, name: str) -> Float64Array:
         """A statistic over the training trials, per frame, in the shape of a trial.
 
-        Args:
-            modality: one of `MODALITIES`.
-            name: one of `STATISTICS`.
-
         Raises:
             DataError: the file is missing, truncated, or of another dtype or shape.
         """

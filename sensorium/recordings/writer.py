@@ -79,13 +79,7 @@ class StoreWriter:
         )
 
     def add(self, name: str, values: npt.NDArray[Any], **attributes: Any) -> None:
-        """Write a small array whole.
-
-        Args:
-            name: one of `layout.ARRAYS`.
-            values: its values.
-            attributes: beyond units and description.
-        """
+        """Write one of `layout.ARRAYS` whole, with attributes beyond units and description."""
         self._open(name, values.shape, values.dtype, attributes)[...] = values
 
     def _open(
@@ -97,25 +91,13 @@ class StoreWriter:
 
     @contextmanager
     def trials(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Iterator[TrialStream]:
-        """Open an array (trial, L, ...) for writing trial after trial.
-
-        Args:
-            name: one of `layout.ARRAYS`.
-            shape: of the whole array.
-            dtype: of the array.
-        """
+        """Open one of `layout.ARRAYS`, of shape (trial, L, ...), for writing trial after trial."""
         stream = TrialStream(self._open(name, shape, dtype, {}))
         yield stream
         stream.close()
 
     def add_statistics(self, modality: str, names: tuple[str, ...], values: npt.NDArray[np.float32]) -> None:
-        """Write the statistics of one modality.
-
-        Args:
-            modality: name of the modality.
-            names: of the statistics.
-            values: (statistic, frame, ...), NaN after the longest trial.
-        """
+        """Write the statistics of one modality, (statistic, frame, ...), NaN after the longest trial."""
         dimensions = ("statistic", *ARRAYS[modality].dimensions[1:])
         attributes = {"units": STATISTICS_UNITS, "statistics": list(names)}
         self._create(f"{STATISTICS_GROUP}/{modality}", values.shape, values.dtype, dimensions, attributes)[...] = values

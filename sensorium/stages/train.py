@@ -11,7 +11,7 @@ from lightning_fabric.fabric import Fabric
 from rich.console import Console
 
 from sensorium import tracking
-from sensorium.callbacks.checkpoints import CheckpointFolder, TrainingInfo
+from sensorium.callbacks.checkpoints import CheckpointFolder, TrainingInfo, remove
 from sensorium.callbacks.progress import TrainingProgress
 from sensorium.callbacks.recorder import Recorder, closing
 from sensorium.callbacks.stopping import PrunedError, StopRequest, watch_parents
@@ -56,11 +56,6 @@ class Job:
     open_recorder: Callable[[], Recorder]
     trial: Trial | None = None
     """The trial of a sweep that this is; its weights are not published."""
-
-    @property
-    def name(self) -> str:
-        """What the user calls it."""
-        return self.trial.name if self.trial else f"{self.experiment} fold {self.fold}"
 
 
 def run(config: Config, paths: Paths, experiment: Experiment, folds: Folds = None) -> None:
@@ -147,7 +142,8 @@ def _train(fabric: Fabric, job: Job) -> float | None:
     with StopRequest(watch_parents(between=int(fabric.world_size > 1))) as stop, suppress(PrunedError):
         learner, source, validation = assemble(fabric, config, job.paths, job.experiment, job.fold, stores)
         console = None if fabric.is_global_zero else Console(quiet=True)
-        progress = TrainingProgress(job.name, learner.steps, epochs, console)
+        name = job.trial.name if job.trial else f"{job.experiment} fold {job.fold}"
+        progress = TrainingProgress(name, learner.steps, epochs, console)
         recorder = job.open_recorder() if fabric.is_global_zero else Recorder()
         with closing(recorder), progress.bar:
             callbacks = Callbacks(recorder, progress, stop, job.trial.pruner if job.trial else None)
@@ -160,7 +156,7 @@ def _train(fabric: Fabric, job: Job) -> float | None:
                     recorder.artifact(output / name)
                 progress.note(f"validation correlation {best.correlation:.4f} (epoch {best.epoch + 1}), {output}")
         if fabric.is_global_zero and job.trial is None:
-            folder.remove()
+            remove(folder.path)
         return best.correlation
     return None
 

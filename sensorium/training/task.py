@@ -101,18 +101,15 @@ class Distillation(Supervised):
 
     def targets(self, batch: Batch, inputs: Tensor) -> list[Target]:
         """Every readout of every window: the label where there is one, else the teacher's prediction."""
-        weights = self._weights(batch)
+        labelled = torch.zeros((len(batch), self.mice), dtype=torch.bool, device=batch.mice.device)
+        for mouse, own in batch.targets.items():
+            labelled[own.rows, mouse] = True
+        weights = pair_weights(labelled, self.ratio)
         rows = torch.arange(len(batch), device=inputs.device)
         return [
             Target(mouse, rows, responses, weights[:, mouse])
             for mouse, responses in enumerate(self._responses(batch, inputs))
         ]
-
-    def _weights(self, batch: Batch) -> Tensor:
-        labelled = torch.zeros((len(batch), self.mice), dtype=torch.bool, device=batch.mice.device)
-        for mouse, own in batch.targets.items():
-            labelled[own.rows, mouse] = True
-        return pair_weights(labelled, self.ratio)
 
     @torch.no_grad()
     def _responses(self, batch: Batch, inputs: Tensor) -> list[Tensor]:

@@ -33,18 +33,15 @@ class _MouseScores:
         ones = torch.ones_like(rows, dtype=torch.float32)
         self.losses.append((position, float(weighted_loss(loss, [prediction], [Target(0, rows, target, ones)]))))
         self.windows += len(target)
-        self.correlation.update(*(_in_time(tensor) for tensor in (target, prediction)))
+        # One series per neuron, (N, b * T)
+        series = (tensor.transpose(0, 1).flatten(1).cpu().numpy() for tensor in (target, prediction))
+        self.correlation.update(*series)
 
     def merge(self, other: "_MouseScores") -> None:
         """Take in what another process has seen."""
         self.correlation.merge(other.correlation)
         self.losses += other.losses
         self.windows += other.windows
-
-
-def _in_time(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """(b, N, T) as one series per neuron, (N, b * T)."""
-    return tensor.transpose(0, 1).flatten(1).cpu().numpy()
 
 
 class FoldValidation:
@@ -71,11 +68,7 @@ class FoldValidation:
         self.batch_size, self.loss = batch_size, loss
 
     def __call__(self, model: AnyModel, pause: Callable[[], None]) -> dict[str, float]:
-        """Score a model in eval mode.
-
-        Args:
-            model: on the device.
-            pause: called between two batches.
+        """Score a model in eval mode; `pause` is called between two batches.
 
         Returns:
             `val_loss`, `val_correlation`, and `val_correlation/<mouse>` for each mouse.

@@ -13,7 +13,7 @@ from lightning_fabric.fabric import Fabric
 from rich.console import Console
 from training_runs import EXPERIMENT
 
-from sensorium.callbacks.checkpoints import CheckpointFolder
+from sensorium.callbacks.checkpoints import CheckpointFolder, remove
 from sensorium.callbacks.progress import TrainingProgress
 from sensorium.callbacks.recorder import Recorder, closing
 from sensorium.callbacks.stopping import ParentWatch, StoppedError, StopRequest, watch_parents
@@ -102,7 +102,7 @@ def test_the_last_two_checkpoints_and_best_weights_are_kept(tmp_path: Path) -> N
     assert folder.load(latest) == {"epoch": 4, "step": 0, "x": 3}
     assert folder.load_best(2)["w"].tolist() == [2.0, 2.0]
     assert not (folder.path / "best-000001.safetensors").exists()
-    folder.remove()
+    remove(folder.path)
     assert not list(tmp_path.iterdir())
 
 

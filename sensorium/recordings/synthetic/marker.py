@@ -40,11 +40,7 @@ def read_digest(folder: Path) -> str | None:
 
 
 def changes(folder: Path, quick: bool = False) -> list[str]:
-    """How a marked mouse differs from what was simulated, one phrase each; empty where it does not.
-
-    Args:
-        folder: the mouse's folder.
-        quick: compare names and sizes alone.
+    """How a marked mouse differs from what was simulated, one phrase each; `quick` compares names and sizes alone.
 
     Raises:
         DataError: the marker is damaged.

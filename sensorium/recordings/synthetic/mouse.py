@@ -140,13 +140,6 @@ class Simulation:
         return Trial(movie, animal, rate, responses)
 
 
-def _padded(array: npt.NDArray[Any], frames: int) -> Float64Array:
-    """Float64 with a NaN tail up to `frames` on the last axis."""
-    out = np.full((*array.shape[:-1], frames), np.nan)
-    out[..., : array.shape[-1]] = array
-    return out
-
-
 def _write_trial(folder: Path, trial: int, simulated: Trial, padded_frames: int) -> None:
     arrays: dict[str, npt.NDArray[Any]] = {
         "videos": simulated.movie.transpose(1, 2, 0),
@@ -155,7 +148,9 @@ def _write_trial(folder: Path, trial: int, simulated: Trial, padded_frames: int)
         "pupil_center": simulated.behavior.pupil_center,
     }
     for modality, array in arrays.items():
-        np.save(folder / "data" / modality / f"{trial}.npy", _padded(array, padded_frames))
+        padded = np.full((*array.shape[:-1], padded_frames), np.nan)
+        padded[..., : array.shape[-1]] = array
+        np.save(folder / "data" / modality / f"{trial}.npy", padded)
 
 
 def _write_meta(folder: Path, simulation: Simulation) -> None:
@@ -191,11 +186,6 @@ def write_mouse(raw: Path, recipe: Recipe, on_trial: Callable[[], None] = lambda
     """Simulate a mouse into `raw`/<mouse>, its noiseless rates beside it.
 
     Both folders appear whole or not at all, the rates first: a mouse that is there has its truth.
-
-    Args:
-        raw: folder of the raw mice.
-        recipe: what to simulate.
-        on_trial: called after each trial.
 
     Raises:
         DataError: something else than an untouched simulated mouse is there.

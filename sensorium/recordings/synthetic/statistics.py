@@ -46,12 +46,7 @@ def _sum(stacked: Float64Array) -> Float64Array:
 
 
 def write_statistics(folder: Path, trials: list[int]) -> None:
-    """Summarise the trials of a written mouse, in bounded memory.
-
-    Args:
-        folder: the mouse's folder, its trials already in place.
-        trials: the training trials.
-    """
+    """Summarise the training trials of a written mouse, in bounded memory."""
     for modality in MODALITIES:
         files = [np.load(folder / "data" / modality / f"{trial}.npy", mmap_mode="r") for trial in trials]
         rows = max(1, _BLOCK_BYTES // (files[0][0].nbytes * len(files)))

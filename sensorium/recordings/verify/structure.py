@@ -89,13 +89,7 @@ class Structure:
 
 
 def check_structure(folder: Path, mouse_set: MouseSet, report: Report) -> Structure:
-    """Check everything but values.
-
-    Args:
-        folder: the mouse's folder, which exists.
-        mouse_set: the mouse's set, which decides about tiers.
-        report: where findings go.
-    """
+    """Check everything but values."""
     tiers = report.attempt("tiers", "meta/trials/tiers.npy", partial(read_tiers, folder)) or []
     report.neurons = _check_neurons(folder, report)
     report.trials = len(tiers) or _count_files(folder)

@@ -3,6 +3,7 @@
 L frames with the padding.
 """
 
+import contextlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,21 +107,23 @@ def _check_labels(structure: Structure, trial: int, responses: Float64Array, rep
 def check_statistics(folder: Path, report: Report) -> None:
     """Check that the statistics are finite somewhere, ordered, and never negative where they cannot be."""
     for modality in MODALITIES:
-        found = {name: _statistic(folder, modality, name) for name in STATISTICS}
+        found = {}
+        for name in STATISTICS:
+            with contextlib.suppress(DataError):  # the structure's findings name it
+                array = read_array(folder / "meta" / "statistics" / modality / "all" / f"{name}.npy")
+                if array.dtype == np.float64:
+                    found[name] = array
         where = f"meta/statistics/{modality}/all"
         for name, array in found.items():
-            if array is not None and not np.isfinite(array).any():
+            if not np.isfinite(array).any():
                 report.add("statistics", f"{where}/{name}.npy", "not one finite value")
-            if array is not None and np.isinf(array).any():
+            if np.isinf(array).any():
                 report.add("statistics", f"{where}/{name}.npy", "infinite values")
-        if any(array is None for array in found.values()):
-            continue  # the structure's findings name it
-        _check_order(where, found, report)
+        if len(found) == len(STATISTICS) and len({array.shape for array in found.values()}) == 1:
+            _check_order(where, found, report)
 
 
 def _check_order(where: str, found: dict[str, Any], report: Report) -> None:
-    if len({array.shape for array in found.values()}) > 1:
-        return
     with np.errstate(invalid="ignore"):
         if (found["std"] < 0).any():
             report.add("statistics", f"{where}/std.npy", "negative values")
@@ -128,11 +131,3 @@ def _check_order(where: str, found: dict[str, Any], report: Report) -> None:
             slack = 1e-6 * (1 + np.abs(found[name]))
             if ((found[name] < found["min"] - slack) | (found[name] > found["max"] + slack)).any():
                 report.add("statistics", f"{where}/{name}.npy", "values outside min.npy to max.npy")
-
-
-def _statistic(folder: Path, modality: str, name: str) -> Float64Array | None:
-    try:
-        array = read_array(folder / "meta" / "statistics" / modality / "all" / f"{name}.npy")
-    except DataError:
-        return None
-    return array if array.dtype == np.float64 else None

@@ -7,10 +7,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 WORKERS ?= 2
+FAST_TESTS ?= tests/data_store tests/project/test_commands.py tests/project/test_config.py tests/project/test_files.py
 # Scripts of an environment name the folder that it was made in: a moved or copied one runs other code, or none.
 MOVED := $(shell test ! -e $(VENV)/.created || grep -qsF "$(CURDIR)/$(VENV)" $(BIN)/activate || echo moved)
 
-.PHONY: moved help demo install test test-slow lint format ui demo-report embed-demo demo-sweep screenshots lock clean
+.PHONY: moved help demo install test test-slow check coverage lint static docs format hooks ui demo-report embed-demo demo-sweep screenshots lock clean
 
 include docker/docker.mk
 
@@ -24,17 +25,33 @@ demo: install ## run the whole pipeline on the embedded dataset and print the sc
 
 install: $(VENV)/.runtime ## create .venv with the locked dependencies
 
-test: $(VENV)/.develop lint ## linters, types and tests
+test: $(VENV)/.develop lint ## linters, types, documentation and tests
 	pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.develop ## the tests that take minutes
 	pytest -n $(WORKERS) --dist loadfile -m slow
 
-lint: $(VENV)/.develop ## linters, types and import layers alone
+check: $(VENV)/.develop ## what to run before each commit: linters, types and the fast tests, in under a minute
+	@$(MAKE) --no-print-directory static
+	pytest -n $(WORKERS) --quiet $(FAST_TESTS)
+
+coverage: $(VENV)/.develop ## the tests, and which lines they ran; a report, not a limit
+	pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-report=html:reports/coverage
+
+lint: static docs ## linters, types, import layers, declared packages and documentation alone
+
+static: $(VENV)/.develop
 	ruff format --check .
 	ruff check .
 	mypy
 	lint-imports
+	deptry .
+
+docs: $(VENV)/.develop ## build the documentation into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 mkdocs build
+
+hooks: $(VENV)/.develop ## run the linters before each git commit
+	pre-commit install
 
 format: $(VENV)/.develop ## format the code
 	ruff format .
@@ -55,7 +72,7 @@ demo-sweep: install ## search hyper-parameters of the demonstration, and copy th
 	sensorium sweep -e true_batch_001 --space conf/sweep/quick.yaml --trials 8
 	cp reports/sweeps/true_batch_001-quick/sweep.png docs/images/sweep.png
 
-screenshots: $(VENV)/.browser ## draw the pictures of docs/mlflow.md anew, with the system's Chromium
+screenshots: $(VENV)/.browser ## draw the pictures of docs/how-to/mlflow.md anew, with the system's Chromium
 	tools/screenshots.py
 
 lock: $(VENV)/.develop ## resolve the dependencies anew into the lock files

@@ -3,7 +3,7 @@
 An architecture is a class of settings and a `sensorium.model.architecture.Model` that is built from them. Both are
 named here as text and imported when they are needed: the settings when an experiment uses them, the model when it is
 built. So reading params.yaml, which every command does, imports no architecture that is not used, and no torch where
-the settings lie in a module of their own. docs/architectures.md shows how to add one.
+the settings lie in a module of their own. docs/how-to/architectures.md shows how to add one.
 """
 
 import pkgutil

@@ -132,7 +132,7 @@ def _remedy(root: Path, fault: Exception) -> str:
     missing = re.search(r"Could not (?:find|load) 'experiment/([^']+)'", str(fault))
     if missing:
         return _choose(known_experiments(root), missing[1])
-    return "Correct the file or key named above; docs/experiments.md explains the files of conf/."
+    return "Correct the file or key named above; docs/how-to/experiments.md explains the files of conf/."
 
 
 def _choose(known: Iterable[str], typed: str) -> str:

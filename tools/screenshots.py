@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw the pictures of docs/mlflow.md: MLflow's UI on the project's store, in a real browser.
+"""Draw the pictures of docs/how-to/mlflow.md: MLflow's UI on the project's store, in a real browser.
 
 `make screenshots` installs Playwright and runs this; the browser is the system's Chromium or Chrome.
 Run `make demo` and `sensorium promote` first: the pictures show what is in the store.

@@ -33,7 +33,7 @@ def run(
     paths: Paths,
     experiments: Experiments,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write. Default: reports/weights/<experiments>.json.")
+        Path | None, typer.Option("-o", "--output", help="File to write. Default: reports/weights/EXPERIMENTS.json.")
     ] = None,
 ) -> None:
     """Fit an ensemble's weights on out-of-fold predictions, and print their gain by nested folds.

@@ -41,7 +41,7 @@ def run(
         float | None, typer.Option("--fps", min=0.1, help="Frames per second, if not the file's own.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder. Default: reports/responses/<video>.")
+        Path | None, typer.Option("-o", "--output", help="Folder. Default: reports/responses/VIDEO.")
     ] = None,
 ) -> None:
     """Predict a mouse's responses to your own video with the registered student.

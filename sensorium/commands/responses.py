@@ -21,7 +21,7 @@ def run(
     mouse: Mouse = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", metavar="FOLDER", help="Folder with <mouse>/<trial>.npy; the Deep Lake hub by default."),
+        typer.Option("--from", metavar="FOLDER", help="Folder with MOUSE/TRIAL.npy; the Deep Lake hub by default."),
     ] = None,
 ) -> None:
     """Fill in the old mice's test responses, which were released after their zips.

@@ -17,7 +17,7 @@ def run(config: Config, paths: Paths, mouse: Mouse = None) -> None:
     """Simulate a raw dataset in the competition's on-disk format.
 
     A mouse that is already there is taken as it is, unless it was simulated from other settings and not
-    changed since. The noiseless rate of every trial goes to `.truth/<mouse>` beside the mice, so that the
+    changed since. The noiseless rate of every trial goes to `.truth/MOUSE` beside the mice, so that the
     best reachable correlation is known.
 
     Raises:

@@ -36,7 +36,7 @@ class _Source:
     score: float
 
 
-_Folder = Annotated[Path, typer.Argument(help="Folder of the published format: <experiment>/fold_<k>/model-*.pth.")]
+_Folder = Annotated[Path, typer.Argument(help="Folder of the published format: EXPERIMENT/fold_K/model-*.pth.")]
 
 
 def run_import(
@@ -183,7 +183,7 @@ def _keep_others(target: Path, partial: Path) -> None:
 def run_export(config: Config, paths: Paths, folder: _Folder, experiment: Experiment) -> None:
     """Export the trained folds of an experiment in the published format.
 
-    They go to FOLDER/<experiment>, which must not exist yet. Every tensor is the same to the last bit.
+    They go to FOLDER/EXPERIMENT, which must not exist yet. Every tensor is the same to the last bit.
 
     Raises:
         CheckpointError: a fold is missing or damaged, the target is there already, or the experiment's architecture

@@ -62,14 +62,16 @@ class Augmentation(Protocol):
     An augmentation is a function of the generator that it is given, so that an epoch is the same whoever asks for it.
     To add one, write a class with this method, and choose it in `make_augmentation`:
 
-    >>> class MiddleQuarter:
-    ...     def draw(self, generator, samples, canvas):
-    ...         centre = np.array(canvas)[:, None] // 2
-    ...         return Draws(generator.random(samples) < 0.5, np.full(samples, 0.25), centre.repeat(samples, axis=1))
-    >>> augmentation: Augmentation = MiddleQuarter()
-    >>> draws = augmentation.draw(np.random.default_rng(0), samples=3, canvas=(64, 64))
-    >>> cut_box(draws.shares[0], *draws.centres[:, 0], canvas=(64, 64))
-    Box(top=16, left=16, bottom=48, right=48)
+    Examples:
+        >>> class MiddleQuarter:
+        ...     def draw(self, generator, samples, canvas):
+        ...         centre = np.array(canvas)[:, None] // 2
+        ...         mixed = generator.random(samples) < 0.5
+        ...         return Draws(mixed, np.full(samples, 0.25), centre.repeat(samples, axis=1))
+        >>> augmentation: Augmentation = MiddleQuarter()
+        >>> draws = augmentation.draw(np.random.default_rng(0), samples=3, canvas=(64, 64))
+        >>> cut_box(draws.shares[0], *draws.centres[:, 0], canvas=(64, 64))
+        Box(top=16, left=16, bottom=48, right=48)
     """
 
     def draw(self, generator: np.random.Generator, samples: int, canvas: tuple[int, int]) -> Draws:

@@ -1,6 +1,6 @@
 """A mouse's recordings as every later stage reads them: one Zarr v3 group, time-major.
 
-The format is described in `sensorium.data.layout` and docs/data.md. Opening reads metadata and the
+The format is described in `sensorium.data.layout` and docs/reference/store.md. Opening reads metadata and the
 small arrays; frames are mapped where the layout allows and read through Zarr where it was changed.
 L frames of a trial, H W pixels, N neurons.
 """
@@ -32,17 +32,18 @@ class TrialArray(Protocol):
 
     To read recordings from elsewhere, write a class like this and return it from `MouseStore._array`:
 
-    >>> class InMemory:
-    ...     def __init__(self, values):
-    ...         self.values, self.shape, self.dtype = values, values.shape, values.dtype
-    ...     def frames(self, trial, start, stop):
-    ...         return self.values[trial, start:stop]
-    ...     def read(self):
-    ...         return self.values
-    >>> array: TrialArray = InMemory(np.arange(12.0).reshape(2, 3, 2))
-    >>> array.frames(trial=1, start=0, stop=2)
-    array([[6., 7.],
-           [8., 9.]])
+    Examples:
+        >>> class InMemory:
+        ...     def __init__(self, values):
+        ...         self.values, self.shape, self.dtype = values, values.shape, values.dtype
+        ...     def frames(self, trial, start, stop):
+        ...         return self.values[trial, start:stop]
+        ...     def read(self):
+        ...         return self.values
+        >>> array: TrialArray = InMemory(np.arange(12.0).reshape(2, 3, 2))
+        >>> array.frames(trial=1, start=0, stop=2)
+        array([[6., 7.],
+               [8., 9.]])
     """
 
     shape: tuple[int, ...]

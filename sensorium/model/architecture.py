@@ -45,7 +45,7 @@ class Model(nn.Module, ABC, Generic[Config]):
 
     @abstractmethod
     def widest_activation(self, frames: int) -> int:
-        """Numbers in the widest tensor of a forward pass for one window of T frames; batches of prediction fit by it."""
+        """Numbers in the widest tensor of a forward pass for one window of T frames; it limits prediction batches."""
 
     def locate(self, coordinates: Sequence[Tensor]) -> None:
         """Give a new model the places of the neurons, before it is trained; most architectures ignore them.

@@ -80,7 +80,7 @@ def _existing(config: Mapping[str, Any], name: str | None) -> str:
         if name
         else "remote: no name was given, and core.remote of .dvc/config names no default.",
         f"Choose one of: {', '.join(known) or '(there is none)'}; or add one: "
-        f"dvc remote add {name or 'NAME'} s3://BUCKET/PREFIX (docs/remotes.md shows all kinds).",
+        f"dvc remote add {name or 'NAME'} s3://BUCKET/PREFIX (docs/how-to/remotes.md shows all kinds).",
     )
 
 

@@ -173,7 +173,9 @@ def _read(path: Path) -> Space:
         return Space.model_validate(tree)
     except ValidationError as faults:
         lines = [f"{path}: {_explain(dict(fault))}" for fault in faults.errors()]
-        raise ConfigError("\n".join(lines), "docs/sweeps.md explains the file; conf/sweep/ has examples.") from faults
+        raise ConfigError(
+            "\n".join(lines), "docs/how-to/sweeps.md explains the file; conf/sweep/ has examples."
+        ) from faults
 
 
 def _explain(fault: dict[str, Any]) -> str:

@@ -65,12 +65,13 @@ class Loss(Protocol):
     To add one, write a function like this, add it to `LOSSES`, and its name to `loss` of
     `sensorium.config.TrainingConfig`:
 
-    >>> def absolute_error(prediction: Tensor, responses: Tensor) -> Tensor:
-    ...     return (prediction - responses).abs()
-    >>> loss: Loss = absolute_error
-    >>> target = Target(mouse=0, rows=torch.tensor([0]), responses=torch.ones(1, 2, 3), weights=torch.ones(1))
-    >>> weighted_loss(loss, [torch.zeros(1, 2, 3)], [target])
-    tensor(6.)
+    Examples:
+        >>> def absolute_error(prediction: Tensor, responses: Tensor) -> Tensor:
+        ...     return (prediction - responses).abs()
+        >>> loss: Loss = absolute_error
+        >>> target = Target(mouse=0, rows=torch.tensor([0]), responses=torch.ones(1, 2, 3), weights=torch.ones(1))
+        >>> weighted_loss(loss, [torch.zeros(1, 2, 3)], [target])
+        tensor(6.)
     """
 
     def __call__(self, prediction: Tensor, responses: Tensor) -> Tensor:

@@ -13,14 +13,15 @@ class Schedule(Protocol):
     To add one, write a class with this method, add it to `_DECAYS`, and its name to `schedule` of
     `sensorium.config.TrainingConfig`:
 
-    >>> @dataclass(frozen=True)
-    ... class Constant:
-    ...     rate: float
-    ...     def __call__(self, iteration: int) -> float:
-    ...         return self.rate
-    >>> schedule: Schedule = Constant(1e-3)
-    >>> [schedule(iteration) for iteration in range(2)]
-    [0.001, 0.001]
+    Examples:
+        >>> @dataclass(frozen=True)
+        ... class Constant:
+        ...     rate: float
+        ...     def __call__(self, iteration: int) -> float:
+        ...         return self.rate
+        >>> schedule: Schedule = Constant(1e-3)
+        >>> [schedule(iteration) for iteration in range(2)]
+        [0.001, 0.001]
     """
 
     def __call__(self, iteration: int) -> float:

@@ -178,7 +178,7 @@ def test_unknown_statistics_are_refused(stores):
 
 
 def test_the_documented_script_reads_a_store(stores, tmp_path):
-    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "store.md").read_text(encoding="utf-8")
     script = text.split("```python\n")[1].split("```")[0]
     path = tmp_path / "data" / "store" / stores[0].path.name
     path.parent.mkdir(parents=True)

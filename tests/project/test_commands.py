@@ -13,6 +13,7 @@ from tiny import preset_tree
 
 from sensorium.cli import main
 from sensorium.cli.app import app
+from sensorium.cli.verbs import RENAMED
 from sensorium.commands.options import select_folds
 from sensorium.errors import ConfigError
 from sensorium.experiments import compose, known_experiments
@@ -96,7 +97,7 @@ def test_no_stage_owns_recordings(stages):
     assert not [out for stage in stages.values() for out in stage.outs if "sensorium_all_2023" in out.def_path]
 
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def documented_commands(text):
@@ -108,11 +109,11 @@ def documented_commands(text):
     return [re.sub(r"<[^>]*>", "x", line) for line in lines if line.startswith("sensorium ")]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_documented_command_parses(document):
     text = document.read_text(encoding="utf-8")
     commands = documented_commands(text)
-    typed = re.findall(r"^[ $]*sensorium [a-z]+", text, flags=re.MULTILINE)
+    typed = re.findall(r"^ *(?:\$ )?sensorium [a-z]+", text, flags=re.MULTILINE)
     assert len(commands) >= len(typed), "a command stands outside of the blocks that are looked at"
     for line in commands:
         parse(line)
@@ -261,3 +262,14 @@ def test_an_unknown_key_stops_every_verb(monkeypatch, capsys, tmp_path):
 def test_a_fold_that_is_none_is_told_apart(tiny_config, fold, told):
     with pytest.raises(ConfigError, match=rf"fold {fold!r}: {told}"):
         select_folds(tiny_config, fold)
+
+
+@pytest.mark.parametrize(("former", "present"), RENAMED.items())
+def test_former_names_of_verbs_work_with_a_warning(former, present, project, monkeypatch, capsys, caplog):
+    assert run(f"{former} --help", monkeypatch, project) == 0
+    words = capsys.readouterr().out
+    assert f"sensorium {former}: renamed, type `sensorium {present}`." in caplog.text
+    assert run(f"{present} --help", monkeypatch, project) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == words.splitlines()[2:]
+    assert run("--help", monkeypatch, project) == 0
+    assert f"│ {former} " not in capsys.readouterr().out

@@ -29,8 +29,8 @@ RECURRENT = TINY_BASELINE | {"recurrent_features": 4, "recurrent_kernel": 3}
 
 @pytest.fixture
 def example(tmp_path, monkeypatch):
-    """The architecture of docs/architectures.md, added as the page says; the settings of its experiment."""
-    page = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+    """The architecture of docs/how-to/architectures.md, added as the page says; the settings of its experiment."""
+    page = (ROOT / "docs" / "how-to" / "architectures.md").read_text(encoding="utf-8")
     code, line, experiment = re.findall(r"```(?:python|yaml)\n(.*?)```", page, re.DOTALL)
     source = tmp_path / "linear.py"
     source.write_text(code)

@@ -149,9 +149,9 @@ def test_withheld_responses_are_not_drawn_as_zeros(store, raw_dataset, tmp_path)
     assert legend == ["noiseless rate"]
     assert trial_facts(store, trial, -1)["fold"] == "none, its responses are no data"
     ingest(RawMouse(raw_dataset / NEW_MOUSE), "new", tmp_path / "real.zarr", None, lambda: None)
-    _, legend, told = texts(draw_trial(MouseStore(tmp_path / "real.zarr"), trial))
+    _, legend, notes = texts(draw_trial(MouseStore(tmp_path / "real.zarr"), trial))
     assert legend == []
-    assert told == ["responses withheld"]
+    assert notes == ["responses withheld"]
 
 
 def test_a_page_holds_all_mice_and_needs_nothing_else(built, tmp_path, tiny_config):

@@ -338,7 +338,7 @@ def test_a_mouse_that_a_kill_took_away_comes_back(tiny_config, first_mouse, copy
     assert {path.name for path in raw.iterdir()} == {first_mouse, ".truth"}
 
 
-def test_a_second_process_is_told(tiny_config, first_mouse, tmp_path):
+def test_a_second_process_is_refused(tiny_config, first_mouse, tmp_path):
     lock = tmp_path / ".sensorium" / "locks" / f"raw-{first_mouse}.lock"
     with (
         exclusive_lock(lock, DataError("held")),

@@ -117,7 +117,7 @@ def _spoil(raw: Path, how: str) -> Path:
     return path
 
 
-def test_a_labelled_trial_without_one_valid_response_is_told(copy_raw, with_raw, tmp_path, monkeypatch):
+def test_a_labelled_trial_without_one_valid_response_is_named(copy_raw, with_raw, tmp_path, monkeypatch):
     raw = copy_raw(NEW_MOUSE)
     monkeypatch.setattr("sensorium.recordings.ingest._ROWS", 3)
     path = _edit(raw, NEW_MOUSE, "responses", _trial(raw, NEW_MOUSE, "oracle"), lambda v: v.fill(np.nan))

@@ -250,7 +250,7 @@ def test_an_unknown_key_stops_every_verb(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fold", "told"),
+    ("fold", "message"),
     [
         ("abc", "not a whole number"),
         ("1.5", "not a whole number"),
@@ -259,8 +259,8 @@ def test_an_unknown_key_stops_every_verb(monkeypatch, capsys, tmp_path):
         ("7", "out of range"),
     ],
 )
-def test_a_fold_that_is_none_is_told_apart(tiny_config, fold, told):
-    with pytest.raises(ConfigError, match=rf"fold {fold!r}: {told}"):
+def test_a_fold_that_is_none_is_refused(tiny_config, fold, message):
+    with pytest.raises(ConfigError, match=rf"fold {fold!r}: {message}"):
         select_folds(tiny_config, fold)
 
 

@@ -1,4 +1,4 @@
-"""Settings: what is accepted, and how a mistake is told."""
+"""Settings: what is accepted, and how a mistake is reported."""
 
 from pathlib import Path
 

@@ -105,8 +105,8 @@ def test_damaged_checkpoints_are_passed_over(project: Path, reference: dict[str,
     for path in checkpoints(project)[-damaged:]:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert finish(project) == reference
-    spoken = (project / "stderr.txt").read_text(encoding="utf-8")
-    assert spoken.count("is damaged and was removed") == damaged
+    output = (project / "stderr.txt").read_text(encoding="utf-8")
+    assert output.count("is damaged and was removed") == damaged
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
@@ -117,11 +117,11 @@ def test_a_signal_saves_first(project: Path, long_training: dict[str, str], numb
     os.kill(process.pid, number)
     process.join()
     assert process.exitcode == code
-    spoken = " ".join((project / "stderr.txt").read_text(encoding="utf-8").split())
+    output = " ".join((project / "stderr.txt").read_text(encoding="utf-8").split())
     name = signal.Signals(number).name
-    told = re.search(rf"stopped by {name} in epoch (\d+) after (\d+) steps; a checkpoint is saved", spoken)
-    assert told, spoken
-    assert checkpoints(project)[-1].name.startswith(f"{int(told[1]) - 1:06d}-{int(told[2]):09d}-")
+    found = re.search(rf"stopped by {name} in epoch (\d+) after (\d+) steps; a checkpoint is saved", output)
+    assert found, output
+    assert checkpoints(project)[-1].name.startswith(f"{int(found[1]) - 1:06d}-{int(found[2]):09d}-")
     assert finish(project) == long_training
 
 
@@ -155,5 +155,5 @@ def test_a_stage_ends_with_dvc(project: Path, shell_stays: bool) -> None:
             time.sleep(0.1)
     else:
         raise AssertionError("the trainer outlives its parent")
-    spoken = (project / "stderr.txt").read_text(encoding="utf-8")
-    assert "stopped by SIGTERM" in spoken
+    output = (project / "stderr.txt").read_text(encoding="utf-8")
+    assert "stopped by SIGTERM" in output

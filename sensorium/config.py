@@ -295,7 +295,7 @@ class RuntimeConfig(Section):
     workers: Annotated[int, Field(ge=0)]
     """Loader processes per training process; 0 loads in the training process."""
     checkpoint_steps: Positive
-    """Optimizer steps between two resume checkpoints within an epoch."""
+    """Optimizer steps between two checkpoints within an epoch."""
 
 
 class Config(Section):

@@ -25,10 +25,8 @@ from sensorium.errors import SensoriumError
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of every unfinished sibling; git and DVC ignore it."""
-
 RETIRED_SUFFIX = ".retired"
 """Ending of a whole folder that is being replaced; git and DVC ignore it."""
-
 _TICK_SECONDS = 0.01
 _DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
@@ -90,7 +88,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty sibling folder; on success it replaces `path`, on any error it is removed.
 
-    A folder that already stands at `path` is set aside first and removed only when the new one is in
+    A folder that is already at `path` is set aside first and removed only when the new one is in
     place; it goes back when that fails. A crash between the two renames leaves both on disk, never
     neither: `tidy` brings the old one back.
 
@@ -139,7 +137,7 @@ def discard(path: Path) -> None:
 def tidy(path: Path) -> None:
     """Clean up what killed writers of `path` left beside it; only for who alone may write `path`.
 
-    A retired folder comes back when nothing stands at `path`; everything else is removed.
+    A retired folder comes back when nothing is at `path`; everything else is removed.
 
     Args:
         path: the final name that `atomic_folder` or `atomic_file` was given.

@@ -29,17 +29,29 @@ def remedy(path: Path, otherwise: str) -> str:
         otherwise: how it is made anew.
     """
     root = next((folder for folder in path.parents if (folder / LOCK_FILE).is_file()), None)
-    outputs = {} if root is None else _concerned(root, path)
-    if root is None or not outputs:
+    if root is None:
         return otherwise
+    name = path.relative_to(root)
+    outputs = {
+        output: digest
+        for output, digest in locked_digests(root).items()
+        if name.is_relative_to(output) or Path(output).is_relative_to(name)
+    }
+    if not outputs:
+        return otherwise
+    names = {output: shlex.quote(os.path.relpath(root / output)) for output in sorted(outputs)}
+    listed = " ".join(names.values())
+    present = [name for output, name in names.items() if os.path.lexists(root / output)]
+    # What is in the way is removed first: DVC takes a file for whole by its time and size.
+    clear = f"rm -r {' '.join(present)} && " if present else ""
     if all(_holds(cache_folder(root), digest) for digest in outputs.values()):
-        return f"Type `{_fetch(root, 'checkout', outputs)}`: it is in DVC's cache."
-    name, url = _remote(root)
-    if name is None:
+        return f"Type `{clear}dvc checkout {listed}`: it is in DVC's cache."
+    remote, url = _remote(root)
+    if remote is None:
         return otherwise
     if url is not None and all(_holds(url, digest) for digest in outputs.values()):
-        return f"Type `{_fetch(root, 'pull', outputs)}`: it is in the remote {name!r}."
-    advice = f"Type `dvc pull {' '.join(_names(root, outputs).values())}` where it was pushed. {otherwise}"
+        return f"Type `{clear}dvc pull {listed}`: it is in the remote {remote!r}."
+    advice = f"Type `dvc pull {listed}` where it was pushed. {otherwise}"
     return advice if url is None else otherwise
 
 
@@ -91,16 +103,6 @@ def _settings(root: Path) -> Any:
     return Config(str(root / ".dvc"), validate=False)
 
 
-def _concerned(root: Path, path: Path) -> dict[str, str]:
-    """Outputs that are, hold, or lie below the path, with their digests."""
-    name = path.relative_to(root)
-    return {
-        output: digest
-        for output, digest in locked_digests(root).items()
-        if name.is_relative_to(output) or Path(output).is_relative_to(name)
-    }
-
-
 def _remote(root: Path) -> tuple[str | None, Path | None]:
     """Name of the default remote and, where it is a folder of this machine, that folder."""
     settings = _settings(root)
@@ -122,15 +124,3 @@ def _holds(folder: Path, digest: str) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return all((objects / name[:2] / name[2:]).is_file() for name in listed)
-
-
-def _names(root: Path, outputs: dict[str, str]) -> dict[str, str]:
-    """How each output is typed in the working folder."""
-    return {output: shlex.quote(os.path.relpath(root / output)) for output in sorted(outputs)}
-
-
-def _fetch(root: Path, verb: str, outputs: dict[str, str]) -> str:
-    """The command; what stands in the way goes first, since DVC takes a file for whole by its time and size."""
-    names = _names(root, outputs)
-    present = [name for output, name in names.items() if os.path.lexists(root / output)]
-    return (f"rm -r {' '.join(present)} && " if present else "") + f"dvc {verb} {' '.join(names.values())}"

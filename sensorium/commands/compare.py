@@ -1,6 +1,7 @@
 """`sensorium compare`: is the one better than the other, by how much, on which mice and folds?"""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -17,16 +18,19 @@ from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, PredictionError, TrackingError
 from sensorium.evaluation.comparison import Interval, MouseFold, Videos, compare
+from sensorium.evaluation.scores import scored_precision
 from sensorium.files import atomic_file, read_json, write_json
+from sensorium.inference.ensemble import combine
 from sensorium.inference.predictions import Predictions
-from sensorium.inference.weights import combine
-from sensorium.metrics import response_precision
 from sensorium.mice import FOLDS_SPLIT, short_name
 from sensorium.paths import Paths
 from sensorium.tracking.project_run import log_results
 
 _RUN = re.compile(r"[0-9a-f]{32}")
-_INCHES_A_ROW = 0.25
+_INCHES_PER_ROW = 0.25
+
+Cells = Mapping[MouseFold, Interval]
+"""The differences of every mouse and fold; the limits are NaN where single scores are compared."""
 
 
 def run(
@@ -37,7 +41,7 @@ def run(
     ] = None,
     reference: Annotated[str | None, typer.Argument(help="What to compare with; for pairs also `champion`.")] = None,
 ) -> None:
-    """Tell whether one experiment, run or pair is better than another, with 95% intervals and a figure.
+    """Find out whether one experiment, run or pair is better than another, with 95% intervals and a figure.
 
     Experiments are compared by their out-of-fold predictions, with intervals over videos; runs and pairs by their
     scores, with one interval over mice and folds. With one experiment all others are compared with it, with none
@@ -46,12 +50,12 @@ def run(
     Examples: `sensorium compare distillation_001 true_batch_001`, `sensorium compare 3 champion`.
 
     Raises:
-        ConfigError: one of the two is unknown, or they are of different kinds.
-        PredictionError: predictions are missing or damaged.
+        ConfigError: one of the two is unknown, they are of different kinds, or there is nothing to compare with.
+        PredictionError: predictions are missing or damaged, or nothing is evaluated yet.
         TrackingError: a run or version is missing, or they share no mouse and fold.
     """
     if candidate is None or reference is None:
-        compare_all(config, paths, candidate)
+        _compare_all(config, paths, candidate)
         return
     kinds = {_kind(config, name) for name in (candidate, reference)}
     if len(kinds) > 1:
@@ -68,36 +72,22 @@ def run(
     _write(paths.root / "reports" / "comparison" / f"{candidate}-{reference}", cells, whole, (candidate, reference))
 
 
-def compare_all(config: Config, paths: Paths, reference: str | None) -> None:
-    """Compare every experiment with one of them by their out-of-fold predictions, and print one row for each.
-
-    Args:
-        config: all settings.
-        paths: the project.
-        reference: experiment, or several joined by commas for their mean; the best by default.
-
-    Raises:
-        ConfigError: the reference is no experiment, or there is nothing to compare it with.
-        PredictionError: predictions are missing or damaged, or nothing is evaluated yet.
-    """
-    best = _best(config, paths) if reference is None else reference
-    if _kind(config, best) != "experiment":
-        raise ConfigError(f"{best}: no experiment.", "Name what to compare it with: a second run or pair.")
-    others = [name for name in config.experiments if name != best]
+def _compare_all(config: Config, paths: Paths, reference: str | None) -> None:
+    """Compare every experiment with one of them, or with several joined by commas; with the best by default."""
+    if reference is None:
+        remedy = "Type `dvc repro` first, or name two experiments."
+        scores = read_json(paths.evaluation / "overall.json", PredictionError, remedy)
+        reference = max(config.experiments, key=lambda name: float(scores.get(name, -1.0)))
+    if _kind(config, reference) != "experiment":
+        raise ConfigError(f"{reference}: no experiment.", "Name what to compare it with: a second run or pair.")
+    others = [name for name in config.experiments if name != reference]
     if not others:
-        raise ConfigError(f"{best}: params.yaml has no other experiment.", "`sensorium experiment new` adds one.")
-    found = {name: _by_videos(config, paths, name, best)[1] for name in others}
-    table = Table("experiment", "difference", "95% interval", "verdict", title=f"Correlation, minus {best}")
+        raise ConfigError(f"{reference}: params.yaml has no other experiment.", "`sensorium experiment new` adds one.")
+    found = {name: _by_videos(config, paths, name, reference)[1] for name in others}
+    table = Table("experiment", "difference", "95% interval", "verdict", title=f"Correlation, minus {reference}")
     for name, whole in sorted(found.items(), key=lambda item: -item[1].mean):
         table.add_row(name, f"{whole.mean:+.4f}", f"{whole.low:+.4f} to {whole.high:+.4f}", whole.verdict)
     Console().print(table)
-
-
-def _best(config: Config, paths: Paths) -> str:
-    """The experiment with the best single-trial correlation."""
-    remedy = "Type `dvc repro` first, or name two experiments."
-    scores = read_json(paths.evaluation / "overall.json", PredictionError, remedy)
-    return max(config.experiments, key=lambda name: float(scores.get(name, -1.0)))
 
 
 def _kind(config: Config, name: str) -> str:
@@ -113,21 +103,17 @@ def _kind(config: Config, name: str) -> str:
     )
 
 
-def _by_videos(
-    config: Config, paths: Paths, candidate: str, reference: str
-) -> tuple[dict[MouseFold, Interval | float], Interval]:
+def _by_videos(config: Config, paths: Paths, candidate: str, reference: str) -> tuple[Cells, Interval]:
     folds, videos = Folds.load(paths.folds), Videos()
-    sides = [_members(paths, name) for name in (candidate, reference)]
-    for mouse in track(
-        list(config.dataset.mice),
-        f"Comparing {candidate} with {reference}",
-        console=Console(stderr=True),
-        transient=True,
-    ):
+    sides = [
+        [Predictions.open(paths.predictions(part, FOLDS_SPLIT)) for part in name.split(",")]
+        for name in (candidate, reference)
+    ]
+    title, console = f"Comparing {candidate} with {reference}", Console(stderr=True)
+    for mouse in track(list(config.dataset.mice), title, console=console, transient=True):
         store = MouseStore(paths.store(mouse))
         numbers, groups = folds.of(mouse), folds.group(mouse)
-        scored = slice(config.evaluation.first_frame, config.evaluation.first_frame + config.evaluation.frames)
-        precision = response_precision(store.statistics("responses", "std").T)[:, scored]
+        scored, precision = scored_precision(store, config.evaluation)
         for trial in np.flatnonzero(np.isin(numbers, list(config.folds.train.values()))).tolist():
             target = store.responses(trial).T[:, scored]
             weight = precision[:, : target.shape[1]]
@@ -137,17 +123,10 @@ def _by_videos(
                 for side in sides
             )
             videos.add((mouse, int(numbers[trial])), int(groups[trial]), target * weight, first, second)
-    cells, whole = videos.differences()
-    return dict(cells), whole
+    return videos.differences()
 
 
-def _members(paths: Paths, name: str) -> list[Predictions]:
-    return [Predictions.open(paths.predictions(part, FOLDS_SPLIT)) for part in name.split(",")]
-
-
-def _by_scores(
-    paths: Paths, runs: bool, candidate: str, reference: str
-) -> tuple[dict[MouseFold, Interval | float], Interval]:
+def _by_scores(paths: Paths, runs: bool, candidate: str, reference: str) -> tuple[Cells, Interval]:
     from sensorium.registry.promotion import scores_of_pair
     from sensorium.registry.results import scores_of_run
 
@@ -159,30 +138,25 @@ def _by_scores(
             "Compare experiments whose folds are finished.",
         )
     cells = {
-        (mouse, int(fold)): float(found.differences[row, column])
-        for row, mouse in enumerate(found.mice)
-        for column, fold in enumerate(found.folds)
-        if np.isfinite(found.differences[row, column])
+        (str(mouse), int(str(fold))): Interval(float(value), np.nan, np.nan)
+        for mouse, row in found.differences.iterrows()
+        for fold, value in row.dropna().items()
     }
-    return dict(cells), found
+    return cells, found
 
 
-def _print(cells: dict[MouseFold, Interval | float], whole: Interval, candidate: str, reference: str) -> None:
+def _print(cells: Cells, whole: Interval, candidate: str, reference: str) -> None:
     headings = ("mouse", "fold", "difference", "95% interval", "verdict")
     table = Table(*headings, title=f"Correlation, {candidate} minus {reference}")
-    for (mouse, fold), difference in cells.items():
-        name = short_name(mouse)
-        if isinstance(difference, float):
-            table.add_row(name, str(fold), f"{difference:+.4f}")
-        else:
-            interval = f"{difference.low:+.4f} to {difference.high:+.4f}"
-            table.add_row(name, str(fold), f"{difference.mean:+.4f}", interval, difference.verdict)
+    for (mouse, fold), found in cells.items():
+        judged = [f"{found.low:+.4f} to {found.high:+.4f}", found.verdict] if np.isfinite(found.low) else []
+        table.add_row(short_name(mouse), str(fold), f"{found.mean:+.4f}", *judged)
     console = Console(soft_wrap=True)
     console.print(table)
     console.print(f"{candidate} against {reference}: {whole}.")
 
 
-def _write(folder: Path, cells: dict[MouseFold, Interval | float], whole: Interval, names: tuple[str, str]) -> None:
+def _write(folder: Path, cells: Cells, whole: Interval, names: tuple[str, str]) -> None:
     rows = [{"mouse": mouse, "fold": fold, **_numbers(difference)} for (mouse, fold), difference in cells.items()]
     tree = {"candidate": names[0], "reference": names[1], "all": _numbers(whole), "verdict": whole.verdict}
     write_json(folder.with_name(f"{folder.name}.json"), {**tree, "cells": rows})
@@ -190,26 +164,23 @@ def _write(folder: Path, cells: dict[MouseFold, Interval | float], whole: Interv
         _figure(cells, whole, names).savefig(partial, format="png", dpi=150)
 
 
-def _numbers(difference: Interval | float) -> dict[str, float]:
-    if isinstance(difference, float):
-        return {"difference": difference}
-    return {"difference": difference.mean, "low": difference.low, "high": difference.high}
+def _numbers(found: Interval) -> dict[str, float]:
+    numbers = {"difference": found.mean, "low": found.low, "high": found.high}
+    return {name: value for name, value in numbers.items() if np.isfinite(value)}
 
 
-def _figure(cells: dict[MouseFold, Interval | float], whole: Interval, names: tuple[str, str]) -> Figure:
+def _figure(cells: Cells, whole: Interval, names: tuple[str, str]) -> Figure:
     """One row per mouse and fold, the whole at the bottom: point and interval around zero."""
     with mpl.rc_context({"font.size": 8}):
-        figure = Figure(figsize=(6, 1.2 + _INCHES_A_ROW * (len(cells) + 1)), layout="constrained")
+        figure = Figure(figsize=(6, 1.2 + _INCHES_PER_ROW * (len(cells) + 1)), layout="constrained")
         axes = figure.add_subplot()
         labels = [f"{mouse.split('-Video-')[0]}, fold {fold}" for mouse, fold in cells] + ["all"]
-        for row, difference in enumerate([*cells.values(), whole]):
-            interval = Interval(difference, difference, difference) if isinstance(difference, float) else difference
+        for row, interval in enumerate([*cells.values(), whole]):
             colour = "black" if interval is whole else "tab:blue"
             axes.plot([interval.low, interval.high], [row, row], color=colour, linewidth=1.5)
             axes.plot(interval.mean, row, "o", color=colour, markersize=4)
         axes.axvline(0, color="grey", linewidth=0.8)
         axes.set_yticks(range(len(labels)), labels)
         axes.invert_yaxis()
-        axes.set_xlabel(f"difference of correlation, {names[0]} minus {names[1]}")
-        axes.set_title(whole.verdict)
+        axes.set(title=whole.verdict, xlabel=f"difference of correlation, {names[0]} minus {names[1]}")
     return figure

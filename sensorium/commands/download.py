@@ -1,6 +1,7 @@
 """`sensorium download`: provide the competition's mice, several at a time."""
 
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
@@ -61,8 +62,7 @@ def ensure_mice(
         for mouse in mice
     ]
     _check_space([request for request in requests if request.missing])
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    faults = _ensure_all(requests, console)
+    faults = _ensure_all(requests, Console(stderr=True, highlight=False, soft_wrap=True))
     if len(faults) == 1:
         raise faults[0]
     if faults:
@@ -72,31 +72,24 @@ def ensure_mice(
 
 def _check_space(missing: list[DownloadRequest]) -> None:
     """Refuse early: the zips and what they unpack to, which is no smaller, must fit."""
-    needs: dict[Path, int] = {}
+    needs: Counter[Path] = Counter()
     for request in missing:
         size = probe_size(request.url, request.policy) or 0
-        for folder in (request.state, request.folder.parent):
-            needs[folder] = needs.get(folder, 0) + size
+        needs.update({request.state: size, request.folder.parent: size})
     require_space(needs, f"downloading {len(missing)} mice")
 
 
 def _ensure_all(requests: list[DownloadRequest], console: Console) -> list[SensoriumError]:
     """Download all mice side by side; what fails does not hold up the others."""
-    stop = threading.Event()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
+    stop, size = threading.Event(), DownloadColumn(binary_units=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), size, TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress, ThreadPoolExecutor(_PARALLEL) as pool:
-        futures = {request.mouse: pool.submit(_ensure, request, progress, stop) for request in requests}
+        futures = [pool.submit(_ensure, request, progress, stop) for request in requests]
         faults = []
         try:
-            for request in requests:
+            for request, future in zip(requests, futures, strict=True):
                 try:
-                    console.print(f"{request.folder}: {futures[request.mouse].result()}.")
+                    console.print(f"{request.folder}: {future.result()}.")
                 except SensoriumError as fault:
                     faults.append(fault)
         except BaseException:

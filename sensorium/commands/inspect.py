@@ -1,8 +1,7 @@
 """`sensorium inspect`: the facts of a mouse or a trial, and a picture of it."""
 
-import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -25,16 +24,10 @@ from sensorium.paths import Paths
 from sensorium.recordings.figures import draw_mouse, draw_trial
 from sensorium.recordings.inspect import Facts, TierCount, count_tiers, mouse_facts, trial_facts
 from sensorium.report.figures import STYLE
+from sensorium.report.page import image, page
 
 ENDINGS = (".png", ".html")
 """What can be written."""
-_PAGE_STYLE = """
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222;
-       font: 16px/1.5 system-ui, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.3rem; margin-top: 2.5rem; } img { width: 100%; height: auto; margin-top: 1rem; }
-table { border-collapse: collapse; font-size: .92rem; margin-bottom: 1rem; }
-th, td { padding: .2rem .8rem; border-bottom: 1px solid #e6e6e6; text-align: left; }
-"""
 
 
 @dataclass(frozen=True)
@@ -113,10 +106,9 @@ def _print(console: Console, view: _View) -> None:
         console.print(f"[bold]{name:<{width}}[/]{plain(value)}", soft_wrap=True)
     if view.counts:
         folds = [f"fold {fold}" for fold in range(len(view.counts[0].folds))]
-        table = Table("tier", *("trials", "labelled", *folds))
+        table = Table("tier", "trials", "labelled", *folds)
         for row in view.counts:
-            cells = map(str, (row.trials, row.labelled, *row.folds))
-            table.add_row(row.tier, *cells)
+            table.add_row(row.tier, *map(str, (row.trials, row.labelled, *row.folds)))
         console.print(table)
         if not folds:
             console.print("No fold is assigned yet: run `dvc repro folds`.")
@@ -126,8 +118,7 @@ def _write(
     paths: Paths, views: Sequence[_View], mice: Sequence[str], trial: int | None, out: Path | None
 ) -> list[Path]:
     if out is not None and out.suffix == ".html":
-        page = "\n".join(["<!doctype html>", *_page(views)]) + "\n"
-        _save(out, page.encode())
+        _save(out, page(views[0].title, _lines(views)).encode())
         return [out]
     ending = "" if trial is None else f"-trial_{trial}"
     written = [paths.inspection / f"{mouse}{ending}.png" for mouse in mice] if out is None else [out]
@@ -152,13 +143,9 @@ def _png(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-def _page(views: Sequence[_View]) -> list[str]:
-    """Lines of a page that holds everything it shows: figures within, no script, nothing fetched."""
-    lines = ['<html lang="en"><head><meta charset="utf-8">']
-    lines.append(f"<title>Sensorium: {escape(views[0].title)}</title><style>{_PAGE_STYLE}</style></head><body>")
+def _lines(views: Sequence[_View]) -> Iterator[str]:
     for view in views:
-        image = base64.b64encode(_png(view.figure)).decode("ascii")
-        lines += [f"<h1>{escape(view.title)}</h1>", "<table>"]
-        lines += [f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in view.facts.items()]
-        lines += ["</table>", f'<img alt="{escape(view.title)}" src="data:image/png;base64,{image}">']
-    return [*lines, "</body></html>"]
+        yield f"<h1>{escape(view.title)}</h1><table>"
+        for name, value in view.facts.items():
+            yield f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>"
+        yield f"</table>{image(view.title, _png(view.figure))}"

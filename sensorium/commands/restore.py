@@ -6,7 +6,8 @@ from sensorium.commands.project import published_epochs, record_published
 from sensorium.config import Config
 from sensorium.errors import TrackingError
 from sensorium.paths import Paths
-from sensorium.registry import restore_pair
+from sensorium.registry import register_pair
+from sensorium.registry.manifest import PairPin
 from sensorium.tracking.database import set_aside
 from sensorium.tracking.run_links import find_run, run_links
 from sensorium.tracking.store import TrackingStore, mlflow_errors
@@ -28,8 +29,8 @@ def run(config: Config, paths: Paths) -> None:
     count = sum(_rebuild(config, paths, name) for name in config.experiments)
     if count:
         Console().print(f"{count} runs are recorded again, from the histories of the folds.")
-    restored, same = restore_pair(config, paths)
-    if not same:
+    restored = register_pair(config, paths)
+    if paths.pair_pin.exists() and PairPin.read(paths.pair_pin).pair.digest != restored.pair.digest:
         raise TrackingError(
             f"{paths.pair_pin}: the folds or scores on disk are not those that the pin names.",
             "Type `dvc checkout` to bring back the pinned ones, or `dvc repro register` to pin the present ones.",

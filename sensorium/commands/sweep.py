@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import socket
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -100,9 +100,6 @@ def search(config: Config, paths: Paths, options: Options) -> None:
         _conclude(config, paths, options, sweep, console)
 
 
-# -- before ------------------------------------------------------------------------------------------
-
-
 def _check(paths: Paths, options: Options) -> None:
     if options.trials < 1:
         raise ConfigError(f"--trials {options.trials}: must be 1 or more.", "For example: --trials 20")
@@ -123,7 +120,7 @@ def _check(paths: Paths, options: Options) -> None:
 
 
 def make_plan(config: Config, paths: Paths, options: Options) -> SweepPlan:
-    """What the sweep is, after a look at all that its trials need.
+    """What the sweep is, once all that its trials need is found sound.
 
     Raises:
         ConfigError: the space is not valid, or the experiment's settings refuse a value of it.
@@ -153,28 +150,19 @@ def make_plan(config: Config, paths: Paths, options: Options) -> SweepPlan:
 
 
 def _teachers(config: Config, paths: Paths, options: Options, space: Space) -> dict[str, str | None]:
-    """Digests of the folds that trials learn from.
-
-    Raises:
-        CheckpointError: one is missing.
-    """
+    """Digests of the folds that trials learn from; all must be there."""
     settings = config.experiment(options.experiment)
     if settings.distillation is None:
         return {}
     names = [settings.distillation.teacher]
     if _TEACHER in space.parameters:
         names = list(space.parameters[_TEACHER].listed() or ())
-    found = {}
+    found: dict[str, str | None] = {}
     for name in names:
-        learner = settings.model_copy(
-            update={"distillation": settings.distillation.model_copy(update={"teacher": name})}
-        )
-        for fold in options.folds:
-            found[f"{name}/fold_{fold}"] = train.teacher_digest(learner, paths, fold)
+        distillation = settings.distillation.model_copy(update={"teacher": name})
+        learner = settings.model_copy(update={"distillation": distillation})
+        found |= {f"{name}/fold_{fold}": train.teacher_digest(learner, paths, fold) for fold in options.folds}
     return found
-
-
-# -- processes ---------------------------------------------------------------------------------------
 
 
 def _jobs(options: Options) -> int | None:
@@ -187,18 +175,14 @@ def _jobs(options: Options) -> int | None:
 
 
 def _start_workers(paths: Paths, options: Options, sweep: Sweep, console: Console) -> None:
-    """Let processes work on the sweep, and wait for them.
-
-    Raises:
-        ConfigError: there are no such GPUs, or fewer than processes.
-        PipelineError: some failed, and trials are left.
-    """
+    """Let processes work on the sweep, and wait for them; a failure is an error where trials are left."""
     logs = sweep.plan.folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
+    words = ["exec", "sensorium", "sweep", "--experiment", options.experiment, "--space", str(options.space.resolve())]
+    words += ["--trials", str(options.trials), "--folds", ",".join(map(str, options.folds)), "--name", options.title]
+    environment = command_environment(options.executor)
     started = [
-        workers.Worker(
-            _command(options, name), {**command_environment(options.executor), **lease}, logs / f"{name}.log"
-        )
+        workers.Worker(shlex.join([*words, "--worker", name]), environment | lease, logs / f"{name}.log")
         for name, lease in _leases(options).items()
     ]
     console.print(f"{sweep.plan.name}: {len(started)} processes; their logs are in {logs}.")
@@ -216,23 +200,11 @@ def _start_workers(paths: Paths, options: Options, sweep: Sweep, console: Consol
 def _leases(options: Options) -> dict[str, dict[str, str]]:
     """What each process is given of the GPUs, by its name, which no other process on any machine has."""
     jobs = _jobs(options) or 1
-    leased: list[str | None] = [None] * jobs
-    if options.gpus is not None:
-        found = devices.parse(options.gpus)
-        if jobs > len(found):
-            raise ConfigError(f"--jobs {jobs}: more than the {len(found)} GPUs of --gpus.", "Name more GPUs.")
-        leased = list(found[:jobs])
+    leased: Sequence[str | None] = [None] * jobs if options.gpus is None else devices.parse(options.gpus)
+    if jobs > len(leased):
+        raise ConfigError(f"--jobs {jobs}: more than the {len(leased)} GPUs of --gpus.", "Name more GPUs.")
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
-    return {f"{host}-{os.getpid()}-{number}": devices.lease(gpu) for number, gpu in enumerate(leased)}
-
-
-def _command(options: Options, worker: str) -> str:
-    words = ["exec", "sensorium", "sweep", "--experiment", options.experiment, "--space", str(options.space.resolve())]
-    words += ["--trials", str(options.trials), "--folds", ",".join(map(str, options.folds))]
-    return shlex.join([*words, "--name", options.title, "--worker", worker])
-
-
-# -- after -------------------------------------------------------------------------------------------
+    return {f"{host}-{os.getpid()}-{number}": devices.lease(gpu) for number, gpu in enumerate(leased[:jobs])}
 
 
 def _conclude(config: Config, paths: Paths, options: Options, sweep: Sweep, console: Console) -> None:
@@ -247,8 +219,10 @@ def _conclude(config: Config, paths: Paths, options: Options, sweep: Sweep, cons
             f"Narrow the ranges of {options.space}. Trial 0: {results.row(sweep.trials()[0]).get('reason', 'pruned')}",
         )
     with waiting_lock(sweep.plan.folder / "results.lock"):
-        importance = results.importances(sweep.study, config.seed)
-        folder = _write(paths, sweep, importance)
+        importance, folder = results.importances(sweep.study, config.seed), paths.sweep(sweep.plan.name)
+        write_text(folder / "trials.csv", results.to_csv(sweep.trials()))
+        with atomic_file(folder / "sweep.png") as partial:
+            results.figure(sweep.study, importance).savefig(partial, format="png")
         _record(config, paths, options, sweep, folder)
         sweep.tidy()
     if options.as_json:
@@ -260,15 +234,6 @@ def _conclude(config: Config, paths: Paths, options: Options, sweep: Sweep, cons
     if options.best is not None:
         chosen = settings_of(sweep.plan.space, sweep.study.best_params)
         experiments.create(paths, options.best, options.experiment, chosen)
-
-
-def _write(paths: Paths, sweep: Sweep, importance: Mapping[str, float]) -> Path:
-    folder = paths.sweep(sweep.plan.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "trials.csv", results.to_csv(sweep.trials()))
-    with atomic_file(folder / "sweep.png") as partial:
-        results.figure(sweep.study, importance).savefig(partial, format="png")
-    return folder
 
 
 def _record(config: Config, paths: Paths, options: Options, sweep: Sweep, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The trials of a sweep, one after another, by this process; and how a sweep looks from outside."""
+"""The trials of a sweep, one after another, by this process; and what the user sees of a sweep."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,7 +44,7 @@ class Options:
     best: str | None = None
     """Name of the experiment that is to have the best settings."""
     jobs: int | None = None
-    """Processes; by default one a GPU, or this one."""
+    """Processes; by default one per GPU, or this one."""
     gpus: str | None = None
     """GPUs to lease, joined by commas."""
     gpus_per_trial: int = 0
@@ -136,9 +136,6 @@ class TrialPruner:
         return self._sweep.report(self.number, reached, over=over)
 
 
-# -- what the user sees ------------------------------------------------------------------------------
-
-
 def _text(value: Any) -> str:
     """A parameter's value for people."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -177,7 +174,7 @@ def show_progress(sweep: Sweep, console: Console) -> Iterator[Callable[[], None]
 
 
 def print_results(sweep: Sweep, importance: Mapping[str, float], folder: Path, console: Console) -> None:
-    """Print a row per trial, the importance of the parameters, and the best trial."""
+    """Print one row per trial, the importance of the parameters, and the best trial."""
     best = sweep.study.best_trial
     table = Table(title=f"Sweep {sweep.plan.name}", title_justify="left")
     names = [key.rpartition(".")[2] for key in sweep.plan.space.parameters]

@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from sensorium.seeding import generator
 
 Scores = Mapping[str, Mapping[str, float]]
 """A score by mouse and fold."""
-
 _CONFIDENCE = 0.95
 _EDGES = ((1 - _CONFIDENCE) / 2, 1 - (1 - _CONFIDENCE) / 2)
 _DRAWS = 10_000
@@ -52,10 +52,8 @@ class Interval:
 class Comparison(Interval):
     """Candidate minus reference, mouse by mouse and fold by fold."""
 
-    mice: tuple[str, ...]
-    folds: tuple[str, ...]
-    differences: NDArray[np.float64]
-    """(mice, folds); NaN where one of the two has no score."""
+    differences: pd.DataFrame
+    """Rows are mice, columns folds; NaN where one of the two has no score."""
 
 
 def compare(candidate: Scores, reference: Scores) -> Comparison | None:
@@ -64,17 +62,13 @@ def compare(candidate: Scores, reference: Scores) -> Comparison | None:
     Returns:
         The comparison; None when they share no mouse and fold.
     """
-    mice = tuple(mouse for mouse in candidate if mouse in reference)
-    folds = tuple(sorted({fold for mouse in mice for fold in candidate[mouse] if fold in reference[mouse]}))
-    if not folds:
+    mice = [mouse for mouse in candidate if mouse in reference]
+    differences = (pd.DataFrame(candidate) - pd.DataFrame(reference))[mice].dropna(how="all").sort_index().T
+    if differences.empty:
         return None
-    table = np.array([[_difference(candidate[m], reference[m], fold) for fold in folds] for m in mice])
+    table = differences.to_numpy(np.float64)
     low, high = np.quantile(_bootstrap(table), _EDGES)
-    return Comparison(float(np.nanmean(table)), float(low), float(high), mice, folds, table)
-
-
-def _difference(candidate: Mapping[str, float], reference: Mapping[str, float], fold: str) -> float:
-    return candidate[fold] - reference[fold] if fold in candidate and fold in reference else np.nan
+    return Comparison(float(np.nanmean(table)), float(low), float(high), differences)
 
 
 def _bootstrap(table: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -25,11 +25,10 @@ from sensorium.data.store import MouseStore
 from sensorium.metrics import StreamingCorrelation, response_precision, update_together
 
 ALL = "all"
-"""Stands for every fold, tier or mouse in a table."""
+"""Every fold, tier or mouse, in a table."""
 
 Sources = Mapping[str, NDArray[np.floating]]
 """(N, L) predictions of one trial by source."""
-
 _TARGET = ""
 """Name of the measured responses among the sources."""
 
@@ -84,6 +83,12 @@ class MouseScores:
                     pool.to_average.merge(stream)
         return pool
 
+    def to_average(self, source: str, fold: int | str, tier: str) -> StreamingCorrelation:
+        """Correlation to average of one source over the repeats within a fold, or of all folds."""
+        if fold == ALL:
+            return self.repeats.setdefault((source, tier), StreamingCorrelation(len(self.unit_ids)))
+        return self.cells[source, int(fold), tier].to_average
+
     def subsets(self) -> list[tuple[int | str, str]]:
         """Every (fold, tier) with trials, and the pools over folds, tiers and both."""
         pairs = sorted({(fold, tier) for _, fold, tier in self.cells})
@@ -110,11 +115,21 @@ def score_mouse(
         load: reads the predictions of a trial, such as `OutOfFold.load`.
         config: which frames count.
     """
+    scores = MouseScores(store.name, store.unit_ids)
+    scored, precision = scored_precision(store, config)
     with ThreadPoolExecutor() as threads:
-        scorer = _Scorer(store, load, config, threads)
         for tier, trials in _videos(store, folds, groups):
-            scorer.add_video(tier, trials)
-    return scorer.scores
+            repeats = defaultdict[int | str, _Repeats](_Repeats)
+            for fold, trial in trials:
+                target = np.ascontiguousarray(store.responses(trial)[scored].T)
+                series = {name: values[:, scored] for name, values in load(store, trial).items()}
+                cells = [scores.cells.setdefault((name, fold, tier), Cell(store.neurons)) for name in series]
+                _add_trial(cells, target, list(series.values()), precision, threads)
+                for subset in (ALL, fold) if len(trials) > 1 else ():
+                    repeats[subset].add({_TARGET: target, **series})
+            for subset, sums in repeats.items():
+                sums.append_to({name: scores.to_average(name, subset, tier) for name in scores.sources}, precision)
+    return scores
 
 
 def scored_precision(store: MouseStore, config: EvaluationConfig) -> tuple[slice, NDArray[np.float32]]:
@@ -144,13 +159,11 @@ class _Repeats:
         """Add one repeat, (N, T) by name."""
         self.count += 1
         for name, values in series.items():
-            total = self._sums.get(name)
-            if total is None:
+            if name not in self._sums:
                 self._sums[name] = values.copy()
             else:
-                frames = min(total.shape[1], values.shape[1])
-                self._sums[name] = total[:, :frames]
-                self._sums[name] += values[:, :frames]
+                self._sums[name] = self._sums[name][:, : values.shape[1]]
+                self._sums[name] += values[:, : self._sums[name].shape[1]]
 
     def append_to(self, streams: Mapping[str, StreamingCorrelation], precision: NDArray[np.float32]) -> None:
         """Append the normalised means to the stream of each source, where there is something to average."""
@@ -160,45 +173,16 @@ class _Repeats:
             update_together(list(streams.values()), target, predictions, scale)
 
 
-class _Scorer:
-    """Adds the trials of one mouse to its cells."""
-
-    def __init__(self, store: MouseStore, load: Load, config: EvaluationConfig, threads: Executor) -> None:
-        self._threads = threads
-        self.scores = MouseScores(store.name, store.unit_ids)
-        self._store = store
-        self._load = load
-        self._frames, self._precision = scored_precision(store, config)
-
-    def add_video(self, tier: str, trials: Sequence[tuple[int, int]]) -> None:
-        """Add all trials, as (fold, trial), that show one video."""
-        whole, by_fold = _Repeats(), defaultdict[int, _Repeats](_Repeats)
-        for fold, trial in trials:
-            series = self._add_trial(fold, tier, trial)
-            if len(trials) > 1:
-                whole.add(series)
-                by_fold[fold].add(series)
-        if len(trials) > 1:
-            neurons, known, cells = self._store.neurons, self.scores.repeats, self.scores.cells
-            names = self.scores.sources
-            streams = {name: known.setdefault((name, tier), StreamingCorrelation(neurons)) for name in names}
-            whole.append_to(streams, self._precision)
-            for fold, repeats in by_fold.items():
-                repeats.append_to({name: cells[name, fold, tier].to_average for name in names}, self._precision)
-
-    def _add_trial(self, fold: int, tier: str, trial: int) -> Sources:
-        """Add one trial to the cells of every source; returns the series (N, T) by name, responses among them."""
-        series = {_TARGET: np.ascontiguousarray(self._store.responses(trial)[self._frames].T)}
-        series |= {name: values[:, self._frames] for name, values in self._load(self._store, trial).items()}
-        target, predictions = series[_TARGET], [values for name, values in series.items() if name != _TARGET]
-        names = [name for name in series if name != _TARGET]
-        cells = [self.scores.cells.setdefault((name, fold, tier), Cell(self._store.neurons)) for name in names]
-        variant = self._threads.submit(
-            update_together, [cell.published_variant for cell in cells], target, predictions, None
-        )
-        precision = self._precision[:, : target.shape[1]]
-        update_together([cell.single_trial for cell in cells], target, predictions, precision)
-        variant.result()
-        for cell in cells:
-            cell.trials += 1
-        return series
+def _add_trial(
+    cells: Sequence[Cell],
+    target: NDArray[np.floating],
+    predictions: Sequence[NDArray[np.floating]],
+    precision: NDArray[np.float32],
+    threads: Executor,
+) -> None:
+    """Add one trial to the cell of every source; the two scores are accumulated side by side."""
+    variant = threads.submit(update_together, [cell.published_variant for cell in cells], target, predictions, None)
+    update_together([cell.single_trial for cell in cells], target, predictions, precision[:, : target.shape[1]])
+    variant.result()
+    for cell in cells:
+        cell.trials += 1

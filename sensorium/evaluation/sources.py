@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from sensorium.config import EnsembleConfig, RegistryConfig
 from sensorium.data.store import MouseStore
+from sensorium.inference.ensemble import combine
 from sensorium.inference.predictions import Predictions
-from sensorium.inference.weights import combine
 
 ENSEMBLE = "ensemble"
 """Mean of the members of the ensemble, weighted where weights are fitted."""

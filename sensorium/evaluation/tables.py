@@ -21,7 +21,6 @@ PUBLISHED_VARIANT = "published_variant"
 """The published solution's score: not normalised, mean over mice."""
 TO_AVERAGE = "correlation_to_average"
 """Over the repeats of a video, normalised, pooled over neurons; empty where nothing is repeated."""
-
 METRICS = (SINGLE_TRIAL, PUBLISHED_VARIANT, TO_AVERAGE)
 
 _BINS: NDArray[np.float64] = np.linspace(-0.2, 1.0, 61)
@@ -113,7 +112,7 @@ def _by_source(rows: pd.DataFrame, metric: str) -> dict[str, float]:
 
 
 def histogram(neurons: pd.DataFrame) -> pd.DataFrame:
-    """Share of the neurons in each bin of single-trial correlation, a row per source and bin."""
+    """Share of the neurons in each bin of single-trial correlation, one row per source and bin."""
     centres = np.round((_BINS[:-1] + _BINS[1:]) / 2, 6)
     parts = []
     for source, part in neurons.groupby("source", sort=False):
@@ -123,7 +122,7 @@ def histogram(neurons: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_mouse(table: pd.DataFrame) -> pd.DataFrame:
-    """Single-trial correlation over all folds and tiers, a row per source and mouse."""
+    """Single-trial correlation over all folds and tiers, one row per source and mouse."""
     whole = table[(table["fold"] == ALL) & (table["tier"] == ALL)]
     names = ["all neurons" if mouse == ALL else short_name(mouse) for mouse in whole["mouse"]]
     return pd.DataFrame({"source": whole["source"], "mouse": names, SINGLE_TRIAL: whole[SINGLE_TRIAL]})
@@ -141,7 +140,7 @@ def training_histories(config: Config, paths: Paths, experiment: str) -> dict[in
 
 
 def learning_curves(histories: Mapping[str, Mapping[int, pd.DataFrame]]) -> pd.DataFrame:
-    """Validation correlation, a row per experiment and epoch: the mean of the folds that reached the epoch.
+    """Validation correlation, one row per experiment and epoch: the mean of the folds that reached the epoch.
 
     Args:
         histories: by experiment and fold, columns `epoch` and `val_correlation`; none for weights from elsewhere.

@@ -26,7 +26,6 @@ FloatArray = NDArray[np.float64]
 
 _DIGITS = 4
 """Decimals of a weight: finer ones mean nothing, and differ between processors."""
-
 _START = 0.8
 """Weight of one experiment in the points, besides equal weights, from which the search starts."""
 

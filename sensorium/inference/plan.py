@@ -14,8 +14,8 @@ from sensorium.config import PredictionConfig, WindowConfig
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
+from sensorium.inference.ensemble import Weights
 from sensorium.inference.sliding import trial_groups
-from sensorium.inference.weights import Weights
 from sensorium.lineage import PREDICTION_CODE, code_digests
 from sensorium.mice import FOLDS_SPLIT, MouseSet
 from sensorium.model import checkpoint

@@ -17,7 +17,6 @@ from sensorium.recovery import later_remedy, remedy
 
 PROVENANCE_FILE = "provenance.json"
 """What made the predictions: digests of weights and stores, window, precision, code; never a date or run."""
-
 _REMEDY = "Predict again: `sensorium predict -e <experiment> -s <split>`, or `dvc repro`."
 
 Float32Array = NDArray[np.float32]

@@ -2,7 +2,7 @@
 
 import contextlib
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -17,19 +17,18 @@ from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from sensorium.config import Precision
 from sensorium.errors import CheckpointError, PredictionError, SensoriumError
+from sensorium.inference.ensemble import combine, in_order
 from sensorium.inference.member import Member, load_member
 from sensorium.inference.plan import Assignment, Group, PredictionJob
 from sensorium.inference.predictions import write_prediction
 from sensorium.inference.sliding import SlidingPredictor, TrialInput, check_length
-from sensorium.inference.weights import combine, in_order
 from sensorium.inference.work_queue import WorkQueue
 from sensorium.mice import FRAMES_PER_SECOND
 
 _MEMBER_SHARE = 0.4
 """Share of a GPU's memory that models may fill; beyond it they visit the GPU one after the other."""
-
-_LOOK_SECONDS = 0.5
-"""Time between two looks at how far other processes are."""
+_POLL_SECONDS = 0.5
+"""Time between two checks of how far other processes are."""
 
 
 def run_job(job: PredictionJob, folder: Path, work_root: Path, processes: int) -> None:
@@ -58,7 +57,7 @@ def run_job(job: PredictionJob, folder: Path, work_root: Path, processes: int) -
             if useful > 1:
                 _predict_in_processes(job, work_root, queue, useful, advance)
             else:
-                _predict(job, queue, job.device, advance)
+                queue.process(_Worker(job, queue.work, torch.device(job.device)).predict, advance)
             published = queue.publish(folder, lambda: {"relative_error": _precision_errors(job)})
 
 
@@ -79,12 +78,7 @@ def _progress(job: PredictionJob) -> Iterator[Callable[[int], None]]:
 def _predict_in_processes(
     job: PredictionJob, work_root: Path, queue: WorkQueue, processes: int, advance: Callable[[int], None]
 ) -> None:
-    """Predict with several processes; when one dies, fewer go on, since memory may have been short.
-
-    Raises:
-        SensoriumError: what a process raised.
-        PredictionError: processes died until none was left.
-    """
+    """Predict with several processes; when one dies, fewer go on, since memory may have been short."""
     codes: list[int] = []
     while queue.left and not queue.closed:
         if len(codes) == processes:
@@ -109,7 +103,7 @@ def _join_processes(
     try:
         ended = False
         while not ended:
-            ended = context.join(_LOOK_SECONDS)
+            ended = context.join(_POLL_SECONDS)
             advance(queue.refresh())
             if not faults.empty():
                 raise faults.get()
@@ -128,14 +122,10 @@ def _run_process(
     queue = WorkQueue(job, work_root)
     try:
         with queue.kept():
-            _predict(job, queue, f"cuda:{number % gpus}" if gpus else "cpu", lambda _: None)
+            device = torch.device(f"cuda:{number % gpus}" if gpus else "cpu")
+            queue.process(_Worker(job, queue.work, device).predict, lambda _: None)
     except SensoriumError as fault:
         faults.put(fault)
-
-
-def _predict(job: PredictionJob, queue: WorkQueue, device: str, advance: Callable[[int], None]) -> None:
-    """Predict what nobody else predicts, on one device."""
-    queue.process(_Worker(job, queue.work, torch.device(device)).predict, advance)
 
 
 @dataclass
@@ -162,18 +152,16 @@ class _Worker:
             write_prediction(self.work, part.store.name, trial, combine(parts, weights))
 
     def _load(self, part: Assignment) -> list[SlidingPredictor]:
+        """Load the models; they are moved to the GPU for good where there is room for all of them."""
         teams = [[_load(folder, part, self.job) for folder in folders] for _, folders in sorted(part.teams.items())]
-        self._settle([member for team in teams for member in team])
-        config = self.job.config
-        return [SlidingPredictor(team, config.batch_size, config.precision, self.device) for team in teams]
-
-    def _settle(self, members: Sequence[Member]) -> None:
-        """Move the models to the GPU for good where there is room for all of them."""
         if self.device.type == "cuda":
+            members = [member for team in teams for member in team]
             room = torch.cuda.get_device_properties(self.device).total_memory * _MEMBER_SHARE
             if sum(member.bytes for member in members) <= room:
                 for member in members:
                     member.to(self.device)
+        config = self.job.config
+        return [SlidingPredictor(team, config.batch_size, config.precision, self.device) for team in teams]
 
 
 def _load(folder: Path, part: Assignment, job: PredictionJob) -> Member:
@@ -190,16 +178,15 @@ def _load(folder: Path, part: Assignment, job: PredictionJob) -> Member:
 def _precision_errors(job: PredictionJob) -> dict[str, float]:
     """What mixed precision costs, by mouse: the relative error of one model on one trial; empty in float32."""
     found: dict[str, float] = {}
-    if job.config.precision == "32-true":
-        return found
-    device = torch.device(job.device)
     exact: Precision = "32-true"
-    for part in job.assignments:
+    for part in job.assignments if job.config.precision != exact else ():
         if part.store.name not in found:
             member = _load(next(iter(part.teams.values()))[0], part, job)
             trial = TrialInput.read(part.store, part.trials[0])
             reference, mixed = (
-                SlidingPredictor([member], job.config.batch_size, precision, device).predict([trial])[0]
+                SlidingPredictor([member], job.config.batch_size, precision, torch.device(job.device)).predict([trial])[
+                    0
+                ]
                 for precision in (exact, job.config.precision)
             )
             found[part.store.name] = float(np.linalg.norm(mixed - reference) / np.linalg.norm(reference))

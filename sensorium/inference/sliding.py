@@ -1,6 +1,6 @@
 """Sliding-window prediction: every position of the window, averaged where windows overlap.
 
-As published: the window stands at every frame at which it fits into the trial; each prediction is added
+As published: the window is placed at every frame at which it fits into the trial; each prediction is added
 at the window's frames, and a frame's sum is divided by the number of windows that cover it. Frames near
 the ends are covered by fewer windows, none is extrapolated.
 
@@ -23,20 +23,12 @@ from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, PredictionError
 from sensorium.inference.member import Member
 
-_AUTOCAST: dict[Precision, torch.dtype | None] = {
-    "32-true": None,
-    "16-mixed": torch.float16,
-    "bf16-mixed": torch.bfloat16,
-}
-
+_AUTOCAST: dict[Precision, torch.dtype] = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 _CPU_ROOM = 1 << 27
 """Bytes of the widest tensor at which a processor is fastest: larger ones are neither cached nor reused."""
-
 _GPU_SHARE = 8
 """A GPU's memory over that of the widest tensor: a block holds three of its size, models lie there as well."""
-
-
 _SLOW = (
     "prediction.precision: 16-mixed is right but slow without a GPU: most processors have no fp16 arithmetic, "
     "and take ten times as long as for 32-true. bf16-mixed is the fast choice."
@@ -60,13 +52,6 @@ def prediction_device(accelerator: str, precision: Precision) -> str:
     if precision == "16-mixed":
         Console(stderr=True).print(_SLOW, highlight=False, soft_wrap=True)
     return "cpu"
-
-
-def _room(device: torch.device) -> int:
-    """Bytes that the widest tensor of a forward pass may take."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory) // _GPU_SHARE
-    return _CPU_ROOM
 
 
 @dataclass(frozen=True)
@@ -160,9 +145,11 @@ class SlidingPredictor:
         self.members = members
         self.window = members[0].window
         self.canvas = members[0].canvas
-        self.batch_size = min(batch_size, max(1, _room(device) // members[0].window_bytes))
+        memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+        room = _CPU_ROOM if memory is None else int(memory) // _GPU_SHARE
+        self.batch_size = min(batch_size, max(1, room // members[0].window_bytes))
         self.device = device
-        self._autocast = _AUTOCAST[precision]
+        self._autocast = _AUTOCAST.get(precision)
 
     @torch.inference_mode()
     def predict(self, trials: Sequence[TrialInput]) -> list[NDArray[np.float32]]:

@@ -11,10 +11,8 @@ from sensorium.mice import FRAMES_PER_SECOND
 
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in the grey level, Rec. 601."""
-
 _GIF_SECONDS = 0.1
 """Duration of a GIF's frame that states none, as browsers show it."""
-
 _FORMATS = "an .npy file of shape (frames, rows, columns), a .gif, or an .mp4"
 
 

@@ -23,14 +23,14 @@ from sensorium.inference.plan import Group, PredictionJob
 from sensorium.inference.predictions import PROVENANCE_FILE, publish_predictions
 
 _PAUSE = 0.2
-"""Seconds between two looks at groups that others predict."""
+"""Seconds between two checks of groups that others predict."""
 
 
 class WorkQueue:
     """The groups of one job, seen by one process."""
 
     def __init__(self, job: PredictionJob, root: Path) -> None:
-        """Look at a job.
+        """Open a job.
 
         Args:
             job: what to predict.
@@ -48,7 +48,7 @@ class WorkQueue:
 
     @property
     def left(self) -> int:
-        """Groups that were not done at the last look."""
+        """Groups that were not done at the last `refresh`."""
         return len(self._open)
 
     @property
@@ -123,7 +123,7 @@ class WorkQueue:
         return all((self.work / mouse / f"{trial}.npy").is_file() for trial in trials)
 
     def refresh(self) -> int:
-        """Look which groups are done; returns the frames of those that were not at the last look."""
+        """Check which groups are done; returns the frames of those that were not at the last check."""
         done = {number for number in self._open if self._is_complete(number)}
         self._open -= done
         return sum(self._job.frames(self._groups[number]) for number in done)

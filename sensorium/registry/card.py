@@ -1,7 +1,6 @@
 """What a reader of the registry and of a run should see: a model card in Markdown, and two figures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -21,36 +20,23 @@ _CARD = "model_card.md"
 _CURVE = "val_correlation"
 
 
-@dataclass(frozen=True)
-class Attachments:
-    """What is attached to the runs of a registered pair."""
-
-    card: str
-    figures: Mapping[str, Figure]
-    """By the name of the artifact."""
-
-    def log(self, client: "MlflowClient", run_id: str) -> None:
-        """Log them as artifacts of a run."""
-        client.log_text(run_id, self.card, _CARD)
-        for name, figure in self.figures.items():
-            client.log_figure(run_id, figure, name, save_kwargs={"dpi": 120})
-
-
-def make_attachments(paths: Paths, pin: PairPin, scores: Mapping[str, Any]) -> Attachments:
-    """Write the card and draw the figures.
+def attach(client: "MlflowClient", run_id: str, paths: Paths, pin: PairPin, scores: Mapping[str, Any]) -> None:
+    """Log the card of a registered pair and two figures as artifacts of a run.
 
     Args:
+        client: MLflow's.
+        run_id: the run.
         paths: where the trained folds lie.
         pin: the registered pair.
         scores: what metrics.json holds of the pair, by role.
     """
-    sources = [*pin.models, ENSEMBLE]
     experiments = sorted(model.experiment for model in pin.models.values())
-    figures = {
-        "figures/scores.png": _scores_by_mouse(scores, sources),
-        "figures/learning_curves.png": _learning_curves(paths, experiments),
-    }
-    return Attachments(_model_card(pin, scores, sources), figures)
+    client.log_text(run_id, model_card(pin, scores), _CARD)
+    for name, figure in {
+        "scores": _scores_by_mouse(scores, [*pin.models, ENSEMBLE]),
+        "learning_curves": _learning_curves(paths, experiments),
+    }.items():
+        client.log_figure(run_id, figure, f"figures/{name}.png", save_kwargs={"dpi": 120})
 
 
 def _scores_by_mouse(scores: Mapping[str, Any], sources: Sequence[str]) -> Figure:
@@ -85,15 +71,14 @@ def _learning_curves(paths: Paths, experiments: Sequence[str]) -> Figure:
     return figure
 
 
-def _model_card(pin: PairPin, scores: Mapping[str, Any], sources: Sequence[str]) -> str:
-    """What a reader of the registry page should know, in Markdown."""
+def model_card(pin: PairPin, scores: Mapping[str, Any]) -> str:
+    """What a reader of the registry page should know, in Markdown; the arguments are those of `attach`."""
+    sources = [*pin.models, ENSEMBLE]
     metrics = [name for name, value in scores.items() if name != "mice" and isinstance(value, Mapping)]
     rows = ["| out of fold | " + " | ".join(sources) + " |", "|---|" + "---|" * len(sources)]
     rows += [_row(metric.replace("_", " "), scores[metric], sources) for metric in metrics]
-    rows += [
-        _row(mouse.split("-Video-")[0], tree.get(SINGLE_TRIAL, {}), sources)
-        for mouse, tree in scores.get("mice", {}).items()
-    ]
+    for mouse, tree in scores.get("mice", {}).items():
+        rows.append(_row(mouse.split("-Video-")[0], tree.get(SINGLE_TRIAL, {}), sources))
     versions = [f"{m.name} {m.version} ({m.experiment}, {len(m.folds)} folds)" for m in pin.models.values()]
     return "\n".join(
         [

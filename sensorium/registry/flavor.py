@@ -47,11 +47,8 @@ class Interface:
         from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
         number = np.dtype(np.float64)
-        inputs = [
-            TensorSpec(number, (-1, -1, -1), "video"),
-            TensorSpec(number, (-1, -1), "behavior"),
-            TensorSpec(number, (-1, -1), "pupil_center"),
-        ]
+        dimensions = {"video": 3, "behavior": 2, "pupil_center": 2}
+        inputs = [TensorSpec(number, (-1,) * count, name) for name, count in dimensions.items()]
         params = [
             ParamSpec("mouse", DataType.string, ""),  # MLflow requires a default; the model refuses this one
             ParamSpec("model", DataType.string, self.models[0]),

@@ -17,7 +17,6 @@ from sensorium.recovery import later_remedy, remedy
 
 TEACHER, STUDENT, PAIR = "sensorium-teacher", "sensorium-student", "sensorium-pair"
 """Names in MLflow's model registry."""
-
 WEIGHTS = "model.safetensors"
 _DIGESTED_SUFFIXES = (".safetensors", ".json")
 REGISTER = "Type `sensorium register`."

@@ -4,12 +4,10 @@ A version holds an MLmodel file for `mlflow.pyfunc`, a manifest, and for teacher
 trained folds: safetensors and JSON, nothing pickled.
 """
 
-import hashlib
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -67,6 +65,7 @@ class ModelRegistry:
         self._paths = paths
         self.store = store or TrackingStore.of(paths)
         self.client: MlflowClient = self.store.client()
+        self._cache = cache_folder(self.store.root) / "files" / "md5"
 
     def register(self, new: NewVersion) -> int:
         """Version that holds the content; an equal one is reused, a damaged one repaired.
@@ -102,9 +101,8 @@ class ModelRegistry:
             return found
         found = self.find(pin.name, pin.digest)
         if found is None:
-            raise TrackingError(
-                f"{pin.name} version {pin.version}: not in the model registry at {self.store.label}.", RESTORE
-            )
+            problem = f"{pin.name} version {pin.version}: not in the model registry at {self.store.label}."
+            raise TrackingError(problem, RESTORE)
         return found
 
     def folds(self, model: PinnedModel) -> list[Path]:
@@ -152,11 +150,7 @@ class ModelRegistry:
         return folder / _DATA.name
 
     def _fetch(self, version: "ModelVersion", part: Path, folder: Path) -> Path:
-        """Fetch a file or folder of a version into a folder, under its own name.
-
-        Raises:
-            TrackingError: it is missing, or the store cannot be reached.
-        """
+        """Fetch a file or folder of a version into a folder, under its own name."""
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
@@ -173,12 +167,10 @@ class ModelRegistry:
         local = _local(version.source)
         if local is not None and not all((local / name).is_file() for name in ("MLmodel", _DATA / MANIFEST)):
             return True
-        if isinstance(new.manifest, ModelContent):
-            try:
-                self.folder(version, new.manifest)
-            except TrackingError:
-                return True
-        return False
+        try:
+            return isinstance(new.manifest, ModelContent) and not self.folder(version, new.manifest)
+        except TrackingError:
+            return True
 
     def _create(self, new: NewVersion) -> int:
         none_on((EXISTS,), self.client.create_registered_model, new.name)
@@ -187,10 +179,10 @@ class ModelRegistry:
         model = self.client.create_logged_model(experiment, name=new.name, tags=tags, model_type="encoding model")
         self._fill(model.artifact_location, new)
         self.client.finalize_logged_model(model.model_id, "READY")
-        version = self.client.create_model_version(
+        created = self.client.create_model_version(
             new.name, model.artifact_location, tags=tags, model_id=model.model_id
         )
-        return int(version.version)
+        return int(created.version)
 
     def _fill(self, location: str, new: NewVersion) -> None:
         """Write the files of a version to where the store keeps them; only for the holder of the registry's lock."""
@@ -198,7 +190,12 @@ class ModelRegistry:
 
         local = _local(location)
         if local is not None:
-            self._check_place(local)
+            base = next((parent for parent in local.parents if parent.name == ARTIFACTS), local.parent)
+            if not local.is_relative_to(self.store.home) and not base.exists():  # of a project that was moved
+                raise TrackingError(
+                    f"{base}: the folder in which {self.store.label} keeps its files does not exist.",
+                    f"Put it back, mount it, or unset {URI_VARIABLE} to use the project's own database.",
+                )
             tidy(local)
             with atomic_folder(local) as partial:
                 self._write(partial, new, location)
@@ -208,19 +205,6 @@ class ModelRegistry:
         with tempfile.TemporaryDirectory(dir=staging) as folder:
             self._write(Path(folder), new, location)
             get_artifact_repository(location, tracking_uri=self.store.uri).log_artifacts(folder)
-
-    def _check_place(self, folder: Path) -> None:
-        """Refuse to make a folder anew that was outside the project, and is gone.
-
-        Raises:
-            TrackingError: the store's addresses are those of a project that was moved, or of another machine.
-        """
-        base = next((parent for parent in folder.parents if parent.name == ARTIFACTS), folder.parent)
-        if not folder.is_relative_to(self.store.home) and not base.exists():
-            raise TrackingError(
-                f"{base}: the folder in which {self.store.label} keeps its files does not exist.",
-                f"Put it back, mount it, or unset {URI_VARIABLE} to use the project's own database.",
-            )
 
     def _write(self, folder: Path, new: NewVersion, location: str) -> None:
         write_model(folder, new.name, new.manifest.as_json(), new.interface, location, model_id(location))
@@ -232,10 +216,6 @@ class ModelRegistry:
                 for path in sorted(p for p in source.rglob("*") if p.is_file()):
                     self._link(path, data / fold / path.relative_to(source))
 
-    @cached_property
-    def _cache(self) -> Path:
-        return cache_folder(self.store.root) / "files" / "md5"
-
     def _link(self, source: Path, target: Path) -> None:
         """Make `target` a file of the same content, without a second copy where the disk allows it.
 
@@ -244,13 +224,14 @@ class ModelRegistry:
         DVC's cache, which is read-only as a version is; a copy. Files in data/experiments are never hardlinked:
         they are what people edit.
         """
+        from dvc_data.hashfile.hash import file_md5
         from dvc_objects.fs.generic import transfer
         from dvc_objects.fs.local import localfs
 
         target.parent.mkdir(parents=True, exist_ok=True)
-        digest = _md5(source)
+        digest = file_md5(str(source), localfs)
         cached = self._cache / digest[:2] / digest[2:]
-        shared = cached.is_file() and not cached.stat().st_mode & _WRITABLE and _md5(cached) == digest
+        shared = cached.is_file() and not cached.stat().st_mode & _WRITABLE and file_md5(str(cached), localfs) == digest
         origin, links = (cached, ["reflink", "hardlink", "copy"]) if shared else (source, ["reflink", "copy"])
         transfer(localfs, str(origin), localfs, str(target), links=links)
 
@@ -271,12 +252,6 @@ def model_id(location: str) -> str | None:
     """Id of MLflow's logged model whose files lie at a location."""
     found = _MODEL_ID.search(location)
     return found[0] if found else None
-
-
-def _md5(path: Path) -> str:
-    """DVC's name for a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _local(location: str) -> Path | None:

@@ -9,7 +9,7 @@ from sensorium.errors import TrackingError
 from sensorium.evaluation.sources import CEILING, ENSEMBLE, EQUAL, means
 from sensorium.evaluation.sources import PAIR as PAIR_MEAN
 from sensorium.files import digest_json, read_json
-from sensorium.inference.weights import check_weights, read_weights
+from sensorium.inference.ensemble import check_weights, read_weights
 from sensorium.paths import Paths
 from sensorium.recovery import later_remedy, locked_digests
 from sensorium.registry.flavor import Interface
@@ -36,7 +36,9 @@ from sensorium.tracking.store import mlflow_errors
 
 
 def register_pair(config: Config, paths: Paths) -> PairPin:
-    """Register the trained teacher, student and their pair; equal content keeps its versions.
+    """Register the trained teacher, student and their pair, in a store that lost them as well.
+
+    Equal content keeps its versions.
 
     Raises:
         TrackingError: folds or scores are missing.
@@ -103,25 +105,15 @@ def _fitted_weights(config: Config, paths: Paths) -> dict[str, float] | None:
 
 
 def _register_models(
-    config: Config,
-    paths: Paths,
-    registry: ModelRegistry,
-    contents: Mapping[str, ModelContent],
-    tags: Mapping[str, str],
+    config: Config, paths: Paths, registry: ModelRegistry, contents: Mapping[str, ModelContent], tags: Mapping[str, str]
 ) -> dict[str, PinnedModel]:
     """Register teacher and student, with tags that say where their folds were trained."""
     origins = {role: origin(registry.client, paths, content.experiment) for role, content in contents.items()}
     models = {}
     for role, content in contents.items():
         manifest = ModelManifest(**dict(content), role=role, prediction=config.prediction)
-        new = NewVersion(
-            content.name,
-            content.digest,
-            leaderboard_name(config.preset),
-            manifest,
-            _interface(config, [role]),
-            {**tags, **origins[role]},
-        )
+        place, interface = leaderboard_name(config.preset), _interface(config, [role])
+        new = NewVersion(content.name, content.digest, place, manifest, interface, {**tags, **origins[role]})
         models[role] = PinnedModel(**dict(content), version=registry.register(new))
     return models
 
@@ -176,20 +168,6 @@ def pinned_weights(pin: Path) -> dict[str, float] | None:
             raise TrackingError(f"{pin}: weights of {', '.join(weights)}, not of the pair's experiments.", REGISTER)
         check_weights(weights, str(pin), REGISTER)
     return weights
-
-
-def restore_pair(config: Config, paths: Paths) -> tuple[PairPin, bool]:
-    """Register again what data/experiments holds, in a store that lost it.
-
-    Returns:
-        What is registered now, and whether it is what the pin on disk names.
-    """
-    restored = register_pair(config, paths)
-    wanted = PairPin.read(paths.pair_pin) if paths.pair_pin.exists() else restored
-    digests = [
-        [pin.pair.digest, {role: model.digest for role, model in pin.models.items()}] for pin in (wanted, restored)
-    ]
-    return restored, digests[0] == digests[1]
 
 
 def find_weights(paths: Paths, experiment: str, fold: int, digest: str) -> Path | None:

@@ -59,19 +59,17 @@ def promote(paths: Paths, version: int | None = None, margin: float = 0.0, new_d
     with mlflow_errors(paths):
         registry = ModelRegistry(paths)
         seen = champion(registry)
-        candidate = _pinned(registry, paths) if version is None else find_pair(registry, version)
-        manifest = verified_manifest(registry, candidate)
-        comparison = None
-        if seen is not None:
-            if seen.version == candidate.version:
-                return Promotion(int(seen.version), int(seen.version), None)
-            comparison = _gate(registry, candidate, manifest, seen, margin, new_data)
-        replaced = None if seen is None else int(seen.version)
+        candidate = _pinned(registry, paths) if version is None else _find_pair(registry, version)
+        manifest = _verified_manifest(registry, candidate)
+        replaced, comparison = None, None
         tags = {"sensorium.promoted_at": str(int(time.time() * 1000))}
-        if replaced is not None:
-            tags[PREVIOUS] = str(replaced)
-        if comparison is not None:
-            tags["sensorium.gate"] = f"{comparison} than version {replaced}"
+        if seen is not None:
+            replaced = int(seen.version)
+            if seen.version == candidate.version:
+                return Promotion(replaced, replaced, None)
+            comparison = _gate(registry, candidate, manifest, seen, margin, new_data)
+            tags |= {PREVIOUS: str(replaced)}
+            tags |= {} if comparison is None else {"sensorium.gate": f"{comparison} than version {replaced}"}
         _set_champion(registry, seen, candidate, tags)
     return Promotion(int(candidate.version), replaced, comparison)
 
@@ -85,16 +83,15 @@ def rollback(paths: Paths) -> Promotion:
     with mlflow_errors(paths):
         registry = ModelRegistry(paths)
         seen = champion(registry)
-        previous = seen.tags.get(PREVIOUS) if seen is not None else None
         if seen is None:
             raise TrackingError(*_NO_CHAMPION)
-        if previous is None:
+        if (previous := seen.tags.get(PREVIOUS)) is None:
             raise TrackingError(
                 f"{PAIR}: version {seen.version} is the first champion, there is none to go back to.",
                 "It stays. Another one becomes champion by `sensorium promote --version <number>`.",
             )
-        earlier = find_pair(registry, int(previous))
-        verified_manifest(registry, earlier)
+        earlier = _find_pair(registry, int(previous))
+        _verified_manifest(registry, earlier)
         _set_champion(registry, seen, earlier, {})
     return Promotion(int(earlier.version), int(seen.version), None)
 
@@ -105,12 +102,8 @@ def champion(registry: ModelRegistry) -> "ModelVersion | None":
     return none_on(codes, registry.client.get_model_version_by_alias, PAIR, CHAMPION)
 
 
-def find_pair(registry: ModelRegistry, version: int) -> "ModelVersion":
-    """A version of the pair.
-
-    Raises:
-        TrackingError: it is not in the registry.
-    """
+def _find_pair(registry: ModelRegistry, version: int) -> "ModelVersion":
+    """A version of the pair, which must be in the registry."""
     found = registry.version(PAIR, version)
     if found is None:
         known = sorted(int(found.version) for found in registry.client.search_model_versions(f"name = '{PAIR}'"))
@@ -133,7 +126,7 @@ def scores_of_pair(paths: Paths, version: str) -> dict[str, dict[str, float]]:
     """
     with mlflow_errors(paths):
         registry = ModelRegistry(paths)
-        found = champion(registry) if version == CHAMPION else find_pair(registry, int(version))
+        found = champion(registry) if version == CHAMPION else _find_pair(registry, int(version))
         if found is None:
             raise TrackingError(*_NO_CHAMPION)
         return registry.manifest(found, PairManifest).paired
@@ -153,12 +146,8 @@ def _pinned(registry: ModelRegistry, paths: Paths) -> "ModelVersion":
     return registry.resolve(pin.pair)
 
 
-def verified_manifest(registry: ModelRegistry, pair: "ModelVersion") -> PairManifest:
-    """Manifest of a pair, after every file of its models was verified.
-
-    Raises:
-        TrackingError: something is missing or damaged.
-    """
+def _verified_manifest(registry: ModelRegistry, pair: "ModelVersion") -> PairManifest:
+    """Manifest of a pair, after every file of its models was verified."""
     manifest = registry.manifest(pair, PairManifest)
     for model in manifest.models.values():
         registry.folds(model)
@@ -183,7 +172,9 @@ def _gate(
     reference = registry.manifest(seen, PairManifest)
     if new_data:
         return None
-    changed = _changed_data(manifest, reference)
+    changed = ["evaluation"] if manifest.evaluation != reference.evaluation else []
+    inputs = {path for path in {*manifest.data, *reference.data} if path.startswith(("data/store", "data/folds"))}
+    changed += sorted(path for path in inputs if manifest.data.get(path) != reference.data.get(path))
     comparison = compare(manifest.paired, reference.paired)
     if changed or comparison is None:
         raise TrackingError(
@@ -199,27 +190,10 @@ def _gate(
     return comparison
 
 
-def _changed_data(candidate: PairManifest, reference: PairManifest) -> list[str]:
-    """Names of the stores, folds and scoring settings that differ."""
-    changed = ["evaluation"] if candidate.evaluation != reference.evaluation else []
-    paths = {path for path in {*candidate.data, *reference.data} if path.startswith(("data/store", "data/folds"))}
-    return changed + sorted(path for path in paths if candidate.data.get(path) != reference.data.get(path))
-
-
 def _set_champion(
     registry: ModelRegistry, seen: "ModelVersion | None", version: "ModelVersion", tags: Mapping[str, str]
 ) -> None:
-    """Tag a version and then move the alias to it: the champion then always knows whom it replaced.
-
-    Args:
-        registry: the registry.
-        seen: the champion that the decision was made by.
-        version: the next champion.
-        tags: its tags.
-
-    Raises:
-        TrackingError: another promotion is at work, or was faster.
-    """
+    """Tag a version and then move the alias to it: the champion then always knows whom it replaced."""
     with _promotion_lock(registry):
         before, after = (None if v is None else v.version for v in (seen, champion(registry)))
         if before != after:

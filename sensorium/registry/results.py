@@ -4,7 +4,6 @@ Scores are known only when all folds are predicted, so they are logged when the 
 logged on the experiments' parent runs as well, the rows of the leaderboard.
 """
 
-import csv
 import math
 import statistics
 from collections import Counter
@@ -12,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from sensorium.errors import TrackingError
 from sensorium.evaluation.comparison import Scores, compare
@@ -22,7 +23,7 @@ from sensorium.files import digest_json, waiting_lock
 from sensorium.mice import short_names
 from sensorium.paths import Paths
 from sensorium.recovery import remedy
-from sensorium.registry.card import Attachments, make_attachments
+from sensorium.registry.card import attach, model_card
 from sensorium.registry.manifest import PairPin
 from sensorium.registry.model_registry import DIGEST, ModelRegistry, model_id
 from sensorium.tracking.descriptions import rounded, run_name
@@ -87,11 +88,10 @@ def read_scores(path: Path) -> dict[str, dict[str, dict[str, float]]]:
     """
     scores: dict[str, dict[str, dict[str, float]]] = {}
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            for row in csv.DictReader(stream):
-                if row["tier"] == ALL and row["fold"] != ALL:
-                    by_mouse = scores.setdefault(row["source"], {}).setdefault(row["mouse"], {})
-                    by_mouse[row["fold"]] = float(row[SINGLE_TRIAL])
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        rows = table[(table["tier"] == ALL) & (table["fold"] != ALL)]
+        for source, mouse, fold, score in rows[["source", "mouse", "fold", SINGLE_TRIAL]].itertuples(index=False):
+            scores.setdefault(source, {}).setdefault(mouse, {})[fold] = float(score)
     except FileNotFoundError:
         raise TrackingError(f"{path}: the file does not exist.", remedy(path, EVALUATE)) from None
     except (KeyError, ValueError) as fault:
@@ -100,12 +100,7 @@ def read_scores(path: Path) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def log_results(
-    registry: ModelRegistry,
-    paths: Paths,
-    pin: PairPin,
-    found: Evaluation,
-    tags: Mapping[str, str],
-    leaderboard: str,
+    registry: ModelRegistry, paths: Paths, pin: PairPin, found: Evaluation, tags: Mapping[str, str], leaderboard: str
 ) -> None:
     """Record the scores of all experiments and of a registered pair; what is recorded already stays as it is.
 
@@ -118,15 +113,15 @@ def log_results(
         leaderboard: name of the MLflow experiment.
     """
     results = _results(registry, pin, found)
-    attachments = make_attachments(paths, pin, found.pair)
-    runs = _Runs(registry, paths, tags, attachments, leaderboard)
+    card = model_card(pin, found.pair)
+    runs = _Runs(registry, paths, pin, found.pair, tags, leaderboard)
     with waiting_lock(registry.store.state / "runs.lock"):
         rows = {source: runs.log(result) for source, result in results.items()}
         for source, run_id in rows.items():
             _update_row(registry, run_id, source, found.table, pin.models["teacher"].experiment)
     for version in (result.version for result in results.values() if result.version is not None):
-        if version.description != attachments.card:
-            registry.client.update_model_version(version.name, version.version, attachments.card)
+        if version.description != card:
+            registry.client.update_model_version(version.name, version.version, card)
 
 
 def _results(registry: ModelRegistry, pin: PairPin, found: Evaluation) -> dict[str, _Result]:
@@ -156,26 +151,17 @@ def _update_row(registry: ModelRegistry, run_id: str, source: str, table: Mappin
     """Bring the row of a source up to date: its score, and how far it is from the reference's."""
     value = registry.client.get_run(run_id).data.metrics.get(f"{_PREFIX}/{SINGLE_TRIAL}")
     scores = table.get(source, {})
-    metrics = {} if value is None else _score(value, list(scores.get(ALL, {}).values()))
-    if source != reference:
-        metrics |= _difference(scores, table.get(reference, {}), reference)
+    folds = list(scores.get(ALL, {}).values())
+    metrics = {} if value is None else {HEADLINE: value}
+    if value is not None and len(folds) > 1:  # the 95% interval over folds, by Student's t
+        half = student_t(len(folds) - 1) * statistics.stdev(folds) / math.sqrt(len(folds))
+        metrics |= {f"{HEADLINE}/ci_low": value - half, f"{HEADLINE}/ci_high": value + half}
+    found = compare(without_pool(scores), without_pool(table.get(reference, {})))
+    if source != reference and found is not None:  # as `sensorium compare` has it
+        key = f"{DIFFERENCE}{reference}"
+        metrics |= {key: found.mean, f"{key}/ci_low": found.low, f"{key}/ci_high": found.high}
     update_metrics(registry.client, run_id, {key: rounded(number) for key, number in metrics.items()})
     describe_row(registry.client, run_id)
-
-
-def _score(value: float, folds: list[float]) -> dict[str, float]:
-    """The score over all folds, and its 95% interval over folds (Student's t)."""
-    if len(folds) < 2:
-        return {HEADLINE: value}
-    half = student_t(len(folds) - 1) * statistics.stdev(folds) / math.sqrt(len(folds))
-    return {HEADLINE: value, f"{HEADLINE}/ci_low": value - half, f"{HEADLINE}/ci_high": value + half}
-
-
-def _difference(candidate: Scores, reference: Scores, name: str) -> dict[str, float]:
-    """Candidate minus reference, with its interval over mice and folds, as `sensorium compare` has it."""
-    found = compare(without_pool(candidate), without_pool(reference))
-    key = f"{DIFFERENCE}{name}"
-    return {} if found is None else {key: found.mean, f"{key}/ci_low": found.low, f"{key}/ci_high": found.high}
 
 
 def without_pool(scores: Scores) -> dict[str, dict[str, float]]:
@@ -189,9 +175,11 @@ class _Runs:
 
     registry: ModelRegistry
     paths: Paths
+    pin: PairPin
+    scores: Mapping[str, Any]
+    """What metrics.json holds of the pair, by role."""
     tags: Mapping[str, str]
     """Tags of a new run."""
-    attachments: Attachments
     leaderboard: str
 
     def log(self, result: _Result) -> str:
@@ -221,7 +209,7 @@ class _Runs:
         for file in ("metrics.json", "scores.csv"):
             client.log_artifact(run_id, str(self.paths.evaluation / file))
         for described in filter(None, () if version is None else (run_id, parent)):
-            self.attachments.log(client, described)
+            attach(client, described, self.paths, self.pin, self.scores)
         client.set_terminated(run_id, FINISHED)
         return run_id
 

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from sensorium.config import PredictionConfig
 from sensorium.errors import SensoriumError, TrackingError
 from sensorium.files import read_json
+from sensorium.inference.ensemble import Weights, combine, in_order
 from sensorium.inference.member import Member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput
-from sensorium.inference.weights import Weights, combine, in_order
 from sensorium.model import checkpoint
 from sensorium.model.checkpoint import ModelInfo
 from sensorium.paths import Paths
@@ -32,9 +32,6 @@ from sensorium.registry.flavor import ENSEMBLE
 from sensorium.registry.manifest import RESTORE, ModelManifest, PairManifest
 from sensorium.registry.model_registry import MANIFEST, ModelRegistry
 from sensorium.tracking.store import TrackingStore
-
-_STATES = 2
-"""Numbers that behavior and pupil centre have a frame."""
 
 
 class TrialPredictor:
@@ -52,6 +49,7 @@ class TrialPredictor:
         """
         self._weights = weights
         self._folds = folds
+        self._default = ENSEMBLE if len(folds) > 1 else next(iter(folds))
         self._settings = settings
         infos = {role: checkpoint.read_info(folders[0]) for role, folders in folds.items()}
         self._info: ModelInfo = next(iter(infos.values()))
@@ -74,22 +72,15 @@ class TrialPredictor:
             MlflowException: the request is not of this form; a server answers it with status 400.
         """
         options = dict(params or {})
-        mouse, roles = self._mouse(options.get("mouse")), self._roles(options.get("model") or self._default)
-        trial = self._trial(mouse, data)
+        mouse = options.get("mouse")
+        if mouse not in self._info.mice:
+            raise _refusal(f"params.mouse: {mouse!r} is unknown. Choose one of: {', '.join(self._info.mice)}.")
+        roles, trial = self._roles(options.get("model") or self._default), self._trial(mouse, data)
         try:
             parts = [self._predictors(role, mouse).predict([trial])[0] for role in roles]
         except SensoriumError as fault:
             raise _refusal(str(fault)) from fault
         return combine(parts, in_order(self._weights, map(self._experiments.__getitem__, roles)))
-
-    @property
-    def _default(self) -> str:
-        return ENSEMBLE if len(self._folds) > 1 else next(iter(self._folds))
-
-    def _mouse(self, mouse: str | None) -> str:
-        if mouse not in self._info.mice:
-            raise _refusal(f"params.mouse: {mouse!r} is unknown. Choose one of: {', '.join(self._info.mice)}.")
-        return str(mouse)
 
     def _roles(self, model: str) -> list[str]:
         known = dict.fromkeys([self._default, *self._folds])
@@ -101,18 +92,18 @@ class TrialPredictor:
         return sorted(self._folds, key=self._experiments.__getitem__)
 
     def _trial(self, mouse: str, data: Mapping[str, NDArray[Any]]) -> TrialInput:
-        video = _array(data, "video", 3)
+        video = _array(data, "video")
         length, (height, width) = video.shape[2], self._info.model.canvas
         if video.shape[0] > height or video.shape[1] > width:
             raise _refusal(f"video: frames of {video.shape[:2]} pixels are larger than the canvas, {height, width}.")
         if length < self._info.window.shortest_trial:
             raise _refusal(f"video: {length} frames, at least {self._info.window.shortest_trial} are needed.")
-        states = [_array(data, name, 2) for name in ("behavior", "pupil_center")]
-        for name, values in zip(("behavior", "pupil_center"), states, strict=True):
-            if values.shape != (_STATES, length):
-                raise _refusal(f"{name}: shape {values.shape}, expected {(_STATES, length)} for {length} frames.")
-        frames = np.ascontiguousarray(video.transpose(2, 0, 1))
-        return TrialInput(mouse, torch.from_numpy(frames), torch.from_numpy(np.concatenate(states).T.copy()))
+        states = {name: _array(data, name) for name in ("behavior", "pupil_center")}
+        for name, values in states.items():
+            if values.shape != (2, length):
+                raise _refusal(f"{name}: shape {values.shape}, expected {(2, length)} for {length} frames.")
+        frames, values = np.ascontiguousarray(video.transpose(2, 0, 1)), np.concatenate([*states.values()]).T.copy()
+        return TrialInput(mouse, torch.from_numpy(frames), torch.from_numpy(values))
 
     def _load(self, role: str, mouse: str) -> SlidingPredictor:
         members = []
@@ -122,16 +113,10 @@ class TrialPredictor:
         return SlidingPredictor(members, self._settings.batch_size, self._settings.precision, self._device)
 
 
-def _array(data: Mapping[str, NDArray[Any]], name: str, dimensions: int) -> NDArray[np.float32]:
-    if name not in data:
-        raise _refusal(f"{name}: missing. A trial has video (h, w, L), behavior (2, L) and pupil_center (2, L).")
-    try:
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused below
-            values = np.asarray(data[name]).astype(np.float32)
-    except (TypeError, ValueError) as fault:
-        raise _refusal(f"{name}: not an array of numbers ({fault}).") from fault
-    if values.ndim != dimensions:
-        raise _refusal(f"{name}: {values.ndim} dimensions, expected {dimensions}.")
+def _array(data: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
+    """An input of the request, whose names, types and dimensions MLflow has compared with the signature."""
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused below
+        values = np.asarray(data[name]).astype(np.float32)
     if not values.size:
         raise _refusal(f"{name}: shape {values.shape} holds no value.")
     if not np.isfinite(values).all():

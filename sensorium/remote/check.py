@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 PROBE_BYTES = 8 << 20
 """Size of the object that a write test sends, fetches back and removes."""
-
 SAMPLE_BYTES = 64 << 20
 """At most so much is read of an object that was there before."""
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 SECRET_OPTIONS = frozenset({"access_key_id", "secret_access_key", "session_token", "password", "sse_customer_key"})
 """Options that give access; they never belong into a file that git tracks."""
-
 SCHEMES = ("", "file", "s3", "http", "https")
 """Beginnings of the URLs of what can be checked."""
 
@@ -34,7 +33,13 @@ def open_remote(config: Any, name: str | None, timeout: float) -> "Remote":
     from dvc.fs import get_cloud_fs, get_fs_config
 
     name = _existing(config, name)
-    _refuse_tracked_secrets(config.load_one("repo"), name)
+    tracked = config.load_one("repo").get("remote", {}).get(name, {})
+    for option in sorted(SECRET_OPTIONS & set(tracked)):
+        raise TransferError(
+            f"remote {name!r}: {option} is in .dvc/config, which git tracks and publishes.",
+            f"Remove it (dvc remote modify --unset {name} {option}), set it in .dvc/config.local "
+            f"(dvc remote modify --local {name} {option} VALUE), and replace the secret if it was ever pushed.",
+        )
     with _configuration(name):
         url = str(get_fs_config(config, name=name)["url"])
         if urlsplit(url).scheme not in SCHEMES:
@@ -82,15 +87,6 @@ def _existing(config: Mapping[str, Any], name: str | None) -> str:
         f"Choose one of: {', '.join(known) or '(there is none)'}; or add one: "
         f"dvc remote add {name or 'NAME'} s3://BUCKET/PREFIX (docs/how-to/remotes.md shows all kinds).",
     )
-
-
-def _refuse_tracked_secrets(tracked: Mapping[str, Any], name: str) -> None:
-    for option in sorted(SECRET_OPTIONS & set(tracked.get("remote", {}).get(name, {}))):
-        raise TransferError(
-            f"remote {name!r}: {option} is in .dvc/config, which git tracks and publishes.",
-            f"Remove it (dvc remote modify --unset {name} {option}), set it in .dvc/config.local "
-            f"(dvc remote modify --local {name} {option} VALUE), and replace the secret if it was ever pushed.",
-        )
 
 
 @contextlib.contextmanager

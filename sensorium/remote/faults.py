@@ -34,6 +34,7 @@ _DENIED = ("AccessDenied", "AllAccessDisabled", "Forbidden", "403")
 _UNKNOWN_KEY = ("InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException")
 _EXPIRED = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
 _OTHER_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301")
+_REGION = "Name it: dvc remote modify {name} region REGION"
 _WRONG_CLOCK = ("RequestTimeTooSkewed", "RequestExpired")
 _FULL = ("QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "507")
 _BUSY = ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "503", "500")
@@ -43,11 +44,7 @@ _ANSWERS = (
     (("SignatureDoesNotMatch",), "secret_access_key does not belong to {key}", _CREDENTIALS),
     (_EXPIRED, "session_token is expired or invalid", "Log in again, or use credentials without a session token."),
     (("NoSuchBucket",), "bucket {bucket!r} does not exist at {server}", "Create it, or correct its name: " + _URL),
-    (
-        _OTHER_REGION,
-        "bucket {bucket!r} is in another region: {fault}",
-        "Name it: dvc remote modify {name} region REGION",
-    ),
+    (_OTHER_REGION, "bucket {bucket!r} is in another region: {fault}", _REGION),
     (_WRONG_CLOCK, "this machine's clock is wrong", "Set the clock (NTP) and try again."),
     (_FULL, "the storage is full", "Free space on the server, then push again."),
     (_BUSY, "{server} cannot {action} now", "Try again later."),
@@ -117,15 +114,12 @@ def _explain(remote: "Remote", action: str, fault: Exception, code: str) -> tupl
         ((boto.SSLError, aiohttp.ClientSSLError), "{server} does not prove who it is: {fault}", _AUTHORITY),
         ((aiohttp.ClientResponseError,), "{server} answers {code}: {fault}", "Try again later."),
         ((boto.ParamValidationError,), "url: {fault}", "Correct it: " + _URL),
-        (
-            (boto.ConnectionError, boto.HTTPClientError, aiohttp.ClientError),
-            "{server} cannot be reached: {fault}",
-            _ADDRESS,
-        ),
     )
     for types, problem, remedy in kinds:
         if isinstance(fault, types):
             return problem, remedy
+    if isinstance(fault, boto.ConnectionError | boto.HTTPClientError | aiohttp.ClientError):
+        return "{server} cannot be reached: {fault}", _ADDRESS
     # An answer that is not S3's, a malformed address, a profile that does not exist.
     return "cannot {action} {server}: {fault}", _ADDRESS
 

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -64,7 +65,7 @@ def tracked_objects(repo: Any, remote: str) -> list[TrackedObject]:
 
 def open_object(remote: "Remote", item: TrackedObject) -> BinaryIO:
     """Open an object for reading from its beginning to its end."""
-    streamed = remote.fs.protocol in ("http", "https")  # without a look at its size, and without ranges
+    streamed = remote.fs.protocol in ("http", "https")  # without its size, and without ranges
     options = {"block_size": 0, "size": 1} if streamed else {"block_size": _BLOCK_BYTES}
     stream: BinaryIO = remote.fs.open(remote.odb.oid_to_path(item.digest), "rb", **options)
     return stream
@@ -115,9 +116,8 @@ def audit(
             new = {item.digest: item for item in reversed(items) if item.digest not in seen}
             seen |= new
             items = []
-            for item, (state, files) in zip(
-                new.values(), pool.map(lambda one: _audit_one(remote, one), new.values()), strict=True
-            ):
+            states = pool.map(partial(_audit_one, remote), new.values())
+            for item, (state, files) in zip(new.values(), states, strict=True):
                 result[state].append(item)
                 items += files
                 progress(item)

@@ -23,14 +23,13 @@ PREDICTED, MEASURED, NOISELESS = "#009E73", "#BBBBBB", "#333333"
 _COLORS = ("#0072B2", "#D55E00", "#56B4E9", "#CC79A7", "#E69F00", "#882255", "#999933")
 _MARKERS = "osD^vP"
 """Their number and that of the colours have no common divisor, so that pairs repeat after their product only."""
-_DERIVED: Mapping[str, tuple[str, str]] = {
-    "ensemble": (PREDICTED, "*"),
-    "pair": ("#44AA99", "X"),
-    "equal_weights": ("#117733", "d"),
-    "ceiling": ("#7F7F7F", "|"),
+_DERIVED: Mapping[str, dict[str, str]] = {
+    "ensemble": {"color": PREDICTED, "marker": "*"},
+    "pair": {"color": "#44AA99", "marker": "X"},
+    "equal_weights": {"color": "#117733", "marker": "d"},
+    "ceiling": {"color": "#7F7F7F", "marker": "|"},
 }
 """Colour and marker of what is no experiment."""
-
 STYLE: dict[Any, Any] = {
     "figure.dpi": 144,
     "figure.constrained_layout.use": True,
@@ -51,16 +50,12 @@ STYLE: dict[Any, Any] = {
 
 _WIDTH = 7.6
 """Inches; the page shows figures at this width on paper."""
-
 _ROW = 0.15
 """Inches; the height of a line of small print."""
-
 _PANELS = 4
 """Mice side by side."""
-
 _BINS = (15, 50)
 """Fewest and most bins of the histogram over neurons."""
-
 _STRIP = 10
 """Pictures in the film strip."""
 
@@ -71,36 +66,35 @@ def _figure(height: float, rows: int = 1, columns: int = 1, **shared: Any) -> tu
     return figure, list(axes.flat)
 
 
-def _looks(material: Material) -> dict[str, dict[str, Any]]:
+def _styles(material: Material) -> dict[str, dict[str, Any]]:
     """Colour, marker and line of every source."""
-    found: dict[str, dict[str, Any]] = {}
-    for number, name in enumerate(material.experiments):
+    found = dict(_DERIVED)
+    for number, name in enumerate(material.histories):
         dashes = ("-", "--", ":")[number // len(_COLORS) % 3]
         marker = _MARKERS[number % len(_MARKERS)]
         found[name] = {"color": _COLORS[number % len(_COLORS)], "marker": marker, "linestyle": dashes}
-    derived = {name: {"color": color, "marker": marker} for name, (color, marker) in _DERIVED.items()}
-    return {source: (found | derived)[source] for source in material.sources}
+    return {source: found[source] for source in material.sources}
 
 
 def scores_by_mouse(material: Material, seed: int) -> Figure:
-    """A panel per mouse, in it a row per source: its score, and the bootstrap interval over neurons."""
-    panels, looks = [ALL, *material.mice], _looks(material)
+    """A panel per mouse, in it one row per source: its score, and the bootstrap interval over neurons."""
+    panels, styles = [ALL, *material.mice], _styles(material)
     columns = min(_PANELS, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = _figure(0.5 + rows * (0.5 + _ROW * len(looks)), rows, columns, sharex=True, sharey=True)
+    figure, axes = _figure(0.5 + rows * (0.5 + _ROW * len(styles)), rows, columns, sharex=True, sharey=True)
     for number, (mouse, panel) in enumerate(zip(panels, axes, strict=False)):
-        for row, (source, look) in enumerate(looks.items()):
+        for row, (source, style) in enumerate(styles.items()):
             values = material.correlations(mouse, source)
             if len(values):
                 low, high = bootstrap(values, seed, number, row)
-                panel.plot([low, high], [row, row], color=look["color"], linewidth=1.6)
-                panel.plot(values.mean(), row, look["marker"], color=look["color"], markersize=4.5)
+                panel.plot([low, high], [row, row], color=style["color"], linewidth=1.6)
+                panel.plot(values.mean(), row, style["marker"], color=style["color"], markersize=4.5)
         panel.set_title("all neurons" if mouse == ALL else short_name(mouse), fontsize=8)
         panel.tick_params(axis="y", length=0, labelsize=7)
         panel.tick_params(axis="x", labelsize=8, labelbottom=number + columns >= len(panels))
         panel.xaxis.set_major_locator(MaxNLocator(4))
-    axes[0].set_yticks(range(len(looks)), list(looks))
-    axes[0].set_ylim(len(looks) - 0.5, -0.5)
+    axes[0].set_yticks(range(len(styles)), list(styles))
+    axes[0].set_ylim(len(styles) - 0.5, -0.5)
     for unused in axes[len(panels) :]:
         unused.set_visible(False)
     figure.supxlabel("single-trial correlation, out of fold", fontsize=9)
@@ -109,22 +103,22 @@ def scores_by_mouse(material: Material, seed: int) -> Figure:
 
 def distribution(material: Material) -> Figure:
     """Share of the neurons over correlation, an outline per source on a line of its own."""
-    looks = _looks(material)
-    figure, (axes,) = _figure(0.7 + 2.4 * _ROW * len(looks))
-    by_source = {source: material.correlations(ALL, source) for source in looks}
+    styles = _styles(material)
+    figure, (axes,) = _figure(0.7 + 2.4 * _ROW * len(styles))
+    by_source = {source: material.correlations(ALL, source) for source in styles}
     pool = np.concatenate(list(by_source.values()))
-    edges = np.histogram_bin_edges(pool, int(np.clip(2 * np.sqrt(len(pool) / len(looks)), *_BINS)))
+    edges = np.histogram_bin_edges(pool, int(np.clip(2 * np.sqrt(len(pool) / len(styles)), *_BINS)))
     shares = {source: np.histogram(values, edges)[0] / len(values) for source, values in by_source.items()}
     highest = max(float(share.max()) for share in shares.values())
     for row, (source, share) in enumerate(shares.items()):
-        color, outline = looks[source]["color"], row - 0.9 * share / highest
+        color, outline = styles[source]["color"], row - 0.9 * share / highest
         axes.stairs(outline, edges, baseline=row, color=color, fill=True, alpha=0.25)
         axes.stairs(outline, edges, baseline=row, color=color, linewidth=1.2)
         mean = by_source[source].mean()
         axes.plot([mean, mean], [row, row - 0.95], color=color, linewidth=1.6)
         axes.annotate(f"{mean:.3f}", (1.01, row - 0.15), xycoords=("axes fraction", "data"), fontsize=8)
-    axes.set_yticks(range(len(looks)), list(looks))
-    axes.set_ylim(len(looks) - 0.8, -1.1)
+    axes.set_yticks(range(len(styles)), list(styles))
+    axes.set_ylim(len(styles) - 0.8, -1.1)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("single-trial correlation of a neuron")
     return figure
@@ -154,7 +148,7 @@ def example_traces(material: Material) -> Figure:
 
 def learning_curves(material: Material) -> Figure:
     """Training loss and validation correlation by epoch: a line per experiment, and the range of its folds."""
-    looks = _looks(material)
+    styles = _styles(material)
     histories = {name: pd.concat(folds.values()) for name, folds in material.histories.items() if folds}
     figure, panels = _figure(2.6 + _legend_height(histories, _PANELS), columns=2)
     columns = {"train_loss": "training loss", "val_correlation": "validation correlation"}
@@ -162,14 +156,14 @@ def learning_curves(material: Material) -> Figure:
         for name, rows in histories.items():
             by_epoch = rows.groupby("epoch")[column]
             low, mean, high = by_epoch.min(), by_epoch.mean(), by_epoch.max()
-            axes.fill_between(mean.index, low, high, color=looks[name]["color"], alpha=0.12, linewidth=0)
-            axes.plot(mean.index, mean, **looks[name], linewidth=1.3, markersize=4, label=name)
+            axes.fill_between(mean.index, low, high, color=styles[name]["color"], alpha=0.12, linewidth=0)
+            axes.plot(mean.index, mean, **styles[name], linewidth=1.3, markersize=4, label=name)
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if histories:
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=_PANELS, fontsize=7)
+        entries = panels[0].get_legend_handles_labels()
+        figure.legend(*entries, loc="outside lower center", ncols=_PANELS, fontsize=7)
     else:
         panels[1].text(0.5, 0.5, "trained elsewhere", ha="center", va="center", transform=panels[1].transAxes)
     return figure
@@ -182,8 +176,8 @@ def _legend_height(entries: Collection[str], columns: int) -> float:
 
 def folds(material: Material) -> Figure:
     """Labelled trials by fold and mouse, and the score of each fold."""
-    counts, looks = material.folds["trials_by_fold"], _looks(material)
-    figure, panels = _figure(2.6 + _legend_height(max(counts, looks, key=len), _PANELS // 2), columns=2)
+    counts, styles = material.folds["trials_by_fold"], _styles(material)
+    figure, panels = _figure(2.6 + _legend_height(max(counts, styles, key=len), _PANELS // 2), columns=2)
     bottom = np.zeros(material.folds["folds"])
     shades = mpl.colormaps["Blues"](np.linspace(0.3, 0.9, len(counts)))
     for shade, (mouse, trials) in zip(shades, counts.items(), strict=True):
@@ -191,9 +185,9 @@ def folds(material: Material) -> Figure:
         bottom += trials
     panels[0].set_title("labelled trials")
     scored = material.scores.query("mouse == @ALL and tier == @ALL and fold != @ALL")
-    for source, look in looks.items():
+    for source, style in styles.items():
         rows = scored[scored["source"] == source].sort_values("fold")
-        panels[1].plot(rows["fold"].astype(int), rows[SINGLE_TRIAL], **look, linewidth=1, markersize=5, label=source)
+        panels[1].plot(rows["fold"].astype(int), rows[SINGLE_TRIAL], **style, linewidth=1, markersize=5, label=source)
     panels[1].set_title("single-trial correlation")
     for axes in panels:
         axes.set_xlabel("fold")

@@ -10,17 +10,16 @@ from numpy.typing import NDArray
 
 from sensorium import seeding
 from sensorium.data.store import MouseStore
+from sensorium.inference.ensemble import combine
 from sensorium.inference.predictions import Predictions
-from sensorium.inference.weights import combine
 from sensorium.mice import FRAMES_PER_SECOND
 
 SINGLE_TRIAL = "single_trial_correlation"
 ALL = "all"
-"""Stands for every mouse, fold or tier in the tables; the report depends on their content, not on their code."""
-
+"""Every mouse, fold or tier in the tables; the report depends on their content, not on their code."""
 _RESAMPLES = 1000
 _QUANTILES = {"good": 0.95, "median": 0.5, "bad": 0.05}
-"""Which neurons stand for the others, by the quantile of their correlation."""
+"""Which neurons represent the others, by the quantile of their correlation."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,6 @@ class Material:
     def sources(self) -> list[str]:
         """Scored sources in their order: experiments, what is averaged, the ceiling."""
         return list(self.scores["source"].unique())
-
-    @property
-    def experiments(self) -> list[str]:
-        """Scored experiments in their order."""
-        return list(self.histories)
 
     @property
     def mice(self) -> list[str]:

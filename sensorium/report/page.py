@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from pathlib import Path
 
@@ -75,13 +75,22 @@ def write_page(path: Path, material: Material, figures: Mapping[str, Path]) -> N
         material: numbers and facts.
         figures: PNG file by name.
     """
-    path.write_text("\n".join(_lines(material, figures)) + "\n", encoding="utf-8")
+    path.write_text(page("results", _lines(material, figures)), encoding="utf-8")
+
+
+def page(title: str, body: Iterable[str]) -> str:
+    """A page of some lines of HTML: no script, nothing fetched."""
+    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    head = f"<title>Sensorium: {escape(title)}</title><style>{_STYLE}</style></head><body>"
+    return "\n".join(["<!doctype html>", f'<html lang="en"><head>{meta}', head, *body]) + "</body></html>\n"
+
+
+def image(title: str, png: bytes) -> str:
+    """A picture as part of a page."""
+    return f'<img alt="{escape(title)}" src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}">'
 
 
 def _lines(material: Material, figures: Mapping[str, Path]) -> Iterator[str]:
-    yield "<!doctype html>"
-    yield '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    yield f"<title>Sensorium: results</title><style>{_STYLE}</style></head><body>"
     yield "<h1>How well is mouse visual cortex predicted?</h1>"
     yield f'<p class="lead">{escape(_lead(material))}</p>'
     yield from _score_table(material)
@@ -91,14 +100,13 @@ def _lines(material: Material, figures: Mapping[str, Path]) -> Iterator[str]:
         "leak": material.folds["near_identical_pairs_in_different_folds"][material.folds["grouping"]],
     }
     for name, (title, caption) in _CAPTIONS.items():
-        image = base64.b64encode(figures[name].read_bytes()).decode("ascii")
         yield f"<h2>{escape(title)}</h2>"
-        yield f'<figure><img alt="{escape(title)}" src="data:image/png;base64,{image}">'
+        yield f"<figure>{image(title, figures[name].read_bytes())}"
         yield f"<figcaption>{escape(caption.format(**words))}</figcaption></figure>"
     yield "<h2>What made these results</h2><table>"
     for name, value in material.facts:
         yield f'<tr><td>{escape(name)}</td><td class="wide">{escape(value)}</td></tr>'
-    yield "</table></body></html>"
+    yield "</table>"
 
 
 def _lead(material: Material) -> str:
@@ -110,7 +118,7 @@ def _lead(material: Material) -> str:
 
 
 def _score_table(material: Material) -> Iterator[str]:
-    """A row per source: all neurons, each mouse, and the other metrics over all mice."""
+    """One row per source: all neurons, each mouse, and the other metrics over all mice."""
     table = material.pooled()
     columns = {"all neurons": table.get(ALL)} | {short_name(mouse): table[mouse] for mouse in material.mice}
     columns |= {name: material.pooled(metric).get(ALL) for metric, name in _OTHER_METRICS.items()}

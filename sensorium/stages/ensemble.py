@@ -12,12 +12,11 @@ from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, PredictionError
 from sensorium.files import exclusive_lock
-from sensorium.inference.ensemble import average
+from sensorium.inference.ensemble import Weights, average, read_weights
 from sensorium.inference.plan import PredictionJob, Trained, chosen_mice, plan
 from sensorium.inference.predictions import Predictions
 from sensorium.inference.runner import run_job
 from sensorium.inference.sliding import prediction_device
-from sensorium.inference.weights import Weights, read_weights
 from sensorium.mice import SPLITS
 from sensorium.paths import Paths
 from sensorium.recovery import trained_folds

@@ -15,8 +15,8 @@ from sensorium.errors import DataError, PredictionError
 from sensorium.evaluation.sources import ENSEMBLE
 from sensorium.evaluation.tables import SINGLE_TRIAL, training_histories
 from sensorium.evaluation.weights import EnsembleWeights
+from sensorium.inference.ensemble import in_order
 from sensorium.inference.predictions import Predictions
-from sensorium.inference.weights import in_order
 from sensorium.mice import FOLDS_SPLIT, short_name
 from sensorium.paths import Paths
 from sensorium.recovery import later_remedy, remedy
@@ -55,12 +55,12 @@ def _gather(config: Config, paths: Paths) -> Material:
         missing = Path(fault.filename)
         raise PredictionError(f"{missing}: the file does not exist.", remedy(missing, _REMEDY)) from None
     weights = paths.evaluation / WEIGHTS_FILE
-    weighing = EnsembleWeights.load(weights, PredictionError, later_remedy(weights, _REMEDY))
+    ensemble = EnsembleWeights.load(weights, PredictionError, later_remedy(weights, _REMEDY))
     store = MouseStore(paths.store(next(iter(config.dataset.mice))))
     numbers = Folds.load(paths.folds).of(store.name)
     trial = trial_to_show(store, numbers)
     own = neurons[(neurons["mouse"] == store.name) & (neurons["source"] == ENSEMBLE)][SINGLE_TRIAL].to_numpy()
-    fold = None if weighing.folds is None else weighing.folds[int(numbers[trial])].weights
+    fold = None if ensemble.folds is None else ensemble.folds[int(numbers[trial])].weights
     return Material(
         scores,
         neurons,
@@ -69,16 +69,16 @@ def _gather(config: Config, paths: Paths) -> Material:
         traces(store, trial, [predictions[name] for name in members], own, in_order(fold, members)),
         f"Mouse {short_name(store.name)}, trial {trial} ({store.tiers[trial]}), mean of {', '.join(members)}",
         config.evaluation.first_frame,
-        [*_weights(weighing), *_facts(config, predictions.values())],
+        [*_weights(ensemble), *_facts(config, predictions.values())],
     )
 
 
-def _weights(weighing: EnsembleWeights) -> list[tuple[str, str]]:
+def _weights(ensemble: EnsembleWeights) -> list[tuple[str, str]]:
     """The ensemble's weights and what they gain, where they are fitted."""
-    if weighing.nested is None:
+    if ensemble.nested is None:
         return []
-    weights = ", ".join(f"{name} {weight:.4f}" for name, weight in weighing.weights.items())
-    gain = f"gain over equal weights {weighing.nested.gain:+.5f}, each fold with the weights of the others"
+    weights = ", ".join(f"{name} {weight:.4f}" for name, weight in ensemble.weights.items())
+    gain = f"gain over equal weights {ensemble.nested.gain:+.5f}, each fold with the weights of the others"
     return [("weights in the ensemble", f"{weights}; {gain}")]
 
 

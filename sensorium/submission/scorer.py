@@ -1,7 +1,7 @@
 """Check a submission file against the recordings, and score it where the responses are known."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,18 +12,14 @@ from sensorium.config import EvaluationConfig
 from sensorium.metrics import StreamingCorrelation, response_precision
 from sensorium.mice import SUBMISSION_NAMES
 from sensorium.recordings.raw import RawMouse, read_array
+from sensorium.recordings.synthetic.marker import TRUTH_FOLDER
 from sensorium.submission.reader import FoundRow, open_table, read_rows, tier_of
 from sensorium.submission.writer import SUFFIX
 
-TRUTH_FOLDER = ".truth"
-"""Folder beside simulated mice with the noiseless rate of every trial."""
-
 _SHOWN = 5
 """Trials that one finding names."""
-
 _TELLING = 0.3
 """Distance, in natural logarithms, at which raw and normalised responses can be distinguished."""
-
 _CLEARLY = 0.25
 """How much nearer predictions must be to the raw responses, as a share of their distance to the normalised ones."""
 
@@ -86,17 +82,12 @@ def score_file(path: Path, raw: Path, config: EvaluationConfig) -> FileResult:
         else:
             unknown[row.mouse] += 1
     result.faults += [f"mouse {name} ({count} rows) is not in {raw}" for name, count in unknown.items()]
-    tier = result.tier or _commonest_tier(checks.values())
+    tiers = Counter(check.mouse.tiers[trial] for check in checks.values() for trial in check.seen)
+    tier = result.tier or (tiers.most_common(1)[0][0] if tiers else None)
     for check in checks.values():
         result.faults += check.faults(tier)
         result.mice.append(check.result())
     return result
-
-
-def _commonest_tier(checks: Iterable["_MouseCheck"]) -> str | None:
-    """The tier of most rows, for a file whose name does not give it."""
-    tiers = Counter(check.mouse.tiers[trial] for check in checks for trial in check.seen)
-    return tiers.most_common(1)[0][0] if tiers else None
 
 
 class _MouseCheck:
@@ -191,11 +182,9 @@ class _MouseCheck:
 
     def result(self) -> MouseResult:
         """The score of the rows of the right form."""
-        scores = [
-            float(stream.correlation().mean()) if stream.frames else None
-            for stream in (self._measured, self._noiseless)
-        ]
-        return MouseResult(self.mouse.name, sum(self.seen.values()), scores[0], scores[1], self.mouse.neurons)
+        streams = (self._measured, self._noiseless)
+        score, noiseless = (float(stream.correlation().mean()) if stream.frames else None for stream in streams)
+        return MouseResult(self.mouse.name, sum(self.seen.values()), score, noiseless, self.mouse.neurons)
 
 
 def _name_trials(trials: Sequence[int]) -> str:

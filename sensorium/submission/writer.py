@@ -34,7 +34,6 @@ SCHEMA = pa.schema(
 
 COMPRESSION_LEVEL = 1
 """Brotli's level: predictions are noise to a compressor, higher levels cost minutes and save little."""
-
 SUFFIX = ".parquet.brotli"
 
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)

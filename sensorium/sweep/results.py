@@ -1,13 +1,12 @@
 """What a sweep found: its trials as rows, the importance of its parameters, and a figure of both."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import optuna
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -55,13 +54,7 @@ def row(trial: FrozenTrial) -> dict[str, Any]:
 
 def to_csv(trials: Sequence[FrozenTrial]) -> str:
     """All trials as a table."""
-    rows = [row(trial) for trial in trials]
-    columns = dict.fromkeys(key for found in rows for key in found)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return pd.DataFrame(map(row, trials), dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def importances(study: optuna.Study, seed: int) -> dict[str, float]:

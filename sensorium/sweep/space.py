@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import Field, ValidationError, model_validator
 
 from sensorium.architectures import Section
@@ -16,7 +16,6 @@ from sensorium.errors import ConfigError
 
 FOLDER = Path("conf") / "sweep"
 """Where the files lie, relative to the project's root."""
-
 _SCALARS = (bool, int, float, str, type(None))
 """What Optuna takes as a choice."""
 _ALL_VALUES = 16
@@ -55,40 +54,34 @@ class Parameter(Section):
             raise ValueError(f"a logarithmic range begins above 0, not at {self.low}")
         return self
 
-    @property
-    def whole(self) -> bool:
-        """Whether it is a range of whole numbers."""
-        return isinstance(self.low, int) and isinstance(self.high, int)
-
-    def distribution(self) -> BaseDistribution:
-        """In Optuna's words."""
+    def distribution(self) -> CategoricalDistribution | IntDistribution | FloatDistribution:
+        """In Optuna's words; a range whose ends are whole is one of whole numbers."""
         if self.choices is not None:
             return CategoricalDistribution([_encoded(choice) for choice in self.choices])
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return IntDistribution(self.low, self.high, log=self.log)
         assert self.low is not None
         assert self.high is not None
-        if self.whole:
-            return IntDistribution(int(self.low), int(self.high), log=self.log)
-        return FloatDistribution(float(self.low), float(self.high), log=self.log)
+        return FloatDistribution(self.low, self.high, log=self.log)
 
     def listed(self) -> list[Any] | None:
         """All values, one by one; None for a range of real numbers."""
+        found = self.distribution()
         if self.choices is not None:
             return list(self.choices)
-        return list(range(int(self.low or 0), int(self.high or 0) + 1)) if self.whole else None
+        return list(range(found.low, found.high + 1)) if isinstance(found, IntDistribution) else None
 
     def samples(self) -> list[Any]:
         """Values that show whether the setting takes the parameter's."""
-        listed = self.listed()
-        if listed is not None and (self.choices is not None or len(listed) <= _ALL_VALUES):
-            return listed
-        assert self.low is not None
-        assert self.high is not None
-        inside = self.low + _INSIDE * (self.high - self.low)
-        return [self.low, self.high] if self.whole else [self.low, self.high, inside]
+        listed, found = self.listed(), self.distribution()
+        if isinstance(found, FloatDistribution):
+            return [found.low, found.high, found.low + _INSIDE * (found.high - found.low)]
+        assert listed is not None
+        return listed if self.choices is not None or len(listed) <= _ALL_VALUES else [listed[0], listed[-1]]
 
     def suited_to(self, present: Any) -> "Parameter":
         """The same range of real numbers where the setting is one, whether or not its ends are whole."""
-        if not self.whole or not isinstance(present, float):
+        if not isinstance(self.distribution(), IntDistribution) or not isinstance(present, float):
             return self
         return self.model_copy(update={"low": float(self.low or 0), "high": float(self.high or 0)})
 
@@ -105,7 +98,7 @@ class Space(Section):
     parameters: dict[str, Parameter] = Field(min_length=1)
     """What is searched, by the key of the experiment's settings, such as training.learning_rate."""
 
-    def distributions(self) -> dict[str, BaseDistribution]:
+    def distributions(self) -> dict[str, Any]:
         """In Optuna's words."""
         return {key: parameter.distribution() for key, parameter in self.parameters.items()}
 
@@ -150,7 +143,9 @@ def load_space(path: Path, settings: ExperimentConfig) -> Space:
     Raises:
         ConfigError: the file is missing or not valid.
     """
-    space = _suited(_read(path), settings.model_dump(mode="json"))
+    space, present = _read(path), settings.model_dump(mode="json")
+    suited = {key: p.suited_to(_look_up(present, key.split("."))) for key, p in space.parameters.items()}
+    space = space.model_copy(update={"parameters": suited})
     if space.sampler == "grid":
         for key, parameter in space.parameters.items():
             if parameter.listed() is None:
@@ -186,11 +181,6 @@ def _explain(fault: dict[str, Any]) -> str:
     message = str(fault["msg"]).removeprefix("Value error, ")
     found = f", found {fault['input']!r}" if isinstance(fault["input"], (str, int, float)) else ""
     return f"{key}: {message}{found}." if key else f"{message}."
-
-
-def _suited(space: Space, present: Mapping[str, Any]) -> Space:
-    suited = {key: p.suited_to(_look_up(present, key.split("."))) for key, p in space.parameters.items()}
-    return space.model_copy(update={"parameters": suited})
 
 
 def _look_up(tree: Any, parts: Sequence[str]) -> Any:

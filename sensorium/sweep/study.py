@@ -98,18 +98,19 @@ class Sweep:
         self.plan = plan
         self._journal = Journal(plan.folder / "study.jsonl")
         storage = JournalStorage(self._journal)
-        options: dict[str, Any] = {"study_name": plan.name, "storage": storage, "pruner": plan.pruner()}
-        # A sampler of its own is given to each trial; this one never draws.
-        options["sampler"] = RandomSampler(seed=0)
+        idle = RandomSampler(seed=0)  # it never draws: each trial is given a sampler of its own
+        options: dict[str, Any] = {
+            "study_name": plan.name,
+            "storage": storage,
+            "pruner": plan.pruner(),
+            "sampler": idle,
+        }
         with self._journal.together():
             if storage.get_all_studies():
                 self.study = optuna.load_study(**options)
             else:
                 self.study = optuna.create_study(**options, direction="maximize")
                 self.study.set_user_attr(_IDENTITY, dict(plan.identity))
-        self._check_identity()
-
-    def _check_identity(self) -> None:
         begun = self.study.user_attrs[_IDENTITY]
         now = json.loads(json.dumps(dict(self.plan.identity)))
         differing = sorted(key for key in begun.keys() | now.keys() if begun.get(key) != now.get(key))
@@ -118,8 +119,6 @@ class Sweep:
                 f"sweep {self.plan.name}: was begun with another {', '.join(differing)}.",
                 f"Give this one a --name of its own, or remove {self.plan.folder} to begin anew.",
             )
-
-    # -- trials ----------------------------------------------------------------------------------
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, in the order of their numbers."""
@@ -141,9 +140,16 @@ class Sweep:
             for trial in self.trials():
                 if trial.state == TrialState.RUNNING and self._lock(trial.number, held):
                     return trial
-            if len(self.trials()) >= self.plan.size:
+            number = len(self.trials())
+            if number >= self.plan.size:
                 return None
-            return self._ask(held)
+            idle, self.study.sampler = self.study.sampler, self.plan.sampler(number)
+            try:
+                self.study.ask(self.plan.space.distributions())
+            finally:
+                self.study.sampler = idle
+            assert self._lock(number, held), "nobody else knows of it yet"
+            return self.trials()[number]
 
     def _lock(self, number: int, held: ExitStack) -> bool:
         """Whether nobody else works on a trial; a child of ours that outlives us does not count, unlike in `flock`."""
@@ -156,21 +162,9 @@ class Sweep:
             return False
         return True
 
-    def _ask(self, held: ExitStack) -> FrozenTrial:
-        number = len(self.trials())
-        idle, self.study.sampler = self.study.sampler, self.plan.sampler(number)
-        try:
-            self.study.ask(self.plan.space.distributions())
-        finally:
-            self.study.sampler = idle
-        assert self._lock(number, held), "nobody else knows of it yet"
-        return self.trials()[number]
-
     def folder_of(self, number: int) -> Path:
         """Where the states of a trial lie."""
         return self.plan.folder / "trials" / str(number)
-
-    # -- results ---------------------------------------------------------------------------------
 
     def report(self, number: int, correlations: Mapping[int, float], *, over: bool) -> bool:
         """Note what a trial has reached; where it is not worth going on with, it is over.

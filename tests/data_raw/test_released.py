@@ -15,7 +15,7 @@ from sensorium.errors import ConfigError, DataError, TransferError
 from sensorium.files import sha256, write_json
 from sensorium.mice import TEST_TIERS
 from sensorium.paths import Paths
-from sensorium.recordings.download.download_manifest import MANIFEST, check_manifest, read_manifest
+from sensorium.recordings.download.mouse import MANIFEST, check_manifest, read_manifest
 from sensorium.recordings.download.released import HUB, fill_in, from_folder, from_hub
 from sensorium.recordings.raw import RawMouse
 

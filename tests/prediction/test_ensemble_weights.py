@@ -13,7 +13,7 @@ from sensorium.commands import fit_ensemble as weigh
 from sensorium.commands import results
 from sensorium.errors import PredictionError
 from sensorium.evaluation.weights import Moments, _Objective, fit, maximise
-from sensorium.inference.weights import combine, read_weights
+from sensorium.inference.ensemble import combine, read_weights
 from sensorium.metrics import correlation
 from sensorium.stages import ensemble, evaluate, report
 
@@ -205,7 +205,7 @@ def test_files_of_weights_that_cannot_be_used(tmp_path, content, message):
     with pytest.raises(PredictionError, match=message) as caught:
         read_weights(path, ["a", "b"])
     assert str(path) in str(caught.value)
-    assert "sensorium weigh -e a,b" in str(caught.value)
+    assert "sensorium fit-ensemble -e a,b" in str(caught.value)
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_the_commands_weigh_and_average(predicted, make_predictions, command, pr
     code, told = command("ensemble", "-e", pair, "-s", TIER)
     assert code == 1
     assert f"{project.weights([STUDENT, TEACHER])}: the file does not exist" in told
-    assert f"sensorium weigh -e {pair}" in told
+    assert f"sensorium fit-ensemble -e {pair}" in told
     assert command("weigh", "-e", f"{TEACHER},{STUDENT}")[0] == 0
     assert command("ensemble", "-e", pair, "-s", TIER)[0] == 0
     weights = read_weights(project.weights([STUDENT, TEACHER]), [STUDENT, TEACHER])

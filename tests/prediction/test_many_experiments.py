@@ -104,7 +104,7 @@ def test_comparing_all_with_the_best(evaluated, many_config, project, capsys):
     few = many_config.model_copy(
         update={"experiments": {name: many_config.experiments[name] for name in (TEACHER, *OTHERS[:2])}}
     )
-    compare.compare_all(few, project, None)
+    compare.run(few, project)
     shown = capsys.readouterr().out
     assert f"minus {TEACHER}" in shown
     assert all(name in shown for name in OTHERS[:2])

@@ -203,8 +203,8 @@ def refuse(monkeypatch, fault):
             PermissionError(errno.EACCES, "Permission denied", "/a", None, "/b"),
             "/a -> /b: Permission denied.\nGive your",
         ),
-        (OSError("8192 requested and 0 written"), "Error: 8192 requested and 0 written.\nMend what"),
-        (TimeoutError(), "Error: TimeoutError.\nMend what"),
+        (OSError("8192 requested and 0 written"), "Error: 8192 requested and 0 written.\nCorrect what"),
+        (TimeoutError(), "Error: TimeoutError.\nCorrect what"),
     ],
 )
 def test_a_disk_that_refuses_is_one_clear_error(fault, words, project, monkeypatch, capsys):

@@ -173,7 +173,7 @@ def test_a_fold_whose_node_dies_in_its_midst_ends_in_the_same_bits(on_ray, tmp_p
     output, _ = run.communicate()
     assert run.returncode == 0, output
     assert f"{stage}: failed after" in output
-    assert "goes on in epoch 2" in toy.log(stage)
+    assert "continues in epoch 2" in toy.log(stage)
     again = serial.start(*TRAININGS, "-j", "1", **{**one_thread, "PYTHONPATH": str(serial.root)})
     processes.append(again)
     output, _ = again.communicate()

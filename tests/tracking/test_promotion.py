@@ -143,14 +143,14 @@ def test_a_promotion_that_was_overtaken_is_told(first, monkeypatch):
     promote(first.paths)
     candidate(first, 0.35, seed=1)
     candidate(first, 0.4, seed=2)
-    verify = promotion.verified_manifest
+    verify = promotion._verified_manifest
 
     def overtaken(catalog, pair):
-        monkeypatch.setattr(promotion, "verified_manifest", verify)
+        monkeypatch.setattr(promotion, "_verified_manifest", verify)
         promote(first.paths, version=3)
         return verify(catalog, pair)
 
-    monkeypatch.setattr(promotion, "verified_manifest", overtaken)
+    monkeypatch.setattr(promotion, "_verified_manifest", overtaken)
     with pytest.raises(TrackingError, match=r"another promotion was faster, the champion is now version 3"):
         promote(first.paths, version=2)
     assert champion(first) == 3
@@ -205,8 +205,8 @@ def test_only_what_both_have_is_compared():
     first = {"a": {"0": 0.5, "1": 0.6}, "b": {"0": 0.1}}
     second = {"a": {"1": 0.5, "2": 0.9}, "c": {"0": 0.2}}
     found = compare(first, second)
-    assert found.mice == ("a",)
-    assert found.folds == ("1",)
+    assert found.differences.index.tolist() == ["a"]
+    assert found.differences.columns.tolist() == ["1"]
     assert found.mean == pytest.approx(0.1)
     assert compare({"a": {"0": 1.0}}, {"b": {"0": 1.0}}) is None
 

@@ -11,11 +11,8 @@ import torch
 from training_runs import EXPERIMENT, STUDENT, change_params, checkpoints, digests, finish, leftovers, start, train_here
 
 from sensorium.callbacks import checkpoints as resume
-from sensorium.config import load
 from sensorium.errors import CheckpointError, ConfigError, DataError, TrainingError
 from sensorium.model import checkpoint
-from sensorium.paths import Paths
-from sensorium.stages import train
 from sensorium.training import task
 
 OUTPUT = Path("data") / "experiments"
@@ -122,11 +119,6 @@ def test_a_teacher_of_another_window_is_refused(project: Path) -> None:
 
 
 # -- faults --------------------------------------------------------------------------------------
-
-
-def test_a_fold_out_of_range_is_refused(project: Path) -> None:
-    with pytest.raises(ConfigError, match=r"fold .3.: out of range"):
-        train.run(load(project / "params.yaml"), Paths(project), EXPERIMENT, "3")
 
 
 def test_a_missing_store_is_named(project: Path) -> None:

@@ -19,13 +19,10 @@ from sensorium.recordings.inventory import FileEntry
 
 LARGEST_MOUSE = 64 << 30
 """Bytes that a mouse may hold unpacked; the competition's hold 15 GB."""
-
 MOST_FILES = 20_000
 """Files that a mouse may hold; the competition's hold 3,000."""
-
 _LONGEST_NAME = 200
 """Bytes of a member's name; file systems take 255 a part."""
-
 _LANDMARK = PurePosixPath("meta/trials/tiers.npy")
 _CHUNK_BYTES = 1 << 20
 _ENCRYPTED = 0x1
@@ -53,16 +50,8 @@ def _refuse(path: Path, reason: str) -> TransferError:
     return TransferError(f"{path}: refused, {reason}.", "The source is not to be trusted: fetch the mouse elsewhere.")
 
 
-def _is_litter(name: PurePosixPath) -> bool:
-    return "__MACOSX" in name.parts or name.name == ".DS_Store" or name.name.startswith("._")
-
-
 def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
-    """Refuse members that reach outside the folder, or are no plain files.
-
-    Raises:
-        TransferError: the member is hostile.
-    """
+    """Refuse members that reach outside the folder, or are no plain files."""
     name = PurePosixPath(info.filename)
     if name.is_absolute() or ".." in name.parts or "\\" in info.filename or ":" in info.filename:
         raise _refuse(path, f"the member {info.filename!r} reaches outside the mouse's folder")
@@ -74,11 +63,7 @@ def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
 
 
 def _check_names(path: Path, names: list[PurePosixPath]) -> None:
-    """Refuse names that no disk could hold side by side: found while unpacking, they would look like its fault.
-
-    Raises:
-        TransferError: two members, or a file and a folder, share a name; or a name is too long or unprintable.
-    """
+    """Refuse names that no disk could hold side by side: found while unpacking, they would seem a fault of the disk."""
     files = set(names)
     for name, count in collections.Counter(names).items():
         if count > 1 or any(parent in files for parent in name.parents):
@@ -88,11 +73,7 @@ def _check_names(path: Path, names: list[PurePosixPath]) -> None:
 
 
 def _root(path: Path, mouse: str, names: list[PurePosixPath]) -> PurePosixPath:
-    """Folder inside the zip that is the mouse's.
-
-    Raises:
-        TransferError: the zip holds no mouse, or another one.
-    """
+    """Folder inside the zip that is the mouse's; it must hold one mouse, the wanted one."""
     roots = [name.parents[len(_LANDMARK.parts) - 1] for name in names if name.parts[-3:] == _LANDMARK.parts]
     if len(roots) != 1:
         raise TransferError(f"{path}: holds {len(roots)} raw mice, expected one.", "Fetch the mouse elsewhere.")
@@ -119,9 +100,12 @@ def inspect(path: Path, mouse: str) -> Archive:
         raise DamagedArchiveError(f"no sound zip ({fault})") from fault
     for info in infos:
         _check_member(path, info)
-    kept = [i for i in infos if not i.is_dir() and not _is_litter(PurePosixPath(i.filename))]
-    _check_names(path, [PurePosixPath(i.filename) for i in kept])
-    files = {PurePosixPath(i.filename): i for i in kept}
+    found = [(PurePosixPath(info.filename), info) for info in infos if not info.is_dir()]
+    kept = [
+        (name, info) for name, info in found if not {"__MACOSX", ".DS_Store"} & {*name.parts} and name.name[:2] != "._"
+    ]
+    _check_names(path, [name for name, _ in kept])
+    files = dict(kept)
     root = _root(path, mouse, list(files))
     members = {str(name.relative_to(root)): info for name, info in files.items() if name.is_relative_to(root)}
     archive = Archive(path, members)

@@ -1,22 +1,25 @@
 """Makes sure that one mouse is there: takes what is there, or fetches, checks, unpacks and publishes it.
 
 The raw folder sees the mouse whole or not at all; the zip waits in the state folder and is removed
-when the mouse is published.
+when the mouse is published. The competition publishes no checksums: the zip's own CRC-32 guards the transfer, and a
+manifest in the mouse's folder, with the SHA-256 of every file, guards against later damage.
 """
 
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
-from sensorium.errors import ConfigError, TransferError
-from sensorium.files import atomic_folder, exclusive_lock, sha256, write_json
+from sensorium.errors import ConfigError, DataError, TransferError
+from sensorium.files import atomic_folder, exclusive_lock, read_json, sha256, write_json
 from sensorium.mice import MouseSet
+from sensorium.recordings import inventory
 from sensorium.recordings.download.archive import Archive, DamagedArchiveError, inspect, unpack
-from sensorium.recordings.download.download_manifest import MANIFEST, DownloadManifest, check_manifest, read_manifest
 from sensorium.recordings.download.transfer import RetryPolicy, Transfer
 from sensorium.recordings.inventory import FileEntry
 from sensorium.recordings.raw import require_linked
@@ -29,15 +32,15 @@ Outcome = Literal[
     "taken as it is", "unchanged since its download", "downloaded", "downloaded in place of the simulated mouse"
 ]
 
+MANIFEST = Path("meta", "manifest.json")
+"""Place of the manifest inside a mouse's folder."""
 BASE_URLS: dict[MouseSet, str] = {
     "new": "https://gin.g-node.org/pollytur/sensorium_2023_dataset/raw/master",
     "old": "https://gin.g-node.org/pollytur/Sensorium2023Data/raw/master",
 }
 """Folder of the competition's zips, by the mouse's set."""
-
 MIRROR_VARIABLE = "SENSORIUM_DOWNLOAD_URL"
 """Environment variable with the address of a mirror that holds all zips in one folder."""
-
 _DOWNLOADS_OF_A_DAMAGED_ZIP = 2
 _SPACE_MARGIN = 1.02
 _UNPACKING = threading.Lock()
@@ -101,7 +104,12 @@ def ensure_mouse(request: DownloadRequest, on_progress: Progress, stop: threadin
     """
     require_linked(request.folder)
     if not request.missing:
-        return _check_present(request, on_progress, stop)
+        manifest = read_manifest(request.folder)
+        if manifest is None:
+            return "taken as it is"
+        total = sum(entry["size"] for entry in manifest["files"].values())
+        check_manifest(request.folder, manifest, request.quick, _meter(request, "checking", total, on_progress, stop))
+        return "unchanged since its download"
     simulated = request.simulated
     if simulated:
         require_untouched(request.folder)
@@ -132,20 +140,9 @@ def _meter(
     return add
 
 
-def _check_present(request: DownloadRequest, on_progress: Progress, stop: threading.Event) -> Outcome:
-    manifest = read_manifest(request.folder)
-    if manifest is None:
-        return "taken as it is"
-    total = sum(entry["size"] for entry in manifest["files"].values())
-    check_manifest(request.folder, manifest, request.quick, _meter(request, "checking", total, on_progress, stop))
-    return "unchanged since its download"
-
-
 def _fetch(request: DownloadRequest, on_progress: Progress, stop: threading.Event) -> Archive:
     """Bring the zip here and judge it; a damaged one is fetched once more."""
-    transfer = Transfer(
-        request.url, request.zip, request.policy, lambda done, total: on_progress("downloading", done, total), stop
-    )
+    transfer = Transfer(request.url, request.zip, request.policy, partial(on_progress, "downloading"), stop)
     for _ in range(_DOWNLOADS_OF_A_DAMAGED_ZIP):
         if not request.zip.exists():
             transfer.run()
@@ -171,12 +168,19 @@ def _publish(request: DownloadRequest, archive: Archive, on_progress: Progress, 
     require_space({request.folder.parent: archive.unpacked_bytes}, f"unpacking {request.mouse}")
     meter = _meter(request, "unpacking", archive.unpacked_bytes, on_progress, stop)
     try:
-        with atomic_folder(request.folder) as partial:
-            files = unpack(archive, partial, meter)
+        with atomic_folder(request.folder) as folder:
+            files = unpack(archive, folder, meter)
             files.pop(MANIFEST.as_posix(), None)  # of who made the zip from a download; ours takes its place
             zip_entry = FileEntry(size=archive.path.stat().st_size, sha256=sha256(archive.path))
-            write_json(partial / MANIFEST, DownloadManifest(url=request.url, zip=zip_entry, files=files))
-            _clear(request)
+            write_json(folder / MANIFEST, DownloadManifest(url=request.url, zip=zip_entry, files=files))
+            if request.simulated:  # only an untouched one gives way; its noiseless rates go with it
+                require_untouched(request.folder)
+                shutil.rmtree(request.folder.parent / TRUTH_FOLDER / request.mouse, ignore_errors=True)
+            elif request.folder.exists():
+                raise TransferError(
+                    f"{request.folder}: appeared while the mouse was downloaded, taken as it is.",
+                    "Run the command again to go on with the other mice.",
+                )
     except DamagedArchiveError as fault:
         request.zip.unlink()
         raise _damaged(request, str(fault)) from fault
@@ -185,18 +189,6 @@ def _publish(request: DownloadRequest, archive: Archive, on_progress: Progress, 
             f"{request.folder}: cannot be written ({fault.strerror or fault}).",
             "Mend what is wrong with the disk and run the command again; the zip need not be fetched again.",
         ) from fault
-
-
-def _clear(request: DownloadRequest) -> None:
-    """Make way for the mouse: only an untouched simulated one gives way, and its noiseless rates go with it."""
-    if request.simulated:
-        require_untouched(request.folder)
-        shutil.rmtree(request.folder.parent / TRUTH_FOLDER / request.mouse, ignore_errors=True)
-    elif request.folder.exists():
-        raise TransferError(
-            f"{request.folder}: appeared while the mouse was downloaded, taken as it is.",
-            "Run the command again to go on with the other mice.",
-        )
 
 
 def require_space(needs: dict[Path, int], purpose: str) -> None:
@@ -209,16 +201,61 @@ def require_space(needs: dict[Path, int], purpose: str) -> None:
     Raises:
         TransferError: there is too little.
     """
-    disks: dict[int, tuple[Path, int]] = {}
+    disks: dict[int, Path] = {}
+    wanted: Counter[int] = Counter()
     for folder, count in needs.items():
         present = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
-        disk = present.stat().st_dev
-        disks[disk] = (present, disks.get(disk, (present, 0))[1] + count)
-    for present, count in disks.values():
-        free = shutil.disk_usage(present).free
-        if free < count * _SPACE_MARGIN:
+        disks[present.stat().st_dev] = present
+        wanted[present.stat().st_dev] += count
+    for disk, present in disks.items():
+        free, needed = shutil.disk_usage(present).free, wanted[disk] * _SPACE_MARGIN
+        if free < needed:
             raise TransferError(
-                f"{present}: {purpose} needs {count * _SPACE_MARGIN / 2**30:.1f} GiB here, "
-                f"{free / 2**30:.1f} GiB are free.",
+                f"{present}: {purpose} needs {needed / 2**30:.1f} GiB here, {free / 2**30:.1f} GiB are free.",
                 "Free space there, or set dataset.raw in params.yaml to a larger disk.",
             )
+
+
+class DownloadManifest(TypedDict):
+    """Content of the manifest."""
+
+    url: str
+    zip: FileEntry
+    files: dict[str, FileEntry]
+
+
+def read_manifest(folder: Path) -> DownloadManifest | None:
+    """Read a mouse's manifest; None where there is none.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    remedy = f"Remove {path} to take the mouse as it is, or the mouse's folder to download it again."
+    tree = read_json(path, DataError, remedy)
+    files = inventory.parse(tree.get("files")) if isinstance(tree, dict) else None
+    if files is None or "zip" not in tree:
+        raise DataError(f"{path}: not a manifest.", remedy)
+    return DownloadManifest(url=str(tree.get("url", "")), zip=tree["zip"], files=files)
+
+
+def check_manifest(folder: Path, manifest: DownloadManifest, quick: bool, on_bytes: Callable[[int], None]) -> None:
+    """Compare a mouse's files with its manifest.
+
+    Args:
+        folder: the mouse's folder.
+        manifest: what was published.
+        quick: compare sizes alone.
+        on_bytes: called with the size of each file.
+
+    Raises:
+        DataError: files are missing or changed; all of them are counted, the first is named.
+    """
+    changed = inventory.differences(folder, manifest["files"], quick, on_bytes)
+    if changed:
+        raise DataError(
+            f"{folder}: {len(changed)} of {len(manifest['files'])} files differ from the download: {changed[0]}.",
+            f"Remove the folder to download the mouse again; or, if the change is yours, remove {MANIFEST} inside it.",
+        )

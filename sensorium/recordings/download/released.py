@@ -1,7 +1,7 @@
 """The old mice's test responses, which the organisers released after their zips.
 
 The zips of old mice hold zeros in the four test tiers. The released responses lie in the Deep Lake hub,
-one data set a mouse and tier; who has them as files can give them as <folder>/<mouse>/<trial>.npy.
+one data set per mouse and tier; who has them as files can give them as <folder>/<mouse>/<trial>.npy.
 Only files of zeros are filled in: responses that are already there are compared, never replaced.
 N neurons, L frames with the padding.
 """
@@ -17,14 +17,13 @@ import numpy.typing as npt
 from sensorium.errors import ConfigError, DataError, TransferError
 from sensorium.files import PARTIAL_SUFFIX, sha256, sync_tree, write_json
 from sensorium.mice import TEST_TIERS
-from sensorium.recordings.download.download_manifest import MANIFEST, read_manifest
+from sensorium.recordings.download.mouse import MANIFEST, read_manifest
 from sensorium.recordings.inventory import FileEntry
 from sensorium.recordings.raw import RawMouse, first_nan, read_array
 
 Float64Array = npt.NDArray[np.float64]
 Released = Iterator[tuple[int, npt.NDArray[Any]]]
 """Trial and its responses (N, frames), frames up to L."""
-
 HUB = "hub://sinzlab/Sensorium_2023_{mouse}_{tier}"
 """Address of the released responses, by mouse and tier; tensors `id` (the trial) and `responses`."""
 
@@ -41,7 +40,9 @@ def from_folder(folder: Path, mouse: RawMouse) -> Released:
     """
     source = folder / mouse.name
     if not source.is_dir():
-        raise DataError(f"{source}: the folder does not exist.", "Put the responses there as <trial>.npy, one a trial.")
+        raise DataError(
+            f"{source}: the folder does not exist.", "Put the responses there as <trial>.npy, one per trial."
+        )
     for trial in _test_trials(mouse):
         yield trial, read_array(source / f"{trial}.npy")
 
@@ -109,7 +110,12 @@ def fill_in(mouse: RawMouse, released: Released) -> int:
         sync_tree(Path(partial))
         for trial in empty:
             Path(partial, f"{trial}.npy").replace(mouse.file("responses", trial))
-    _renew_manifest(mouse, wanted)
+    if (manifest := read_manifest(mouse.folder)) is not None:  # the mouse was downloaded
+        for trial in wanted:
+            path = mouse.file("responses", trial)
+            entry = FileEntry(size=path.stat().st_size, sha256=sha256(path))
+            manifest["files"][str(path.relative_to(mouse.folder))] = entry
+        write_json(mouse.folder / MANIFEST, manifest)
     return len(empty)
 
 
@@ -150,11 +156,7 @@ def _padded(mouse: RawMouse, trial: int, responses: npt.NDArray[Any]) -> Float64
 
 
 def _is_empty(mouse: RawMouse, trial: int, released: Float64Array) -> bool:
-    """Whether the trial's responses are zeros still.
-
-    Raises:
-        DataError: they are not, and differ from the released ones.
-    """
+    """Whether the trial's responses are zeros still; others than the released ones are an error."""
     present = mouse.load("responses", trial)
     if not np.nan_to_num(present).any():
         return True
@@ -164,15 +166,3 @@ def _is_empty(mouse: RawMouse, trial: int, released: Float64Array) -> bool:
         f"{mouse.file('responses', trial)}: holds other responses than the released ones.",
         "They are never replaced: move the file away if the released ones are wanted.",
     )
-
-
-def _renew_manifest(mouse: RawMouse, trials: list[int]) -> None:
-    """Let a downloaded mouse's manifest know the filled-in files."""
-    manifest = read_manifest(mouse.folder)
-    if manifest is None:
-        return
-    for trial in trials:
-        path = mouse.file("responses", trial)
-        entry = FileEntry(size=path.stat().st_size, sha256=sha256(path))
-        manifest["files"][str(path.relative_to(mouse.folder))] = entry
-    write_json(mouse.folder / MANIFEST, manifest)

@@ -19,7 +19,6 @@ from sensorium.files import write_json
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that have arrived and the size of the whole, where known."""
-
 _CHUNK_BYTES = 1 << 16
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})

@@ -107,9 +107,10 @@ def train(fold: int, turn: int, parts: list[str]) -> None:
 
     from sensorium import tracking
     from sensorium.callbacks.checkpoints import CheckpointFolder
-    from sensorium.callbacks.progress import NullProgress, TerminalProgress
-    from sensorium.callbacks.recorder import NullRecorder, closing
+    from sensorium.callbacks.progress import TrainingProgress
+    from sensorium.callbacks.recorder import Recorder, closing
     from sensorium.callbacks.stopping import StopRequest
+    from sensorium.data.store import MouseStore
     from sensorium.lineage import provenance
     from sensorium.stages import train as stage
     from sensorium.training import devices
@@ -121,15 +122,19 @@ def train(fold: int, turn: int, parts: list[str]) -> None:
     fabric = devices.make_fabric(config.runtime, "32-true", unused_readouts=True)
     devices.make_deterministic(fabric, config.runtime.threads)
     job = stage.Job(config, paths, EXPERIMENT, fold, known, recorder)
-    learner, source, validation = assemble(fabric, job.setup())
+    stores = [MouseStore(paths.store(mouse)) for mouse in config.dataset.mice]
+    learner, source, validation = assemble(fabric, config, paths, EXPERIMENT, fold, stores)
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     folder = CheckpointFolder(paths.state / "train", f"{turn}-{fold}") if "states" in parts else Nowhere()
-    view = TerminalProgress(job.name, learner.steps, job.epochs, console) if "progress" in parts else NullProgress()
+    console.quiet = "progress" not in parts
+    view = TrainingProgress(
+        f"{EXPERIMENT} fold {fold}", learner.steps, config.experiment(EXPERIMENT).training.epochs, console
+    )
     folder, view, job_ = Timed(folder), Timed(view), Timed(job)
     wall, own = time.perf_counter(), time.process_time()
     with StopRequest(None) as stop:
-        written = Timed(job_.open_recorder()) if "tracking" in parts else NullRecorder()
-        with closing(written), view:
+        written = Timed(job_.open_recorder()) if "tracking" in parts else Recorder()
+        with closing(written), view.bar:
             around = Callbacks(written, view, stop)
             Trainer(learner, source, validation, folder, config.runtime.checkpoint_steps, around).run()
     spent = {"training": time.perf_counter() - wall, "trainer": time.process_time() - own, "inside": Timed.seconds}

@@ -149,7 +149,7 @@ def start(stores: list[Path]) -> dict[str, float]:
     for path in stores:
         forget(path)
     disk, clock = _status("read_bytes"), time.perf_counter()
-    opened = [MouseStore.open(path) for path in stores]
+    opened = [MouseStore(path) for path in stores]
     data = open_data(opened)
     data.batch(0, 0, BATCH)
     first = {"first": time.perf_counter() - clock, "first_bytes": _status("read_bytes") - disk}
@@ -162,7 +162,7 @@ def start(stores: list[Path]) -> dict[str, float]:
 
 def cold_bytes(stores: list[Path], probability: float) -> float:
     """Bytes that the disk delivers a sample when nothing is cached; the first batch opens the files."""
-    data = open_data([MouseStore.open(path) for path in stores], probability)
+    data = open_data([MouseStore(path) for path in stores], probability)
     data.batch(0, 0, BATCH)
     for path in stores:
         forget(path)
@@ -188,7 +188,7 @@ def compare(raws: list[Path], stores: list[Path], repeats: int) -> dict[str, flo
     """Speed of both approaches, taking turns in one process on one thread."""
     torch.set_num_threads(1)
     published = PublishedLoading(raws, [TRIALS] + [FEW] * (MICE - 1), NEURONS, LENGTH)
-    opened = [MouseStore.open(path) for path in stores]
+    opened = [MouseStore(path) for path in stores]
     data = open_data(opened)
     touch(opened)
     published.batch(BATCH)

@@ -17,18 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Console
 
 from sensorium.cli.process import prepare
+from sensorium.data.store import MouseStore
 
 prepare()
 
 from sensorium.callbacks.checkpoints import CheckpointFolder
-from sensorium.callbacks.progress import NullProgress
-from sensorium.callbacks.recorder import NullRecorder
+from sensorium.callbacks.progress import TrainingProgress
+from sensorium.callbacks.recorder import Recorder
 from sensorium.callbacks.stopping import StopRequest
 from sensorium.config import Config, load, parse
 from sensorium.paths import PARAMS_FILE, Paths, find_root
-from sensorium.stages import train as stage
 from sensorium.training import devices
 from sensorium.training.assembly import assemble
 from sensorium.training.loop import Callbacks, Trainer
@@ -53,11 +54,11 @@ def train(config: Config, paths: Paths, experiment: str, fold: int) -> tuple[flo
         config.runtime, settings.training.precision, unused_readouts=settings.distillation is None
     )
     devices.make_deterministic(fabric, config.runtime.threads)
-    job = stage.Job(config, paths, experiment, fold, {}, NullRecorder, paths.state)
     began = time.process_time()
-    learner, source, validation = assemble(fabric, job.setup())
+    stores = [MouseStore(paths.store(mouse)) for mouse in config.dataset.mice]
+    learner, source, validation = assemble(fabric, config, paths, experiment, fold, stores)
     with tempfile.TemporaryDirectory() as scratch, StopRequest(None) as stop:
-        callbacks = Callbacks(NullRecorder(), NullProgress(), stop)
+        callbacks = Callbacks(Recorder(), TrainingProgress("", 1, 1, Console(quiet=True)), stop)
         folder = CheckpointFolder(Path(scratch), "learning-rates")
         best, rows = Trainer(learner, source, validation, folder, sys.maxsize, callbacks).run()
     return best.correlation, len(rows), time.process_time() - began

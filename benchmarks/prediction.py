@@ -56,7 +56,7 @@ def make_mouse(folder: Path, frames: int) -> tuple[RawMouse, MouseStore]:
     write_mouse(folder, Recipe(MOUSE, "new", settings))
     raw = RawMouse(folder / MOUSE)
     ingest(raw, "new", folder / "store.zarr", None, lambda *_: None)
-    return raw, MouseStore.open(folder / "store.zarr")
+    return raw, MouseStore(folder / "store.zarr")
 
 
 def predict_as_published(

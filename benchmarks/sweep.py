@@ -15,7 +15,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from sensorium import tracking
-from sensorium.callbacks.recorder import NullRecorder
+from sensorium.callbacks.recorder import Recorder
 from sensorium.commands import sweep
 from sensorium.config import load
 from sensorium.paths import Paths, find_root
@@ -37,7 +37,7 @@ def main():
             (copy.root / "data" / name).symlink_to(paths.root / "data" / name)
         space = paths.root / "conf" / "sweep" / "quick.yaml"
         with (
-            patch.object(tracking, "start_training_run", lambda *_: NullRecorder()),
+            patch.object(tracking, "start_training_run", lambda *_: Recorder()),
             patch.object(train, "try_out", timed(train.try_out, training)),
             patch.object(Sweep, "report", timed(Sweep.report, judging)),
         ):

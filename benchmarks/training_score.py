@@ -14,13 +14,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+from rich.console import Console
+
 from sensorium.cli.process import prepare
+from sensorium.data.store import MouseStore
 
 prepare()
 
 from sensorium.callbacks.checkpoints import CheckpointFolder
-from sensorium.callbacks.progress import NullProgress
-from sensorium.callbacks.recorder import NullRecorder
+from sensorium.callbacks.progress import TrainingProgress
+from sensorium.callbacks.recorder import Recorder
 from sensorium.callbacks.stopping import StopRequest
 from sensorium.config import Config, load
 from sensorium.model.dwiseneuro import DwiseNeuro
@@ -51,10 +54,10 @@ def train(config: Config, paths: Paths, fold: int, form: str) -> float:
     stage.build = FORMS[form]
     fabric = devices.make_fabric(config.runtime, "32-true", unused_readouts=True)
     devices.make_deterministic(fabric, config.runtime.threads)
-    job = stage.Job(config, paths, EXPERIMENT, fold, {}, NullRecorder)
-    learner, source, validation = assemble(fabric, job.setup())
+    stores = [MouseStore(paths.store(mouse)) for mouse in config.dataset.mice]
+    learner, source, validation = assemble(fabric, config, paths, EXPERIMENT, fold, stores)
     with tempfile.TemporaryDirectory() as scratch, StopRequest(None) as stop:
-        callbacks = Callbacks(NullRecorder(), NullProgress(), stop)
+        callbacks = Callbacks(Recorder(), TrainingProgress("", 1, 1, Console(quiet=True)), stop)
         folder = CheckpointFolder(Path(scratch), form)
         best, _ = Trainer(learner, source, validation, folder, sys.maxsize, callbacks).run()
     return best.correlation

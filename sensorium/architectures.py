@@ -1,4 +1,4 @@
-"""The registry of architectures: the one place that knows which models there are.
+"""The registry of architectures, the one place that knows which models there are, and the base of all settings.
 
 An architecture is a class of settings and a `sensorium.model.architecture.Model` that is built from them. Both are
 named here as text and imported when they are needed: the settings when an experiment uses them, the model when it is
@@ -8,12 +8,10 @@ the settings lie in a module of their own. docs/how-to/architectures.md shows ho
 
 import pkgutil
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
-
-from sensorium.section import Positive, Section
 
 
 class Architecture(NamedTuple):
@@ -30,13 +28,23 @@ ARCHITECTURES = {
     "dwiseneuro": Architecture("dwiseneuro_config:DwiseNeuroConfig", "dwiseneuro:DwiseNeuro"),
 }
 """Every architecture, by the name that `model.architecture` selects."""
+_ORIGINAL = "dwiseneuro"  # architecture of settings and trained folds from before there was a choice
 
-_ORIGINAL = "dwiseneuro"
-"""Architecture of settings and trained folds from before there was a choice."""
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, closed, and documented field by field."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class ModelConfig(Section):
-    """A model: a union of the settings of all architectures, told apart by `architecture`.
+    """A model: a union of the settings of all architectures, discriminated by `architecture`.
 
     Validating a mapping as a `ModelConfig` gives the settings class of the architecture that it names.
     """

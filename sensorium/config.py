@@ -2,7 +2,7 @@
 
 Every part receives its own section and nothing more. Sections are frozen; unknown keys, wrong types
 and contradictions are refused with the key, the value and the remedy. The published hyper-parameters
-stand in conf/experiment/ and conf/scale/full.yaml, what the demonstration makes smaller in conf/scale/small.yaml.
+are in conf/experiment/ and conf/scale/full.yaml, what the demonstration makes smaller in conf/scale/small.yaml.
 """
 
 import difflib
@@ -14,15 +14,13 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
-from sensorium.architectures import ModelConfig, settings_class
+from sensorium.architectures import Fraction, ModelConfig, Positive, Section, settings_class
 from sensorium.errors import ConfigError
 from sensorium.mice import MouseSet
 from sensorium.paths import PARAMS_FILE, Paths
-from sensorium.section import Fraction, Positive, Section
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 """Arithmetic, in Lightning Fabric's words: float32; fp16 with loss scaling; bfloat16."""
-
 EXPERIMENT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 EXPERIMENT_RULE = "use letters, digits, '_' and '-', at most 64, and begin with a letter"
 """What a folder, a stage of DVC, a key of params.yaml and an argument can all be called."""
@@ -69,9 +67,9 @@ class SyntheticConfig(Section):
     neurons: dict[str, Positive]
     """Number of neurons, by mouse."""
     train_trials: Positive
-    """Training trials a mouse; 350 in the competition."""
+    """Training trials per mouse; 350 in the competition."""
     repeated_trials: Positive
-    """Trials of every other tier a mouse; 60 in the competition."""
+    """Trials of every other tier per mouse; 60 in the competition."""
     repeats: Positive
     """How often a video of those tiers is shown; 7 to 10 in the competition."""
     unusable_trials: Annotated[int, Field(ge=0)]
@@ -143,9 +141,9 @@ class TrainingConfig(Section):
     """The recipe of one experiment."""
 
     samples_per_epoch: Positive
-    """Windows an epoch, an equal share a mouse; 72,000 as published."""
+    """Windows per epoch, an equal share per mouse; 72,000 as published."""
     batch_size: Positive
-    """Windows an optimizer step, over all devices; 32 as published."""
+    """Windows per optimizer step, over all devices; 32 as published."""
     iter_size: Positive
     """Chunks into which a batch is split to save memory (gradient accumulation)."""
     warmup_epochs: Annotated[int, Field(ge=0)]
@@ -159,7 +157,7 @@ class TrainingConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)]
     """AdamW's decoupled weight decay."""
     ema_decay: Fraction
-    """Decay of the exponential moving average of all weights and buffers, a step."""
+    """Decay of the exponential moving average of all weights and buffers, per step."""
     schedule: Literal["cosine", "linear"] = "cosine"
     """Form of the decay of the learning rate; the cosine as published."""
     loss: Literal["poisson", "mse"] = "poisson"
@@ -171,6 +169,11 @@ class TrainingConfig(Section):
     """Largest norm of the gradient; null leaves it as it is."""
     early_stopping: Positive | None = None
     """Epochs without a better validation correlation after which training ends; null never ends early."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole training."""
+        return self.warmup_epochs + self.cosine_epochs
 
 
 class DistillationConfig(Section):
@@ -250,8 +253,7 @@ class PipelineConfig(Section):
     """Every training by the name of its stage, `<experiment>-<fold>`."""
 
 
-_INGEST_CODE = "sensorium/recordings/ingest.py"
-"""A dependency that every clone has, where DVC's templates need one."""
+_INGEST_CODE = "sensorium/recordings/ingest.py"  # a dependency that every clone has, where DVC's templates need one
 
 
 def pipeline(
@@ -288,12 +290,12 @@ class RuntimeConfig(Section):
     devices: Positive
     """Processes that train one fold together; the batch is split among them."""
     threads: Positive | None = None
-    """Threads that a training process computes with on the CPU; null takes a thread a core. A small model is trained
+    """Threads that a training process computes with on the CPU; null takes one per core. A small model is trained
     almost as fast by one, which leaves the other cores to other folds and gives equal bits whatever their number."""
     workers: Annotated[int, Field(ge=0)]
-    """Loader processes a training process; 0 loads in the training process."""
+    """Loader processes per training process; 0 loads in the training process."""
     checkpoint_steps: Positive
-    """Optimizer steps between two resume checkpoints within an epoch."""
+    """Optimizer steps between two checkpoints within an epoch."""
 
 
 class Config(Section):
@@ -328,10 +330,13 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _check_ensemble(self) -> Self:
-        for name in self.ensemble.members:
-            if name not in self.experiments:
-                raise ValueError(f"ensemble.members: {name!r} is no experiment")
+    def _check_roles(self) -> Self:
+        roles = {"ensemble.members": self.ensemble.members}
+        roles |= {f"registry.{role}": (name,) for role, name in self.registry}
+        for role, names in roles.items():
+            for name in names:
+                if name not in self.experiments:
+                    raise ValueError(f"{role}: {name!r} is no experiment")
         if len(set(self.ensemble.members)) < len(self.ensemble.members):
             raise ValueError("ensemble.members names an experiment twice")
         if len(",".join(self.ensemble.members)) > _LONGEST_NAME:
@@ -339,32 +344,23 @@ class Config(Section):
                 f"ensemble.members: the names have more than {_LONGEST_NAME} characters together, too many for the "
                 "folder of their predictions; shorten them"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_registry(self) -> Self:
-        for role, name in (("teacher", self.registry.teacher), ("student", self.registry.student)):
-            if name not in self.experiments:
-                raise ValueError(f"registry.{role}: {name!r} is no experiment")
         if self.registry.teacher == self.registry.student:
             raise ValueError(f"registry: {self.registry.teacher} is both teacher and student; name two experiments")
         return self
 
     @model_validator(mode="after")
     def _check_experiments(self) -> Self:
+        folded: dict[str, str] = {}
         for name in self.experiments:
             if not EXPERIMENT_NAME.fullmatch(name):
                 raise ValueError(f"experiments: {name!r} cannot name an experiment; {EXPERIMENT_RULE}")
             if name.casefold() in TAKEN_NAMES:
                 raise ValueError(f"experiments: {name!r} means something else in the tables of scores; rename it")
-        folded: dict[str, str] = {}
-        for name in self.experiments:
             if folded.setdefault(name.casefold(), name) != name:
                 raise ValueError(
                     f"experiments: {folded[name.casefold()]} and {name} differ in upper and lower case alone, which "
                     "folders may not"
                 )
-        for name in self.experiments:
             self._check_teachers(name)
         return self
 

@@ -6,7 +6,7 @@ what the operating system refuses (`OSError`). Broken invariants of our own are 
 keep their traceback.
 """
 
-REASON_VARIABLE = "SENSORIUM_REASON"
+ERROR_FILE_VARIABLE = "SENSORIUM_ERROR_FILE"
 """File into which a command writes why it was refused, for the one that runs it through DVC."""
 
 

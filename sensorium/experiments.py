@@ -23,10 +23,8 @@ CONF = "conf"
 """Folder of the files that params.yaml is composed from."""
 RESOLVER = "pipeline"
 """Name in conf/config.yaml of what derives the section `pipeline`."""
-
 _HEADER = "# @package experiments."
-_CHOICE = "override /experiment"
-"""Entry of a preset's defaults list that names its experiments."""
+_CHOICE = "override /experiment"  # entry of a preset's defaults list that names its experiments
 
 
 def experiment_file(root: Path, name: str) -> Path:
@@ -65,7 +63,7 @@ def check_files(root: Path) -> None:
         first = path.read_text(encoding="utf-8").partition("\n")[0].strip()
         if first != f"{_HEADER}{name}":
             found = first.removeprefix(_HEADER) if first.startswith(_HEADER) else None
-            problem = "does not say" if found is None else f"describes {found}, not {name}"
+            problem = "does not name it" if found is None else f"describes {found}, not {name}"
             raise ConfigError(f"{path}: its first line {problem}.", f"Begin the file with: {_HEADER}{name}")
 
 
@@ -180,10 +178,6 @@ def add_experiment(root: Path, name: str) -> str:
 
     Nothing else of params.yaml changes, so that what was edited there by hand stays.
 
-    Args:
-        root: the project's root.
-        name: of the experiment.
-
     Returns:
         Name of the preset that now runs it.
 
@@ -212,11 +206,7 @@ def add_experiment(root: Path, name: str) -> str:
 
 
 def _choice(tree: Any) -> Any:
-    """The list of experiments in a preset's defaults.
-
-    Raises:
-        ConfigError: the preset names none.
-    """
+    """The list of experiments in a preset's defaults; a preset without one is refused."""
     for entry in tree.get("defaults", []):
         if isinstance(entry, dict) and _CHOICE in entry:
             return entry[_CHOICE]
@@ -224,11 +214,7 @@ def _choice(tree: Any) -> Any:
 
 
 def _chosen(preset: Path) -> list[str]:
-    """Experiments that a preset names.
-
-    Raises:
-        ConfigError: the preset does not exist, as in params.yaml written by hand, or names no experiments.
-    """
+    """Experiments that a preset names; its file may be missing where params.yaml was written by hand."""
     if not preset.exists():
         raise ConfigError(
             f"{PARAMS_FILE}: preset {preset.stem!r} has no file {preset}.",

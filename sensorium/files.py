@@ -20,8 +20,8 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
+from sensorium.architectures import Section
 from sensorium.errors import SensoriumError
-from sensorium.section import Section
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of every unfinished sibling; git and DVC ignore it."""
@@ -135,7 +135,7 @@ def discard(path: Path) -> None:
 
 
 def tidy(path: Path) -> None:
-    """Put right what killed writers of `path` left beside it; only for who alone may write `path`.
+    """Clean up what killed writers of `path` left beside it; only for who alone may write `path`.
 
     A retired folder comes back when nothing is at `path`; everything else is removed.
 

@@ -22,14 +22,8 @@ _CHECKSUM_BYTES = 4
 def provenance(config: Config, paths: Paths, experiment: str, fold: int, teacher: str | None) -> dict[str, Any]:
     """Settings, data, code and command that one fold's training depends on; digests for what is large.
 
-    The section `runtime` is left out: a training may go on with other devices or loader processes.
-
-    Args:
-        config: settings.
-        paths: where stores and folds lie.
-        experiment: its name.
-        fold: fold to hold out.
-        teacher: digest of the teacher's fold, where there is one.
+    `teacher` is the digest of the teacher's fold, where there is one. The section `runtime` is left out: a training may
+    continue with other devices or loader processes.
     """
     return {
         "experiment": experiment,
@@ -59,7 +53,7 @@ def code_digests(parts: Iterable[str]) -> dict[str, str]:
 def store_digest(store: Path) -> str:
     """Digest of a mouse's store from its metadata and the checksums that end its chunks.
 
-    Gigabytes are told apart without reading them: see `sensorium.data.layout`.
+    Gigabytes are compared without reading them: see `sensorium.data.layout`.
     """
     digest = hashlib.sha256()
     for path in sorted(path for path in store.rglob("*") if path.is_file()):

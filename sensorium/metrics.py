@@ -10,16 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
-
 STD_EPSILON = 1e-8
 """Added to both standard deviations, as published."""
-
 PRECISION_FLOOR = 0.01
 """Smallest standard deviation that normalisation trusts, over the mean of all."""
-
-_CONSTANT_VARIANCE = 1e-24
-"""Variance over mean square below which a series is constant up to float64 rounding."""
-
+_CONSTANT_VARIANCE = 1e-24  # variance over mean square below which a series is constant up to float64 rounding
 _BLOCK_ELEMENTS = 1 << 16
 """Elements of a block of all series that is reduced at once: float64 temporaries stay in the CPU's cache."""
 
@@ -42,7 +37,7 @@ def correlation(y1: NDArray[np.floating], y2: NDArray[np.floating], axis: int = 
 def response_precision(std: NDArray[np.floating]) -> FloatArray:
     """What the competition multiplies responses and predictions by.
 
-    Computed a neuron and frame, as the competition's test server expects, although one value a
+    Computed per neuron and frame, as the competition's test server expects, although one value per
     neuron was meant: 1 / std, where the std is at most 1 % of the mean of all 1 / (1 % of that mean).
 
     Args:
@@ -58,7 +53,7 @@ def response_precision(std: NDArray[np.floating]) -> FloatArray:
 class StreamingCorrelation:
     """`correlation` of each neuron over series that arrive piece by piece.
 
-    Holds five numbers a neuron, however many frames pass. Pieces are reduced about their own mean
+    Holds five numbers per neuron, however many frames pass. Pieces are reduced about their own mean
     and merged by the pairwise update of Chan, Golub and LeVeque (1983,
     https://doi.org/10.1080/00031305.1983.10483115), which does not cancel where the mean is large.
     """
@@ -83,12 +78,7 @@ class StreamingCorrelation:
         return stream
 
     def update(self, target: NDArray[np.floating], prediction: NDArray[np.floating]) -> None:
-        """Append frames.
-
-        Args:
-            target: (N, T).
-            prediction: (N, T).
-        """
+        """Append frames (N, T) of target and prediction."""
         update_together([self], target, [prediction])
 
     def merge(self, other: Self) -> None:
@@ -125,10 +115,10 @@ def update_together(
     predictions: Sequence[NDArray[np.floating]],
     scale: NDArray[np.floating] | None = None,
 ) -> None:
-    """Append frames of one target and several predictions, a stream each; the target is reduced once.
+    """Append frames of one target and several predictions, one stream each; the target is reduced once.
 
     Args:
-        streams: one a prediction.
+        streams: one per prediction.
         target: (N, T).
         predictions: (N, T) each.
         scale: (N, T) multiplies all of them.

@@ -120,7 +120,7 @@ class Paths:
 
     @property
     def state(self) -> Path:
-        """Resume state, locks and logs: outside every stage's outputs, ignored by git and DVC."""
+        """Checkpoints, locks and logs: outside every stage's outputs, ignored by git and DVC."""
         return self.root / ".sensorium"
 
     def lock(self, name: str) -> Path:

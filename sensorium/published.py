@@ -26,10 +26,8 @@ MODEL_NAME = "MouseModel"
 ARCHITECTURE = "dwiseneuro"
 FILE_PATTERN = re.compile(r"model-(?P<epoch>\d+)-(?P<score>-?\d+\.\d+)\.pth")
 """Name of a published checkpoint: epoch from 0, validation correlation."""
-
 _KEYS = {"model_name", "params", "nn_state_dict"}
 _REMEDY = "Take the file from the published weights again; a complete one is read as it is."
-
 _UNITS = {
     "expand.conv": "conv_pw.0",
     "expand.norm": "conv_pw.1.bn",
@@ -44,6 +42,24 @@ _UNITS = {
     "shortcut.norm": "bn_sc.bn",
 }
 _CORTEX_UNITS = {"mix": "conv", "norm": "bn.bn", "shortcut": "bn_sc.bn"}
+
+
+_SETTINGS = {
+    "features": "core_features",
+    "strides": "spatial_strides",
+    "spatial_kernel": "spatial_kernel",
+    "temporal_kernel": "temporal_kernel",
+    "expansion": "expansion_ratio",
+    "se_reduction": "se_reduce_ratio",
+    "cortex_features": "cortex_features",
+    "cortex_groups": "groups",
+    "readout_groups": "groups",
+    "softplus_beta": "softplus_beta",
+    "readout_dropout": "drop_rate",
+    "drop_path": "drop_path_rate",
+    "cortex_drop_path": "drop_path_rate",
+}
+"""Published name by that of our setting."""
 
 
 def published_name(name: str) -> str:
@@ -150,7 +166,7 @@ def settings(
 
     Args:
         params: as read from the file.
-        canvas: height and width of the input, where `params` does not say.
+        canvas: height and width of the input, where `params` does not contain it.
         source: file name for messages.
 
     Returns:
@@ -163,22 +179,8 @@ def settings(
         architecture, net = params["nn_module"]
         if architecture != ARCHITECTURE:
             raise CheckpointError(f"{source}: the model is a {architecture!r}, expected a {ARCHITECTURE!r}.", _REMEDY)
-        model = DwiseNeuroConfig(
-            canvas=params.get("inputs_processor", ("", {}))[1].get("size", canvas),
-            features=net["core_features"],
-            strides=net["spatial_strides"],
-            spatial_kernel=net["spatial_kernel"],
-            temporal_kernel=net["temporal_kernel"],
-            expansion=net["expansion_ratio"],
-            se_reduction=net["se_reduce_ratio"],
-            drop_path=net["drop_path_rate"],
-            cortex_features=net["cortex_features"],
-            cortex_groups=net["groups"],
-            cortex_drop_path=net["drop_path_rate"],
-            readout_groups=net["groups"],
-            readout_dropout=net["drop_rate"],
-            softplus_beta=net["softplus_beta"],
-        )
+        canvas = params.get("inputs_processor", ("", {}))[1].get("size", canvas)
+        model = DwiseNeuroConfig(canvas=canvas, **{ours: net[name] for ours, name in _SETTINGS.items()})
         stack = params["frame_stack"]
         window = WindowConfig(frames=stack["size"], step=stack["step"])
         return model, window, list(net["readout_outputs"])
@@ -207,29 +209,16 @@ def make_params(
     """The published `params` of a model trained here.
 
     Raises:
-        CheckpointError: the published form cannot tell the settings apart.
+        CheckpointError: the published form cannot distinguish the settings.
     """
-    for core, other in (("drop_path", "cortex_drop_path"), ("cortex_groups", "readout_groups")):
-        if getattr(model, core) != getattr(model, other):
+    net: dict[str, Any] = {"readout_outputs": neurons, "in_channels": INPUT_CHANNELS}
+    for ours, name in _SETTINGS.items():
+        if net.setdefault(name, getattr(model, ours)) != getattr(model, ours):
+            other = next(key for key, value in _SETTINGS.items() if value == name)
             raise CheckpointError(
-                f"model.{other}: differs from model.{core}; the published form has one number for both.",
+                f"model.{ours}: differs from model.{other}; the published form has one number for both.",
                 "Only models in which they are equal can be exported.",
             )
-    net = {
-        "readout_outputs": neurons,
-        "in_channels": INPUT_CHANNELS,
-        "core_features": model.features,
-        "spatial_strides": model.strides,
-        "spatial_kernel": model.spatial_kernel,
-        "temporal_kernel": model.temporal_kernel,
-        "expansion_ratio": model.expansion,
-        "se_reduce_ratio": model.se_reduction,
-        "cortex_features": model.cortex_features,
-        "groups": model.cortex_groups,
-        "softplus_beta": model.softplus_beta,
-        "drop_rate": model.readout_dropout,
-        "drop_path_rate": model.drop_path,
-    }
     return {
         "nn_module": (ARCHITECTURE, net),
         "loss": ("mice_poisson", {"log_input": False, "full": False, "eps": 1e-8}),

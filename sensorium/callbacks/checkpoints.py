@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,7 +25,6 @@ from sensorium.files import PARTIAL_SUFFIX, atomic_file, read_json, sha256, writ
 DIGITS = 16
 FILE_NAME = re.compile(rf"(\d{{6}})-(\d{{9}})-([0-9a-f]{{{DIGITS}}})\.pt")
 """Epoch and step to continue with, and the start of the file's SHA-256."""
-
 _ABOUT = "training.json"
 _ID_DIGITS = 12
 
@@ -38,41 +38,25 @@ class TrainingInfo:
     epochs: int
     """Epochs of the whole training."""
 
-    def write(self, folder: Path) -> None:
-        """Write it into a folder of checkpoints, once."""
-        if not (folder / _ABOUT).exists():
-            write_json(folder / _ABOUT, vars(self))
-
     @staticmethod
     def read(folder: Path) -> "TrainingInfo | None":
         """Read it from a folder of checkpoints; None where the file is missing or damaged."""
         try:
-            tree = read_json(folder / _ABOUT, TrainingError, "")
-            return TrainingInfo(str(tree["experiment"]), int(tree["fold"]), int(tree["epochs"]))
-        except (TrainingError, KeyError, TypeError, ValueError):
+            return TypeAdapter(TrainingInfo).validate_python(read_json(folder / _ABOUT, TrainingError, ""))
+        except (TrainingError, ValidationError):
             return None
 
 
 KEPT = 2
 """Number of checkpoints, and of best weights, that are kept."""
-
 _UNNAMED = "unnamed.pt"
-
-State = dict[str, Any]
-"""Tensors, numbers, strings, and lists and dicts of these."""
 
 
 class CheckpointFolder:
     """The checkpoints of one training, which `fingerprint` identifies; only one process may write."""
 
     def __init__(self, parent: Path, fingerprint: str, info: TrainingInfo | None = None) -> None:
-        """Name the folder; it is created with the first checkpoint.
-
-        Args:
-            parent: parent of the folders of all trainings.
-            fingerprint: digest of everything that the training depends on.
-            info: which training it is, written into the folder.
-        """
+        """Name the folder below `parent`; it is created with the first checkpoint, and `info` is written into it."""
         self.path = parent / fingerprint
         self._info = info
 
@@ -82,13 +66,13 @@ class CheckpointFolder:
             partial.unlink(missing_ok=True)
         shutil.rmtree(retired_name(self.path), ignore_errors=True)
 
-    def save(self, epoch: int, step: int, state: State) -> None:
+    def save(self, epoch: int, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint and remove those that are too old.
 
         Args:
             epoch: epoch to continue with.
             step: step of that epoch to continue with.
-            state: of model, optimizer and history.
+            state: of model, optimizer and history: tensors, numbers, strings, and lists and dicts of these.
 
         Raises:
             TrainingError: the disk is full or refuses; earlier checkpoints are untouched.
@@ -97,7 +81,8 @@ class CheckpointFolder:
         try:
             with atomic_file(unnamed) as partial, partial.open("wb") as stream:
                 torch.save({"epoch": epoch, "step": step, **state}, stream)
-            self._describe()
+            if self._info is not None and not (self.path / _ABOUT).exists():
+                write_json(self.path / _ABOUT, vars(self._info))
             unnamed.rename(self.path / f"{epoch:06d}-{step:09d}-{sha256(unnamed)[:DIGITS]}.pt")
         except (OSError, RuntimeError) as fault:  # torch turns some failed writes into a RuntimeError
             raise self._refused(fault) from fault
@@ -135,7 +120,7 @@ class CheckpointFolder:
         Args:
             notify: takes a sentence about each damaged checkpoint, which is removed.
         """
-        for path in reversed(self._states()):
+        for path in reversed(self._checkpoints()):
             match = FILE_NAME.fullmatch(path.name)
             assert match is not None
             if sha256(path).startswith(match[3]):
@@ -145,30 +130,21 @@ class CheckpointFolder:
         return None
 
     @staticmethod
-    def load(path: Path) -> State:
+    def load(path: Path) -> dict[str, Any]:
         """Read a checkpoint that `latest` found, onto the CPU."""
-        state: State = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
-
-    def remove(self) -> None:
-        """Remove all checkpoints: the training has finished."""
-        remove(self.path)
-
-    def _describe(self) -> None:
-        if self._info is not None:
-            self._info.write(self.path)
 
     def _best(self, epoch: int) -> Path:
         return self.path / f"best-{epoch:06d}.safetensors"
 
-    def _states(self) -> list[Path]:
+    def _checkpoints(self) -> list[Path]:
         """Oldest first."""
         return sorted(path for path in self.path.glob("*.pt") if FILE_NAME.fullmatch(path.name))
 
     def _remove_old(self) -> None:
-        for path in self._states()[:-KEPT]:
-            path.unlink()
-        for path in sorted(self.path.glob("best-*.safetensors"))[:-KEPT]:
+        best = sorted(self.path.glob("best-*.safetensors"))
+        for path in [*self._checkpoints()[:-KEPT], *best[:-KEPT]]:
             path.unlink()
 
     def _refused(self, fault: Exception) -> TrainingError:
@@ -199,11 +175,7 @@ class StoredTraining:
 
 
 def stored_checkpoints(parent: Path) -> list[StoredTraining]:
-    """Unfinished trainings with checkpoints, the oldest first.
-
-    Args:
-        parent: holds one folder of checkpoints per training.
-    """
+    """Unfinished trainings with checkpoints, the oldest first."""
     folders = [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
     return sorted((_look(folder) for folder in folders), key=lambda found: (found.written, found.folder.name))
 
@@ -225,17 +197,11 @@ def retired_name(folder: Path) -> Path:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder of checkpoints in one step: a checkpoint without its best weights is of no use.
-
-    Args:
-        folder: one that `stored_checkpoints` found, or that of a training that has finished.
-    """
+    """Remove a folder of checkpoints in one step: a checkpoint without its best weights is of no use."""
     if not folder.exists():
         return
-    if folder.name.endswith(PARTIAL_SUFFIX):
-        retired = folder  # a removal that was killed
-    else:
+    if not folder.name.endswith(PARTIAL_SUFFIX):  # one that ends so is left of a removal that was killed
         retired = retired_name(folder)
         shutil.rmtree(retired, ignore_errors=True)
-        folder.rename(retired)
-    shutil.rmtree(retired)
+        folder = folder.rename(retired)
+    shutil.rmtree(folder)

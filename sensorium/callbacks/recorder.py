@@ -1,10 +1,10 @@
-"""The protocol through which a training logs parameters, metrics and artifacts: the loop does not know MLflow."""
+"""The interface through which a training logs parameters, metrics and artifacts: the loop does not know MLflow."""
 
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from sensorium.callbacks.stopping import PrunedError, StoppedError
 from sensorium.errors import SensoriumError
@@ -15,16 +15,15 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended, in MLflow's words; KILLED is a run that was stopped and may continue, or that a sweep pruned."""
 
 
-class Recorder(Protocol):
-    """Logs a run. A recorder never waits for a server; only a full disk fails the training.
+class Recorder:
+    """Logs a run; this base class logs nothing, as every process but the first.
 
-    After a restart the loop logs some steps again; an implementation keeps the first value of each step and
-    name.
+    A recorder never waits for a server; only a full disk fails the training. After a restart the loop logs some steps
+    again; an implementation keeps the first value of each step and name.
     """
 
     def params(self, values: Mapping[str, object]) -> None:
         """Log the settings of the run, by dotted key."""
-        ...
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log metrics.
@@ -33,31 +32,12 @@ class Recorder(Protocol):
             values: by name, such as `train/loss`.
             step: optimizer steps done since the start of the training.
         """
-        ...
 
     def artifact(self, path: Path) -> None:
         """Attach a file or folder; it must stay unchanged until `close`."""
-        ...
 
     def close(self, status: Status) -> None:
         """End the run and wait until everything is on disk."""
-        ...
-
-
-class NullRecorder:
-    """Logs nothing."""
-
-    def params(self, values: Mapping[str, object]) -> None:
-        """Do nothing."""
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Do nothing."""
-
-    def artifact(self, path: Path) -> None:
-        """Do nothing."""
-
-    def close(self, status: Status) -> None:
-        """Do nothing."""
 
 
 @contextmanager

@@ -6,44 +6,37 @@ trainer on the same output. A trainer that runs as a DVC stage therefore ends wi
 
 import os
 import signal
-from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
+
+import psutil
 
 from sensorium.errors import TrainingError
 from sensorium.processes import die_with_parent
 
 STAGE_VARIABLE = "DVC_STAGE"
 """Environment variable that DVC sets for a stage's command."""
-
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-def _parent_of(process: int) -> int | None:
-    """Parent's process id, from /proc; None where there is none."""
-    try:
-        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    return int(status.rpartition(")")[2].split()[1])  # the name before it may hold spaces and brackets
 
 
 def _orphaned() -> bool:
     """Whether init has already adopted this process: its first parent died before anyone could notice."""
     parent = os.getppid()
     try:
-        name = Path(f"/proc/{parent}/comm").read_text(encoding="utf-8").strip()
-    except OSError:
+        adopter = parent == 1 or psutil.Process(parent).name() == "systemd"
+    except psutil.Error:
         return False
-    adopter = parent == 1 or name == "systemd"
     return adopter and os.getpgid(parent) != os.getpgid(0)  # in a container process 1 may be the true parent
 
 
 def _ancestors(generations: int) -> list[int | None]:
-    """Process ids of the parent, its parent, and so on."""
+    """Process ids of the parent, its parent, and so on; None where one has died."""
     chain: list[int | None] = [os.getppid()]
     while len(chain) < generations and chain[-1] is not None:
-        chain.append(_parent_of(chain[-1]))
+        try:
+            chain.append(psutil.Process(chain[-1]).ppid())
+        except psutil.Error:
+            chain.append(None)
     return chain
 
 
@@ -51,11 +44,7 @@ class ParentWatch:
     """Notices the death of the processes that started this one."""
 
     def __init__(self, generations: int) -> None:
-        """Record the present ancestors.
-
-        Args:
-            generations: 1 for the parent alone, 2 for its parent too, ...
-        """
+        """Record the present ancestors: the parent alone for 1, its parent too for 2, ..."""
         self.orphaned = _orphaned()
         self.chain = _ancestors(generations)
 
@@ -67,10 +56,8 @@ class ParentWatch:
 def watch_parents(between: int = 0) -> ParentWatch | None:
     """The processes that started a DVC stage; None outside of one.
 
-    DVC starts a stage through a shell, and some shells keep running in between: the shell's parent counts too.
-
-    Args:
-        between: processes of our own between the stage's command and this process.
+    DVC starts a stage through a shell, and some shells keep running in between: the shell's parent counts too,
+    as do so many processes `between` the stage's command and this one.
     """
     if STAGE_VARIABLE in os.environ:
         return ParentWatch(generations=2 + between)
@@ -84,11 +71,7 @@ class StopRequest:
     """
 
     def __init__(self, parents: ParentWatch | None) -> None:
-        """Make the flag.
-
-        Args:
-            parents: end with these processes too.
-        """
+        """Make the flag; `parents` are processes whose death sets it as well."""
         self._received: int | None = None
         self._handlers: dict[int, object] = {}
         self._parents = parents
@@ -101,9 +84,7 @@ class StopRequest:
             die_with_parent()  # one that died before is noticed by `ParentWatch`
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
@@ -127,13 +108,7 @@ class StoppedError(TrainingError):
     """The training was asked to stop, and its checkpoint is saved."""
 
     def __init__(self, number: int, epoch: int, step: int) -> None:
-        """Say where it stopped.
-
-        Args:
-            number: the signal.
-            epoch: counted from 0.
-            step: steps done in that epoch.
-        """
+        """Describe the signal, and the epoch, counted from 0, after how many of whose steps it came."""
         super().__init__(
             f"training stopped by {signal.Signals(number).name} in epoch {epoch + 1} after {step} steps; "
             "a checkpoint is saved.",

@@ -7,20 +7,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from sensorium import __version__
-from sensorium.cli.callers import Refusal, told_to_callers
-from sensorium.cli.errors import explain, wants_traceback
+from sensorium.cli.errors import INTERRUPTED, describe, report
 from sensorium.cli.process import prepare
 from sensorium.cli.verbs import CONTEXT, LazyGroup
-from sensorium.errors import SensoriumError
 
 _DESCRIPTION = """Predict the activity of mouse visual cortex from video.
 
 `dvc repro` runs the stages of dvc.yaml in order; each stage is also a verb that can be typed alone, anywhere
 inside the project. Settings come from params.yaml.
 """
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells expect (128 + SIGINT)."""
 
 app = typer.Typer(
     name="sensorium",
@@ -48,20 +43,17 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake or a refusing disk prints one message, no traceback."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    """Run the command line; a user's mistake or a failing disk prints one message, no traceback."""
     prepare()
-    with told_to_callers(sys.argv[1:]):
-        try:
-            app()
-        except SensoriumError as fault:
-            console.print("[bold red]Error:[/]", escape(str(fault)))
-            raise Refusal(fault.exit_code, str(fault)) from fault
-        except OSError as fault:
-            if wants_traceback():
-                raise
-            console.print("[bold red]Error:[/]", escape(explain(fault)))
-            raise Refusal(SensoriumError.exit_code, explain(fault)) from fault
-        except KeyboardInterrupt as fault:
-            console.print("Interrupted.")
-            raise Refusal(INTERRUPTED, "Interrupted.") from fault
+    message = None
+    try:
+        app()
+    except (Exception, KeyboardInterrupt) as fault:
+        exit_code, message = describe(fault)
+        if exit_code is None:
+            raise
+        label = () if exit_code == INTERRUPTED else ("[bold red]Error:[/]",)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(*label, escape(message))
+        raise SystemExit(exit_code) from fault
+    finally:
+        report(sys.argv[1:], message)

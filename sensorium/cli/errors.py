@@ -1,14 +1,25 @@
-"""What the operating system refuses, told as a user's mistake: the file, the reason, what to do.
+"""How a failed command ends: its exit code, its message, and who else gets the message.
 
-A fault of our own can look the same, so the traceback is kept and shown on request.
+What the operating system refuses is described as a user's mistake: the file, the reason, what to do. A fault of our own
+can look the same, so the traceback is kept and shown on request.
 """
 
+import contextlib
 import errno
+import logging
 import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from sensorium.errors import ERROR_FILE_VARIABLE, SensoriumError
+from sensorium.paths import Paths, find_root
 
 TRACEBACK_VARIABLE = "SENSORIUM_TRACEBACK"
 """When set, faults of the operating system keep their traceback."""
-
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells expect (128 + SIGINT)."""
+_RUN_VARIABLE = "MLFLOW_RUN_ID"
+_log = logging.getLogger(__name__)
 _ROOM = "Free space on that disk, then run the command again."
 _RIGHTS = "Give your user the right to read and write there, or name another place."
 _PLACE = "Check the path, or name another place."
@@ -29,15 +40,41 @@ _REMEDIES = {
 }
 
 
-def wants_traceback() -> bool:
-    """Whether the user asked for the traceback."""
-    return bool(os.environ.get(TRACEBACK_VARIABLE))
+def describe(fault: BaseException) -> tuple[int | None, str]:
+    """Exit code and message of a command that failed; no exit code where its traceback is to be shown."""
+    if isinstance(fault, SensoriumError):
+        return fault.exit_code, str(fault)
+    if isinstance(fault, KeyboardInterrupt):
+        return INTERRUPTED, "Interrupted."
+    if isinstance(fault, OSError) and not os.environ.get(TRACEBACK_VARIABLE):
+        return SensoriumError.exit_code, _explain(fault)
+    return None, f"{type(fault).__name__}: {fault}"
 
 
-def explain(fault: OSError) -> str:
+def report(arguments: Sequence[str], message: str | None) -> None:
+    """Pass the end of a command on to the verb that runs it as a stage, and to the run of `mlflow run`.
+
+    Args:
+        arguments: the command without its program.
+        message: why it failed; None where it did not, or its usage was wrong.
+    """
+    if message is not None and (path := os.environ.get(ERROR_FILE_VARIABLE)):
+        with contextlib.suppress(FileNotFoundError):  # the caller has ended, and its folder is gone
+            Path(path).write_text(message, encoding="utf-8")
+    if not os.environ.get(_RUN_VARIABLE):
+        return
+    from sensorium.tracking.project_run import note_run
+
+    try:
+        note_run(Paths(find_root()), arguments, message)
+    except (SensoriumError, OSError) as fault:  # the command itself is over
+        _log.warning("%s", fault)
+
+
+def _explain(fault: OSError) -> str:
     """One message: the files where they are known, the reason, the remedy."""
     names = [str(os.fsdecode(name)) for name in (fault.filename, fault.filename2) if isinstance(name, (str, bytes))]
     reason = fault.strerror or str(fault) or type(fault).__name__
     problem = f"{' -> '.join(names)}: {reason}" if names else reason
-    remedy = _REMEDIES.get(fault.errno or 0, "Mend what the message names, then run the command again.")
+    remedy = _REMEDIES.get(fault.errno or 0, "Correct what the message names, then run the command again.")
     return f"{problem}.\n{remedy} {TRACEBACK_VARIABLE}=1 shows where it happened."

@@ -65,7 +65,6 @@ VERBS = {
     },
 }
 """Panel of the help text -> verb -> module and function."""
-
 _GROUPS = {
     "weights": "Import or export weights in the published format.",
     "registry": "Maintain the model registry.",
@@ -148,11 +147,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
 def in_project(function: Callable[..., Any]) -> Callable[..., None]:
-    """Give a function its parameters `config` and `paths` from the project around the working directory.
-
-    Args:
-        function: its other parameters become those of the result.
-    """
+    """Give a function its parameters `config` and `paths` from the project around the working directory."""
     signature = inspect.signature(function)
     given = {"config", "paths"} & signature.parameters.keys()
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from sensorium.callbacks.checkpoints import StoredTraining, stored_checkpoints
 from sensorium.callbacks.checkpoints import remove as remove_folder
@@ -76,11 +76,7 @@ def _remove(console: Console, paths: Paths, chosen: Sequence[StoredTraining], *,
 
 
 def _not_running(paths: Paths, training: StoredTraining) -> ExitStack:
-    """Hold the fold's lock, or those of all folds where it is not known which it is.
-
-    Raises:
-        TrainingError: a training is running.
-    """
+    """Hold the lock of the fold, or those of all folds where it is not known which it is; refuse if one is held."""
     busy = TrainingError(
         f"{training.identity} ({_name(training)}): is being trained, its checkpoints stay.",
         "Wait for it, or stop it; it saves a checkpoint.",
@@ -98,11 +94,8 @@ def _name(training: StoredTraining) -> str:
 
 
 def _table(found: Sequence[StoredTraining]) -> Table:
-    table = Table(title="Checkpoints", title_justify="left")
-    for heading in ("id", "training"):
-        table.add_column(heading)
-    for heading in ("epoch", "size", "age"):
-        table.add_column(heading, justify="right")
+    numbers = (Column(heading, justify="right") for heading in ("epoch", "size", "age"))
+    table = Table("id", "training", *numbers, title="Checkpoints", title_justify="left")
     for training in found:
         epochs = f" of {training.info.epochs}" if training.info else ""
         done = "none" if training.epoch is None else f"{training.epoch}{epochs}"

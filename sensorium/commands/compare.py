@@ -111,7 +111,7 @@ def _by_videos(config: Config, paths: Paths, candidate: str, reference: str) -> 
     ]
     title, console = f"Comparing {candidate} with {reference}", Console(stderr=True)
     for mouse in track(list(config.dataset.mice), title, console=console, transient=True):
-        store = MouseStore.open(paths.store(mouse))
+        store = MouseStore(paths.store(mouse))
         numbers, groups = folds.of(mouse), folds.group(mouse)
         scored, precision = scored_precision(store, config.evaluation)
         for trial in np.flatnonzero(np.isin(numbers, list(config.folds.train.values()))).tolist():

@@ -9,7 +9,7 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from sensorium.commands.options import Experiments, select_experiments
 from sensorium.config import Config
@@ -57,7 +57,7 @@ def fit_weights(config: Config, paths: Paths, folds: Folds, members: Members) ->
     """Fit a weight per member on the predictions of all mice."""
     mice = []
     for mouse in track(list(config.dataset.mice), "Fitting weights", console=Console(stderr=True), transient=True):
-        store = MouseStore.open(paths.store(mouse))
+        store = MouseStore(paths.store(mouse))
         mice.append(gather(store, predicted_folds(config, folds, mouse), partial(load_all, members), config.evaluation))
     return fit(mice, list(members))
 
@@ -70,14 +70,17 @@ def predicted_folds(config: Config, folds: Folds, mouse: str) -> NDArray[np.int6
 
 
 def print_gain(found: EnsembleWeights) -> Gain:
-    """Print fitted weights, a row per experiment, and the score of each fold with weights fitted on the others."""
+    """Print fitted weights, one row per experiment, and the score of each fold with weights fitted on the others."""
     assert found.nested is not None
     assert found.folds is not None
     columns = [(gain.weights, gain) for gain in found.folds.values()] + [(found.weights, found.nested)]
-    table = Table(title="Weights, and single-trial correlation with weights of the other folds", title_justify="left")
-    table.add_column()
-    for heading in (*(f"fold {fold}" for fold in found.folds), "all"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = (*(f"fold {fold}" for fold in found.folds), "all")
+    table = Table(
+        "",
+        *(Column(heading, justify="right", no_wrap=True) for heading in headings),
+        title="Weights, and single-trial correlation with weights of the other folds",
+        title_justify="left",
+    )
     for name in found.weights:
         table.add_row(name, *(f"{weights[name]:.4f}" for weights, _ in columns))
     table.add_section()

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import matplotlib as mpl
-import numpy as np
-import numpy.typing as npt
 import typer
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -18,9 +16,9 @@ from rich.table import Table
 
 from sensorium.commands.options import Mouse, select_mice
 from sensorium.config import Config
-from sensorium.data.folds import TABLE, Folds
+from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
-from sensorium.errors import ConfigError, DataError
+from sensorium.errors import ConfigError
 from sensorium.files import atomic_file
 from sensorium.paths import Paths
 from sensorium.recordings.figures import draw_mouse, draw_trial
@@ -90,8 +88,8 @@ def _check_options(mice: Sequence[str], trial: int | None, out: Path | None) -> 
 
 
 def _view(paths: Paths, mouse: str, trial: int | None) -> _View:
-    store = MouseStore.open(paths.store(mouse))
-    folds = _folds(paths, store)
+    store = MouseStore(paths.store(mouse))
+    folds = Folds.load(paths.folds).of(mouse, store.trials) if paths.folds.exists() else None
     if trial is None:
         return _View(mouse, mouse_facts(store), count_tiers(store, folds), draw_mouse(store, folds))
     if not 0 <= trial < store.trials:
@@ -100,19 +98,6 @@ def _view(paths: Paths, mouse: str, trial: int | None) -> _View:
         )
     fold = None if folds is None else int(folds[trial])
     return _View(f"{mouse}, trial {trial}", trial_facts(store, trial, fold), [], draw_trial(store, trial))
-
-
-def _folds(paths: Paths, store: MouseStore) -> npt.NDArray[np.int64] | None:
-    """Fold (trials,) of each trial; None while the stage `folds` has not run."""
-    if not paths.folds.exists():
-        return None
-    folds = Folds.load(paths.folds).of(store.name)
-    if len(folds) != store.trials:
-        raise DataError(
-            f"{paths.folds / TABLE}: {len(folds)} trials of {store.name}, its store has {store.trials}.",
-            "Run `dvc repro folds`.",
-        )
-    return folds
 
 
 def _print(console: Console, view: _View) -> None:

@@ -5,22 +5,21 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from sensorium.architectures import ModelConfig
-from sensorium.commands.options import Experiment
+from sensorium.commands.options import Experiment, count_neurons
 from sensorium.config import Config
 from sensorium.model.architecture import build
 from sensorium.model.layers import INPUT_CHANNELS, Layer
 from sensorium.paths import Paths
-from sensorium.recordings.neurons import count_neurons
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,10 @@ def run(
     model = config.experiment(experiment).model
     layers = summarise(model, count_neurons(config, paths), config.window.frames)
     if as_json:
-        print(json.dumps(_tree(experiment, layers), indent=2))  # noqa: T201 - output for programs, on stdout
+        parameters, multiply_adds = _totals(layers)
+        rows = [dataclasses.asdict(layer) for layer in layers]
+        tree = {"experiment": experiment, "parameters": parameters, "multiply_adds": multiply_adds, "layers": rows}
+        print(json.dumps(tree, indent=2))  # noqa: T201 - output for programs, on stdout
         return
     console = Console()
     console.print(_table(experiment, layers))
@@ -64,17 +66,9 @@ def _totals(layers: list[LayerSummary]) -> tuple[int, int]:
     return sum(layer.parameters for layer in layers), sum(layer.multiply_adds for layer in layers)
 
 
-def _tree(experiment: str, layers: list[LayerSummary]) -> dict[str, Any]:
-    parameters, multiply_adds = _totals(layers)
-    rows = [dataclasses.asdict(layer) for layer in layers]
-    return {"experiment": experiment, "parameters": parameters, "multiply_adds": multiply_adds, "layers": rows}
-
-
 def _table(experiment: str, layers: list[LayerSummary]) -> Table:
-    table = Table(title=f"Model of {experiment}", title_justify="left")
-    table.add_column("layer", overflow="fold")
-    for heading in ("output", "parameters", "multiply-adds"):
-        table.add_column(heading, justify="right")
+    numbers = (Column(heading, justify="right") for heading in ("output", "parameters", "multiply-adds"))
+    table = Table(Column("layer", overflow="fold"), *numbers, title=f"Model of {experiment}", title_justify="left")
     part = layers[0].name.partition(".")[0]
     for layer in layers:
         if layer.name.partition(".")[0] != part:
@@ -89,13 +83,7 @@ def _table(experiment: str, layers: list[LayerSummary]) -> Table:
 
 
 def summarise(config: ModelConfig, mice: Mapping[str, int], frames: int) -> list[LayerSummary]:
-    """Describe the model layer by layer.
-
-    Args:
-        config: the model.
-        mice: number of neurons by mouse.
-        frames: T, frames of the window.
-    """
+    """Describe the model of some mice, given their numbers of neurons, for windows of so many frames."""
     with torch.device("meta"):
         model = build(config, list(mice.values())).eval()
         window = torch.empty(1, INPUT_CHANNELS, frames, *config.canvas)

@@ -7,8 +7,8 @@ import typer
 
 from sensorium.config import Config
 from sensorium.errors import ConfigError
-from sensorium.mice import SPLITS, TRACKS
-from sensorium.paths import PARAMS_FILE
+from sensorium.mice import NEURONS, SPLITS, TRACKS
+from sensorium.paths import PARAMS_FILE, Paths
 
 Experiment = Annotated[
     str, typer.Option("-e", "--experiment", help="Experiment of params.yaml, such as true_batch_001.")
@@ -72,15 +72,35 @@ def select_experiments(config: Config, text: str) -> list[str]:
 
 
 def require_choice(kind: str, name: str, known: tuple[str, ...]) -> None:
-    """Refuse an option that is none of a few names.
-
-    Args:
-        kind: what it is, such as split.
-        name: the option.
-        known: what it may be.
+    """Refuse an option, a split for example, that is none of the known names.
 
     Raises:
         ConfigError: it does not exist.
     """
     if name not in known:
         raise ConfigError(f"{kind} {name!r}: does not exist.", f"Choose one of: {', '.join(known)}.")
+
+
+def count_neurons(config: Config, paths: Paths) -> dict[str, int]:
+    """Neurons of the mice of params.yaml, in their order.
+
+    Known from its store; without one, from the settings of the simulation where mice are simulated, or from the list
+    of the competition's mice.
+
+    Raises:
+        ConfigError: it is not known for some mouse.
+        DataError: a store is damaged.
+    """
+    return {mouse: _count(config, paths, mouse) for mouse in config.dataset.mice}
+
+
+def _count(config: Config, paths: Paths, mouse: str) -> int:
+    if paths.store(mouse).exists():
+        from sensorium.data.store import MouseStore
+
+        return MouseStore(paths.store(mouse)).neurons
+    if config.dataset.get == "synthesize" and config.synthetic is not None:
+        return config.synthetic.neurons[mouse]
+    if mouse not in NEURONS:
+        raise ConfigError(f"mouse {mouse}: its number of neurons is not known yet.", "Run `dvc repro ingest` first.")
+    return NEURONS[mouse]

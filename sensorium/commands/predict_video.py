@@ -56,7 +56,7 @@ def run(
     """
     output = output or paths.root / "reports" / "responses" / video.stem
     mouse = select_mice(config, mouse)[0]
-    store = MouseStore.open(paths.store(mouse))
+    store = MouseStore(paths.store(mouse))
     shown = resample(read_clip(video, fps), store.frame_shape)
     states = _states(store, len(shown), behavior)
     members = [load_member(folder, store) for folder in load_pair(paths.pair_pin, paths)[config.registry.student]]
@@ -80,7 +80,7 @@ def _states(store: MouseStore, frames: int, path: Path | None) -> NDArray[np.flo
     if path is None:
         means = [np.nanmean(store.statistics(name, "mean"), axis=0) for name in ("behavior", "pupil_center")]
         return np.tile(np.concatenate(means).astype(np.float32), (frames, 1))
-    remedy = f"Give an .npy file of shape (4, {frames}): {', '.join(STATES)}, 30 values a second."
+    remedy = f"Give an .npy file of shape (4, {frames}): {', '.join(STATES)}, 30 values per second."
     try:
         states = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as fault:

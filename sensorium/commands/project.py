@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from sensorium.config import Config
-from sensorium.errors import REASON_VARIABLE, ConfigError, PipelineError
+from sensorium.errors import ERROR_FILE_VARIABLE, ConfigError, PipelineError
 from sensorium.evaluation.tables import SINGLE_TRIAL
 from sensorium.files import read_json, waiting_lock
 from sensorium.mice import FOLDS_SPLIT
@@ -126,11 +126,11 @@ def _repro(root: Path, arguments: list[str], adopt: Mapping[str, str] | None = N
         environment |= {ADOPT_VARIABLE: json.dumps(adopt), UPLOAD_TIMEOUT: f"{upload_timeout():g}"}
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *arguments]
     with tempfile.TemporaryDirectory() as folder:
-        reason = Path(folder) / "reason"
+        reason = Path(folder) / "error"
         done = subprocess.run(  # noqa: S603 - arguments are names of stages that exist
             command,
             cwd=root,
-            env={**environment, REASON_VARIABLE: str(reason)},
+            env={**environment, ERROR_FILE_VARIABLE: str(reason)},
             check=False,
             preexec_fn=die_with_parent,
         )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from sensorium import files
 from sensorium.config import Config
@@ -18,9 +18,7 @@ from sensorium.recovery import later_remedy
 _NAMES = {ENSEMBLE: "ensemble", PAIR: "registered pair", EQUAL: "equal weights", CEILING: "noise ceiling"}
 """Sources besides the experiments, in their order, and what the table calls them."""
 _ALL = "all\nneurons"
-_PADDING = 2
-"""Spaces between two columns."""
-
+_PADDING = 2  # spaces between two columns
 _NEXT = (
     ("make ui", "look at the runs, their curves and the registered models in MLflow"),
     ("dvc metrics show", "the scores over all mice; `dvc plots show` draws them"),
@@ -53,14 +51,7 @@ def run(config: Config, paths: Paths) -> None:
 def score_tables(
     metrics: Mapping[str, Any], experiments: Sequence[str], mice: Sequence[str], width: int
 ) -> list[Table]:
-    """The single-trial correlations of metrics.json, as many tables as mice do not fit side by side.
-
-    Args:
-        metrics: content of metrics.json.
-        experiments: the order of the rows.
-        mice: the order of the columns, after the one of all neurons.
-        width: characters of a line.
-    """
+    """The single-trial correlations of metrics.json, as many tables as fit into `width` characters each."""
     columns = {_ALL: metrics[SINGLE_TRIAL]}
     columns |= {
         short_name(m).replace("-", "\n", 1): metrics["mice"][m][SINGLE_TRIAL] for m in mice if m in metrics["mice"]
@@ -76,10 +67,10 @@ def score_tables(
 
 def _table(rows: Mapping[str, str], columns: Mapping[str, Mapping[str, float]]) -> Table:
     title = "Single-trial correlation, out of fold" if _ALL in columns else None
-    table = Table(title=title, title_justify="left", box=None, padding=(0, _PADDING, 0, 0), pad_edge=False)
-    table.add_column("")
-    for heading in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
+    numbers = (Column(heading, justify="right", no_wrap=True) for heading in columns)
+    table = Table(
+        "", *numbers, title=title, title_justify="left", box=None, padding=(0, _PADDING, 0, 0), pad_edge=False
+    )
     for source, name in rows.items():
         cells = [f"{scores[source]:.3f}" if source in scores else "-" for scores in columns.values()]
         table.add_row(name, *cells, style="bold" if source == ENSEMBLE else None, end_section=True)

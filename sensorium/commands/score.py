@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from sensorium.config import Config
 from sensorium.errors import DataError, PredictionError
@@ -54,9 +54,9 @@ def run(
 
 
 def _table(result: FileResult) -> Table:
-    table = Table(title=f"{result.name} ({result.tier or 'tier unknown'})", title_justify="left")
-    for name in ("mouse", "trials", "single-trial correlation", "against the noiseless rate"):
-        table.add_column(name, justify="left" if name == "mouse" else "right")
+    headings = ("trials", "single-trial correlation", "against the noiseless rate")
+    numbers = (Column(heading, justify="right") for heading in headings)
+    table = Table("mouse", *numbers, title=f"{result.name} ({result.tier or 'tier unknown'})", title_justify="left")
     for mouse in result.mice:
         table.add_row(mouse.name, str(mouse.trials), _show(mouse.score, "withheld"), _show(mouse.noiseless, "unknown"))
     table.add_section()

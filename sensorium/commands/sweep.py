@@ -134,7 +134,7 @@ def make_plan(config: Config, paths: Paths, options: Options) -> SweepPlan:
         warmup, epochs = max(warmup, recipe.warmup_epochs), max(epochs, recipe.warmup_epochs + recipe.cosine_epochs)
     Folds.load(paths.folds)
     for mouse in config.dataset.mice:
-        MouseStore.open(paths.store(mouse))
+        MouseStore(paths.store(mouse))
     known = provenance(config, paths, options.experiment, options.folds[0], teacher=None)
     del known["fold"]
     identity = {

@@ -21,7 +21,7 @@ def run(config: Config, paths: Paths, mouse: Mouse = None) -> None:
     best reachable correlation is known.
 
     Raises:
-        ConfigError: params.yaml does not say how to simulate a mouse.
+        ConfigError: params.yaml does not describe how to simulate a mouse.
         DataError: the folder is a link to nowhere, its marker is damaged, it was made from other settings and changed
             since, or another process simulates the mouse.
     """

@@ -1,14 +1,13 @@
 """`sensorium verify`: check raw mice against every rule of the format."""
 
 import collections
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 from rich.table import Table
 
 from sensorium.commands.options import Mouse, select_mice
@@ -21,8 +20,7 @@ from sensorium.files import write_json
 from sensorium.paths import Paths
 from sensorium.recordings.verify import Finding, Report, verify_mouse
 
-_EXAMPLES = 5
-"""Findings of one rule that the table shows; the JSON file holds all."""
+_EXAMPLES = 5  # findings of one rule that the table shows; the JSON file holds all
 
 
 def run(
@@ -46,7 +44,7 @@ def run(
     mice = select_mice(config, mouse)
     if stores:
         if quick or json:
-            raise ConfigError("--stores: checks checksums alone, and knows no --quick and no --json.", "Omit them.")
+            raise ConfigError("--stores: checks checksums alone, without --quick and --json.", "Omit them.")
         verify_stores(paths, mice)
         return
     raw = config.raw_folder(paths.root)
@@ -54,18 +52,19 @@ def run(
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for name in mice:
             task = progress.add_task(f"Verifying {name}", total=None)
-            advance = partial(_advance, progress, task)
             reports.append(
-                verify_mouse(raw / name, config.dataset.mice[name], quick, advance, config.window.shortest_trial)
+                verify_mouse(
+                    raw / name,
+                    config.dataset.mice[name],
+                    quick,
+                    lambda trials, task=task: progress.update(task, total=trials, advance=1),  # type: ignore[misc]
+                    config.window.shortest_trial,
+                )
             )
     _print(reports)
     if json is not None:
         write_json(json, {"raw": str(raw), "mice": [report.as_json() for report in reports]})
     _fail(reports, raw, json)
-
-
-def _advance(progress: Progress, task: TaskID, trials: int) -> None:
-    progress.update(task, total=trials, advance=1)
 
 
 def _print(reports: list[Report]) -> None:
@@ -120,7 +119,9 @@ def verify_stores(paths: Paths, mice: list[str]) -> None:
     problems = []
     for mouse in mice:
         try:
-            _verify_store(paths.store(mouse))
+            store = MouseStore(paths.store(mouse))
+            check_mouse(store.path)
+            store.verify()
         except DataError as fault:
             problems.append(fault.problem)
             console.print(f"{mouse}: [red]damaged[/]")
@@ -128,9 +129,3 @@ def verify_stores(paths: Paths, mice: list[str]) -> None:
             console.print(f"{mouse}: [green]sound[/]")
     if problems:
         raise DataError("\n".join(problems), REBUILD)
-
-
-def _verify_store(path: Path) -> None:
-    store = MouseStore.open(path)
-    check_mouse(path)
-    store.verify()

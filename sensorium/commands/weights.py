@@ -13,14 +13,13 @@ from rich.console import Console
 
 from sensorium import published
 from sensorium.architectures import ModelConfig
-from sensorium.commands.options import Experiment
+from sensorium.commands.options import Experiment, count_neurons
 from sensorium.config import Config, WindowConfig
 from sensorium.errors import CheckpointError, TrainingError
-from sensorium.files import PARTIAL_SUFFIX, RETIRED_SUFFIX, atomic_folder, exclusive_lock, sha256, tidy, write_json
+from sensorium.files import PARTIAL_SUFFIX, RETIRED_SUFFIX, atomic_folder, exclusive_lock, sha256, write_json
 from sensorium.model import checkpoint
 from sensorium.model.architecture import meta_state
 from sensorium.paths import PARAMS_FILE, Paths
-from sensorium.recordings.neurons import count_neurons
 
 _LOG = "log.csv"
 _SOURCE = "published weights"
@@ -35,12 +34,6 @@ class _Source:
     file: Path
     epoch: int
     score: float
-
-    @property
-    def extra(self) -> dict[str, bytes]:
-        """The log of its training, where it came along; its columns are not those of our history."""
-        log = self.file.with_name(_LOG)
-        return {_LOG: log.read_bytes()} if log.is_file() else {}
 
 
 _Folder = Annotated[Path, typer.Argument(help="Folder of the published format: EXPERIMENT/fold_K/model-*.pth.")]
@@ -110,13 +103,12 @@ def _find(folder: Path, fold: int) -> _Source:
 
 @contextlib.contextmanager
 def _locked(config: Config, paths: Paths, experiment: str) -> Iterator[None]:
-    """Keep trainers away from the experiment's folds, and put right what a killed import left."""
+    """Keep trainers away from the experiment's folds, and clean up what a killed import left."""
     with contextlib.ExitStack() as held:
         for fold in range(config.folds.count):
             busy = TrainingError(f"{experiment} fold {fold}: is being trained.", "Wait for it, or stop it.")
-            held.enter_context(exclusive_lock(paths.training_lock(experiment, fold), busy))
-        for output in (paths.experiment(experiment), *(paths.fold(experiment, k) for k in range(config.folds.count))):
-            tidy(output)
+            outputs = (paths.experiment(experiment), paths.fold(experiment, fold))
+            held.enter_context(exclusive_lock(paths.training_lock(experiment, fold), busy, *outputs))
         yield
 
 
@@ -148,8 +140,9 @@ def _convert(config: Config, paths: Paths, source: _Source, experiment: str, fol
             "params": published.to_json(params, name),
         },
     )
+    log = source.file.with_name(_LOG)  # of its training; its columns are not those of our history
     folder.mkdir()
-    checkpoint.fill(folder, state, info, source.extra)
+    checkpoint.fill(folder, state, info, {_LOG: log.read_bytes()} if log.is_file() else {})
 
 
 def _compare(name: str, found: ModelConfig | WindowConfig, expected: ModelConfig | WindowConfig, section: str) -> None:

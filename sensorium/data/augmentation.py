@@ -101,14 +101,6 @@ class CutMix:
         return Draws(mixed, shares, generator.integers(0, np.array(canvas), (samples, 2)).T)
 
 
-class NoAugmentation:
-    """Windows as they were recorded."""
-
-    def draw(self, generator: np.random.Generator, samples: int, canvas: tuple[int, int]) -> Draws:  # noqa: ARG002
-        """See `Augmentation`."""
-        return Draws(np.zeros(samples, np.bool_), np.zeros(samples), np.zeros((2, samples), np.int64))
-
-
-def make_augmentation(cutmix: CutMixConfig | None) -> Augmentation:
-    """The augmentation that an experiment's settings choose."""
-    return NoAugmentation() if cutmix is None else CutMix(cutmix.alpha, cutmix.probability)
+def make_augmentation(cutmix: CutMixConfig | None) -> Augmentation | None:
+    """The augmentation that an experiment's settings choose; None leaves windows as they were recorded."""
+    return None if cutmix is None else CutMix(cutmix.alpha, cutmix.probability)

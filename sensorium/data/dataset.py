@@ -15,34 +15,19 @@ from torch.utils.data import DataLoader, Dataset
 
 from sensorium.config import WindowConfig
 from sensorium.data.augmentation import NO_BOX, Augmentation
-from sensorium.data.batch import Batch
 from sensorium.data.folds import UNLABELLED, Folds
+from sensorium.data.inputs import Batch, separate_starts
 from sensorium.data.plan import EpochPlan, TrialPool, plan_epoch
 from sensorium.data.reader import Place, Sample, WindowReader
 from sensorium.data.store import MouseStore
-from sensorium.data.windows import separate_starts
 from sensorium.errors import ConfigError, DataError
 
 PREFETCH = 4
 """Batches that each worker keeps ready."""
 
 
-def _fold_of(store: MouseStore, folds: Folds) -> npt.NDArray[np.int64]:
-    """Fold of every trial, checked against the store."""
-    assigned = folds.of(store.name)
-    if len(assigned) != store.trials:
-        raise DataError(
-            f"{store.path}: {store.trials} trials, the table of folds lists {len(assigned)}.", "Run `dvc repro folds`."
-        )
-    return assigned
-
-
 def _pool(store: MouseStore, trials: npt.NDArray[np.int64], window: WindowConfig, what: str) -> TrialPool:
-    """The trials that are long enough.
-
-    Raises:
-        DataError: there is none.
-    """
+    """The trials that are long enough, one at least."""
     if not len(trials):
         raise DataError(f"{store.path}: no {what}.", "Lower folds.count in params.yaml, or leave the mouse out.")
     pool = TrialPool.of(trials, store.lengths, window)
@@ -89,7 +74,7 @@ class TrainingData:
         fold: int,
         window: WindowConfig,
         canvas: tuple[int, int],
-        augmentation: Augmentation,
+        augmentation: Augmentation | None,
         samples_per_epoch: int,
         seed: int,
     ) -> None:
@@ -101,7 +86,7 @@ class TrainingData:
             fold: the fold left out.
             window: the stretch of frames that the model sees.
             canvas: height and width of the model's input, pixels.
-            augmentation: draws which windows are mixed.
+            augmentation: draws which windows are mixed; None mixes none.
             samples_per_epoch: number of windows.
             seed: source of all draws.
 
@@ -116,7 +101,7 @@ class TrainingData:
         self._seed = seed
         self._pools = []
         for store in stores:
-            assigned = _fold_of(store, folds)
+            assigned = folds.of(store.name, store.trials)
             trials = np.flatnonzero((assigned != fold) & (assigned != UNLABELLED))
             self._pools.append(_pool(store, trials, window, f"training trial outside fold {fold}"))
         self._plans: dict[int, EpochPlan] = {}
@@ -185,11 +170,8 @@ class TrainingData:
                 f"training.batch_size: {batch_size} windows cannot be shared by {world_size} processes.",
                 "Raise batch_size, or lower runtime.devices, in params.yaml.",
             )
-        source = functools.partial(self._ranked, epoch, batch_size, rank, world_size)
+        source = functools.partial(self.batch, epoch, batch_size=batch_size, rank=rank, world_size=world_size)
         return _iterate(source, range(first, count), workers)
-
-    def _ranked(self, epoch: int, batch_size: int, rank: int, world_size: int, index: int) -> Batch:
-        return self.batch(epoch, index, batch_size, rank, world_size)
 
 
 class ValidationData:
@@ -210,7 +192,7 @@ class ValidationData:
         self._reader = WindowReader(stores, window, None)
         self._samples: list[list[Sample]] = []
         for mouse, store in enumerate(stores):
-            trials = np.flatnonzero(_fold_of(store, folds) == fold)
+            trials = np.flatnonzero(folds.of(store.name, store.trials) == fold)
             pool = _pool(store, trials, window, f"labelled trial in fold {fold}")
             self._samples.append(list(self._windows(mouse, store, pool, window)))
 

@@ -19,14 +19,11 @@ from sensorium.errors import DataError
 from sensorium.recovery import remedy
 
 Grouping = Literal["exact", "near"]
-
 UNLABELLED = -1
 """Fold of a trial that is no labelled data."""
-
 TABLE = "folds.csv"
 REPORT = "report.json"
 COLUMNS = ("mouse", "trial", "tier", "hash", "group", "fold")
-
 _REMEDY = "Run `dvc repro folds`."
 
 
@@ -90,13 +87,16 @@ class Folds:
             raise DataError(f"folds: mouse {mouse} is not in the table.", _REMEDY)
         return self._rows[mouse]
 
-    def of(self, mouse: str) -> npt.NDArray[np.int64]:
+    def of(self, mouse: str, trials: int | None = None) -> npt.NDArray[np.int64]:
         """Fold (trials,) of each trial, `UNLABELLED` where there is none.
 
         Raises:
-            DataError: the table does not hold the mouse.
+            DataError: the table does not hold the mouse, or another number of trials than its store.
         """
-        return np.array([row.fold for row in self._mouse(mouse)], dtype=np.int64)
+        folds = np.array([row.fold for row in self._mouse(mouse)], dtype=np.int64)
+        if trials is not None and len(folds) != trials:
+            raise DataError(f"folds: {len(folds)} trials of mouse {mouse}, its store has {trials}.", _REMEDY)
+        return folds
 
     def group(self, mouse: str) -> npt.NDArray[np.uint64]:
         """Video shown (trials,), as the smallest hash of all trials that show it; 0 where unlabelled.

@@ -1,7 +1,7 @@
 """The on-disk format of a mouse's store: which arrays there are, how they are cut into files.
 
-One Zarr v3 group a mouse (https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html). Time-major,
-uncompressed, a few trials a chunk, one chunk a file: the raw little-endian values and after them their
+One Zarr v3 group per mouse (https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html). Time-major,
+uncompressed, a few trials per chunk, one chunk per file: the raw little-endian values and after them their
 CRC-32C. A window is therefore one contiguous piece of one file, which can be mapped, and any Zarr tool
 reads the arrays and checks the checksums.
 """
@@ -9,20 +9,15 @@ reads the arrays and checks the checksums.
 from dataclasses import dataclass
 
 FORMAT = "sensorium-mouse"
-"""Value of the attribute `format`, which tells such a store from any other Zarr group."""
-
+"""Value of the attribute `format`, which distinguishes such a store from any other Zarr group."""
 FORMAT_VERSION = 2
 """Counted up with every change that a reader must know."""
-
 READABLE_VERSIONS = (1, 2)
 """Versions that a reader accepts. Version 1 holds responses of all trials, zero where they are no data."""
-
 CHUNK_BYTES = 128 * 2**20
 """Largest chunk, bytes; a mouse of the competition then has some 90 files."""
-
 THUMBNAIL_STEP = 10
 """Distance between the frames that have a thumbnail, frames."""
-
 CRC_BYTES = 4
 """Checksum after the values of a chunk."""
 
@@ -62,23 +57,15 @@ ARRAYS: dict[str, ArraySpec] = {
     "coordinates": ArraySpec(("neuron", "axis"), "micrometres", "Positions of the neurons, motor coordinates."),
 }
 """Every array of the group's top level."""
-
 STATISTICS_GROUP = "statistics"
 """Group with one array per modality, (statistic, frame, ...), the raw files' NaN tail included."""
-
 STATISTICS_MODALITIES = ("responses", "behavior", "pupil_center")
 """Modalities whose statistics a store holds; nothing reads those of the videos."""
-
 STATISTICS_UNITS = "as the modality"
 
 
 def trials_per_chunk(trials: int, trial_bytes: int) -> int:
-    """Trials of one chunk: as many as fit `CHUNK_BYTES`, spread evenly so that the last is not mostly padding.
-
-    Args:
-        trials: number of trials of the mouse.
-        trial_bytes: size of one padded trial.
-    """
+    """Trials of one chunk: as many as fit `CHUNK_BYTES`, spread evenly so that the last is not mostly padding."""
     most = max(1, CHUNK_BYTES // trial_bytes)
     chunks = max(1, -(-trials // most))
     return max(1, -(-trials // chunks))

@@ -6,7 +6,6 @@ request, and no more than once for all processes.
 """
 
 import contextlib
-import json
 import math
 import mmap
 from collections.abc import Iterator
@@ -19,13 +18,11 @@ import numpy.typing as npt
 
 from sensorium.data.layout import CRC_BYTES
 from sensorium.errors import DataError
-from sensorium.recovery import remedy
+from sensorium.files import read_json
+from sensorium.recovery import later_remedy, remedy
 
 REBUILD = "Remove the store and run `dvc repro ingest`."
-
-_SMALL_BYTES = 2**14
-"""Stretch that is not worth a call to announce it, bytes."""
-
+_SMALL_BYTES = 2**14  # stretch that is not worth a call to announce it, bytes
 _ADVISED_BYTES = 2**17
 """Longest stretch announced at once, bytes: Linux's default read-ahead, beyond which it may ignore the rest."""
 
@@ -42,12 +39,7 @@ class MappedArray:
     """An array whose chunks span all axes but the first."""
 
     def __init__(self, folder: Path, metadata: dict[str, Any]) -> None:
-        """Take what `accepts` has accepted; files are opened at the first use.
-
-        Args:
-            folder: the array's folder.
-            metadata: content of its zarr.json.
-        """
+        """Take an array whose zarr.json, `metadata`, is one that `accepts`; files are opened at the first use."""
         self.folder = folder
         self.shape: tuple[int, ...] = tuple(metadata["shape"])
         self.dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
@@ -100,8 +92,7 @@ class MappedArray:
         if last - first > _SMALL_BYTES:
             for piece in range(first, last, _ADVISED_BYTES):
                 mapped.madvise(mmap.MADV_WILLNEED, piece, min(_ADVISED_BYTES, last - piece))
-        view: npt.NDArray[Any] = values[position, start:stop]
-        return view
+        return values[position, start:stop]
 
     def read(self) -> npt.NDArray[Any]:
         """The whole array, read in sequence and compared with its checksums.
@@ -138,11 +129,5 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: it is missing or not JSON.
     """
-    path = folder / "zarr.json"
-    try:
-        metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: the file does not exist.", remedy(path, REBUILD)) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as fault:
-        raise DataError(f"{path}: not valid JSON ({fault}).", remedy(path, REBUILD)) from fault
+    metadata: dict[str, Any] = read_json(folder / "zarr.json", DataError, later_remedy(folder / "zarr.json", REBUILD))
     return metadata

@@ -20,30 +20,30 @@ _DTYPES = {
     "unit_ids": ("uint32",),
 }
 """Of the arrays that are not float32."""
-
 _ATTRIBUTES: dict[str, dict[str, Any]] = {"tiers": {"flag_meanings": str}, "responses": {"minimum": (int, float)}}
 """What readers need, by array."""
-
 _KEYS = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs", "fill_value")
 """Without one of these, Zarr leaves an array out as if it were not there."""
-
 _SHARED = ("trial", "row", "column", "neuron", "channel")
 """Axes as long in the statistics as in the recordings; their frames are padded as in the raw files."""
 
 
 def check_group(path: Path) -> None:
-    """Make sure that a store's own metadata are whole; another format or version is for `MouseStore.open` to tell.
-
-    Args:
-        path: folder of the store.
+    """Make sure that a store's own metadata are whole, and of a format that can be read.
 
     Raises:
-        DataError: they are damaged.
+        DataError: they are damaged, or of another format or version.
     """
     _require_group(path)
     attributes = _attributes(path)
-    if attributes.get("format") != FORMAT or attributes.get("format_version") not in READABLE_VERSIONS:
-        return
+    if attributes.get("format") != FORMAT:
+        raise DataError(f"{path}: not a mouse's store.", remedy(path, REBUILD))
+    if attributes.get("format_version") not in READABLE_VERSIONS:
+        known = " and ".join(map(str, READABLE_VERSIONS))
+        raise DataError(
+            f"{path}: store format {attributes.get('format_version')}, this version reads the formats {known}.",
+            "Run `dvc repro ingest` to build the store anew from the raw mouse.",
+        )
     _require(path, {"mouse": str, "set": str, "sources": dict})
     if set(attributes["sources"]) != set(MODALITIES):
         raise contradiction(path, f"no sources of {', '.join(MODALITIES)}")
@@ -51,9 +51,6 @@ def check_group(path: Path) -> None:
 
 def check_mouse(path: Path) -> None:
     """Make sure that a store is of the mouse that its folder is named after.
-
-    Args:
-        path: folder of the store, of which `MouseStore.open` approves.
 
     Raises:
         DataError: it is of another one.
@@ -65,9 +62,6 @@ def check_mouse(path: Path) -> None:
 
 def check_arrays(path: Path) -> None:
     """Make sure that a store holds every array of its format, and that types, shapes and attributes agree.
-
-    Args:
-        path: folder of the store, of which `check_group` approves.
 
     Raises:
         DataError: naming the first zarr.json that is missing, or contradicts the format or another one.

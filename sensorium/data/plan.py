@@ -1,7 +1,7 @@
 """Which windows an epoch shows, as a pure function of (seed, epoch).
 
 All draws of an epoch are made at once, so that sample i is the same whoever asks for it: whatever the
-number of workers, of processes, or the batch at which a training goes on.
+number of workers, of processes, or the batch from which a training continues.
 S samples of an epoch.
 """
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sensorium import seeding
 from sensorium.config import WindowConfig
 from sensorium.data.augmentation import NO_BOX, Augmentation, Box, Draws, cut_box
-from sensorium.data.windows import starts_count
+from sensorium.data.inputs import starts_count
 
 Integers = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float64]
@@ -61,11 +61,12 @@ class EpochPlan:
     """(2, S) trial of the window and of its CutMix partner."""
     starts: Integers
     """(2, S) first frame of either."""
-    boxes: Draws
+    boxes: Draws | None
+    """None where no sample is mixed."""
 
     def box(self, index: int, canvas: tuple[int, int]) -> Box:
         """The box of one sample, empty where it is not mixed."""
-        if not self.boxes.mixed[index]:
+        if self.boxes is None or not self.boxes.mixed[index]:
             return NO_BOX
         row, column = self.boxes.centres[:, index]
         return cut_box(float(self.boxes.shares[index]), int(row), int(column), canvas)
@@ -76,7 +77,7 @@ def plan_epoch(
     epoch: int,
     samples: int,
     pools: Sequence[TrialPool],
-    augmentation: Augmentation,
+    augmentation: Augmentation | None,
     canvas: tuple[int, int],
 ) -> EpochPlan:
     """Draw an epoch.
@@ -86,7 +87,7 @@ def plan_epoch(
         epoch: counted from 0.
         samples: number of samples, S.
         pools: trials to draw from, by mouse; none is empty.
-        augmentation: draws the boxes.
+        augmentation: draws the boxes, where samples are mixed.
         canvas: height and width, pixels.
     """
     order = seeding.generator(seed, "mice", epoch).permutation(samples)
@@ -96,5 +97,6 @@ def plan_epoch(
     for mouse, pool in enumerate(pools):
         own = mice == mouse
         trials[:, own], starts[:, own] = pool.draw(draws[0][:, own], draws[1][:, own])
-    boxes = augmentation.draw(seeding.generator(seed, "cutmix", epoch), samples, canvas)
+    random = seeding.generator(seed, "cutmix", epoch)
+    boxes = None if augmentation is None else augmentation.draw(random, samples, canvas)
     return EpochPlan(mice, trials, starts, boxes)

@@ -13,10 +13,8 @@ import torch
 
 from sensorium.config import WindowConfig
 from sensorium.data.augmentation import NO_BOX, Box
-from sensorium.data.batch import Batch, Targets
-from sensorium.data.inputs import frame_offset
-from sensorium.data.store import MouseStore
-from sensorium.errors import DataError
+from sensorium.data.inputs import Batch, Targets, frame_offset
+from sensorium.data.store import MouseStore, common_frame
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -45,7 +43,7 @@ class WindowReader:
     def __init__(self, stores: Sequence[MouseStore], window: WindowConfig, canvas: tuple[int, int] | None) -> None:
         self._stores = list(stores)
         self._window = window
-        self._frame = _common_frame(stores)
+        self._frame = common_frame(stores)
         self._canvas = canvas or self._frame
         self._dtype = np.result_type(*(store.frame_dtype for store in stores))
         self._offset = frame_offset(self._frame, self._canvas)
@@ -127,14 +125,3 @@ class WindowReader:
             torch.tensor([sample.mouse for sample in samples], dtype=torch.int64),
             self._targets(samples),
         )
-
-
-def _common_frame(stores: Sequence[MouseStore]) -> tuple[int, int]:
-    frame = stores[0].frame_shape
-    for store in stores:
-        if store.frame_shape != frame:
-            raise DataError(
-                f"{store.path}: frames of {store.frame_shape}, those of {stores[0].name} have {frame}.",
-                "Train mice of one frame size together.",
-            )
-    return frame

@@ -6,6 +6,7 @@ L frames of a trial, H W pixels, N neurons.
 """
 
 import itertools
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sensorium.data.layout import ARRAYS, FORMAT, READABLE_VERSIONS, STATISTICS_GROUP
+from sensorium.data.layout import ARRAYS, STATISTICS_GROUP
 from sensorium.data.mapped import REBUILD, MappedArray, read_metadata
 from sensorium.data.metadata import check_arrays, check_group, contradiction
 from sensorium.errors import DataError
@@ -75,27 +76,19 @@ class _ZarrArray:
         return np.asarray(self._array[...])
 
 
-def _check_format(path: Path, attributes: dict[str, Any]) -> None:
-    if attributes.get("format") != FORMAT:
-        raise DataError(f"{path}: not a mouse's store.", remedy(path, REBUILD))
-    if attributes.get("format_version") not in READABLE_VERSIONS:
-        known = " and ".join(map(str, READABLE_VERSIONS))
-        raise DataError(
-            f"{path}: store format {attributes.get('format_version')}, this version reads the formats {known}.",
-            "Run `dvc repro ingest` to build the store anew from the raw mouse.",
-        )
-
-
 class MouseStore:
     """One mouse's store, read-only; cheap to open and to send to another process."""
 
     def __init__(self, path: Path) -> None:
-        """Open a store; see `open`."""
+        """Open a store.
+
+        Raises:
+            DataError: it is missing, no such store, of another format version, or its metadata are damaged.
+        """
         if not path.is_dir():
             raise DataError(f"{path}: the store does not exist.", remedy(path, "Run `dvc repro ingest`."))
         check_group(path)
         attributes = read_metadata(path).get("attributes", {})
-        _check_format(path, attributes)
         check_arrays(path)
         self.path = path
         self.name: str = attributes["mouse"]
@@ -103,18 +96,6 @@ class MouseStore:
         self.sources: dict[str, str] = attributes["sources"]
         """Digest of the raw files, by modality."""
         self._arrays: dict[str, TrialArray] = {}
-
-    @classmethod
-    def open(cls, path: Path) -> "MouseStore":
-        """Open a store.
-
-        Args:
-            path: folder of the store.
-
-        Raises:
-            DataError: it is missing, no such store, of another format version, or its metadata are damaged.
-        """
-        return cls(path)
 
     def __reduce__(self) -> tuple[type["MouseStore"], tuple[Path]]:
         return type(self), (self.path,)
@@ -203,10 +184,6 @@ class MouseStore:
             return np.arange(self.trials)
         return np.where(self.labels, np.cumsum(self.labels) - 1, -1)
 
-    def labelled(self, trial: int) -> bool:
-        """Whether the trial's responses are data: of a labelled tier, and not withheld."""
-        return bool(self.labels[trial])
-
     def view(self, name: str, trial: int, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """Frames of one trial without a copy, read-only where the file is mapped.
 
@@ -236,14 +213,6 @@ class MouseStore:
     def responses(self, trial: int, start: int = 0, stop: int | None = None) -> Float32Array:
         """Responses (L, N) of a trial, zero where they are no data; arguments and errors as `view`."""
         return self.view("responses", trial, start, stop).copy()
-
-    def behavior(self, trial: int, start: int = 0, stop: int | None = None) -> Float32Array:
-        """Pupil dilation and running speed (L, 2) of a trial; arguments and errors as `view`."""
-        return self.view("behavior", trial, start, stop).copy()
-
-    def pupil_center(self, trial: int, start: int = 0, stop: int | None = None) -> Float32Array:
-        """Position of the pupil (L, 2) of a trial; arguments and errors as `view`."""
-        return self.view("pupil_center", trial, start, stop).copy()
 
     def states(self, trial: int, start: int = 0, stop: int | None = None) -> Float32Array:
         """Behavior and pupil centre (L, 4) of a trial; arguments and errors as `view`."""
@@ -288,6 +257,22 @@ class MouseStore:
         for name, member in group.members(max_depth=None):
             if isinstance(member, zarr.Array):
                 _verify_array(self.path / name, member)
+
+
+def common_frame(stores: Sequence[MouseStore]) -> tuple[int, int]:
+    """Rows and columns (H, W) of the frames of all mice, pixels.
+
+    Raises:
+        DataError: they differ.
+    """
+    frame = stores[0].frame_shape
+    for store in stores:
+        if store.frame_shape != frame:
+            raise DataError(
+                f"{store.path}: frames of {store.frame_shape}, those of {stores[0].name} have {frame}.",
+                "Use mice of one frame size together.",
+            )
+    return frame
 
 
 def _verify_array(folder: Path, array: "zarr.Array[Any]") -> None:

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from sensorium.config import Precision, WindowConfig
-from sensorium.data.inputs import trial_windows
+from sensorium.data.inputs import frame_indices, sliding_starts, starts_count, trial_windows
 from sensorium.data.store import MouseStore
-from sensorium.data.windows import frame_indices, sliding_starts, starts_count
 from sensorium.errors import ConfigError, PredictionError
 from sensorium.inference.member import Member
 

@@ -45,14 +45,10 @@ class Model(nn.Module, ABC, Generic[Config]):
 
     @abstractmethod
     def widest_activation(self, frames: int) -> int:
-        """Numbers in the widest tensor of a forward pass for one window; prediction fits its batches by it.
-
-        Args:
-            frames: T, frames of the window.
-        """
+        """Numbers in the widest tensor of a forward pass for one window of T frames; it limits prediction batches."""
 
     def locate(self, coordinates: Sequence[Tensor]) -> None:
-        """Tell a new model where the neurons lie, before it is trained; most architectures do not ask.
+        """Give a new model the places of the neurons, before it is trained; most architectures ignore them.
 
         Args:
             coordinates: (N, 3) of each mouse, positions in cortex, micrometres.
@@ -122,12 +118,7 @@ AnyModel = Model[ModelConfig]
 
 
 def build(config: ModelConfig, neurons: Sequence[int]) -> AnyModel:
-    """Make the model that settings describe; weights are drawn from torch's global generator.
-
-    Args:
-        config: settings of any architecture.
-        neurons: number of neurons of each mouse, in the order of the readouts.
-    """
+    """Make the model of some settings, with so many neurons per readout; torch's global generator draws the weights."""
     model: AnyModel = resolve(ARCHITECTURES[config.architecture].model)(config, neurons)
     return model
 

@@ -61,15 +61,7 @@ class FactorisedConv(Layer):
     """A spatial convolution, a causal temporal one, batch norm and ELU."""
 
     def __init__(self, inputs: int, outputs: int, spatial: int, temporal: int, stride: int) -> None:
-        """Make the layer.
-
-        Args:
-            inputs: channels coming in.
-            outputs: channels going out.
-            spatial: side of the spatial kernel, pixels.
-            temporal: length of the temporal kernel, frames.
-            stride: step of the spatial kernel, pixels.
-        """
+        """Make the layer; the spatial kernel's side and `stride` are in pixels, the temporal one's length in frames."""
         super().__init__()
         self.space = nn.Conv2d(inputs, outputs, spatial, stride, bias=False)
         self.time = nn.Conv2d(outputs, outputs, (temporal, 1), bias=False)
@@ -192,12 +184,7 @@ class Baseline(Model[BaselineConfig]):
     """The model; the recurrent layer, where there is one, is its cortex."""
 
     def __init__(self, config: BaselineConfig, neurons: Sequence[int]) -> None:
-        """Make the model.
-
-        Args:
-            config: widths, kernels and scales.
-            neurons: number of neurons of each mouse, in the order of the readouts.
-        """
+        """Make the model; see `Model`."""
         super().__init__(config, neurons)
         self.core = FactorisedCore(config)
         width = config.features[-1]
@@ -224,10 +211,10 @@ class Baseline(Model[BaselineConfig]):
     def widest_activation(self, frames: int) -> int:
         """The widest layer of the core, the GRU's gates, or the points of the largest readout."""
         config = self.config
-        size, widest = config.canvas, SEEN_CHANNELS * math.prod(config.canvas)
-        for width, kernel, stride in zip(config.features, config.spatial_kernels, config.strides, strict=True):
-            size = ((size[0] - kernel) // stride + 1, (size[1] - kernel) // stride + 1)
-            widest = max(widest, width * math.prod(size))
-        gates = 3 * (config.recurrent_features or 0) * math.prod(size)
+        sizes = [config.canvas, *config.map_sizes]
+        widest = max(
+            width * math.prod(size) for width, size in zip((SEEN_CHANNELS, *config.features), sizes, strict=True)
+        )
+        gates = 3 * (config.recurrent_features or 0) * math.prod(sizes[-1])
         points = (config.recurrent_features or config.features[-1]) * max(self.neurons)
         return max(widest, gates, points) * frames

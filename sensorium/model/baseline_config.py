@@ -4,8 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sensorium.architectures import ModelConfig
-from sensorium.section import Positive
+from sensorium.architectures import ModelConfig, Positive
 
 
 class BaselineConfig(ModelConfig):
@@ -35,19 +34,19 @@ class BaselineConfig(ModelConfig):
     """Response at a drive of 0; as published responses are divided by their standard deviation and this is 1."""
 
     @property
-    def map_size(self) -> tuple[int, int]:
-        """Rows and columns of the core's output."""
-        size = self.canvas
+    def map_sizes(self) -> list[tuple[int, int]]:
+        """Rows and columns of the output of each layer of the core."""
+        sizes = [self.canvas]
         for kernel, stride in zip(self.spatial_kernels, self.strides, strict=True):
-            size = ((size[0] - kernel) // stride + 1, (size[1] - kernel) // stride + 1)
-        return size
+            sizes.append(((sizes[-1][0] - kernel) // stride + 1, (sizes[-1][1] - kernel) // stride + 1))
+        return sizes[1:]
 
     @model_validator(mode="after")
     def _check_layers(self) -> Self:
         for name in ("strides", "spatial_kernels", "temporal_kernels"):
             if len(getattr(self, name)) != len(self.features):
                 raise ValueError(f"features and {name} must have one entry per layer each")
-        if min(self.map_size) < 1:
+        if min(self.map_sizes[-1]) < 1:
             raise ValueError("spatial_kernels and strides leave nothing of the canvas; make them smaller, or it larger")
         if self.recurrent_kernel % 2 == 0:
             raise ValueError("recurrent_kernel must be odd, so that pixels keep their place")

@@ -1,4 +1,4 @@
-"""Trained folds on disk: model.safetensors, config.json that tells all about it, history.csv.
+"""Trained folds on disk: model.safetensors, config.json that describes it, history.csv.
 
 Equal weights, settings and provenance give equal bytes: no dates, no run ids. The weights are read as plain
 tensors (https://huggingface.co/docs/safetensors), never as code, and only after size and SHA-256 agree with
@@ -18,23 +18,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sensorium.architectures import ModelConfig
+from sensorium.architectures import ModelConfig, Section
 from sensorium.config import WindowConfig
 from sensorium.errors import CheckpointError
 from sensorium.files import atomic_folder, digest_json, read_json, sha256, write_json
 from sensorium.model.architecture import AnyModel, build
 from sensorium.recovery import later_remedy, remedy
-from sensorium.section import Section
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 HISTORY = "history.csv"
-
 _REMEDY = "Train or import the fold again."
 
 
 class ModelInfo(Section):
-    """All that a trained fold says about itself."""
+    """All that is known of a trained fold."""
 
     experiment: str
     """Experiment of params.yaml."""
@@ -92,11 +90,7 @@ class TrainedModel:
 
 
 def digest_units(unit_ids: np.ndarray[Any, np.dtype[Any]]) -> str:
-    """SHA-256 of the unit ids in the order of the neurons.
-
-    Args:
-        unit_ids: (N,) unsigned integers.
-    """
+    """SHA-256 of the unit ids (N,), unsigned integers, in the order of the neurons."""
     return hashlib.sha256(np.ascontiguousarray(unit_ids, dtype="<u8").tobytes()).hexdigest()
 
 
@@ -104,12 +98,6 @@ def fill(
     folder: Path, state: Mapping[str, Tensor], info: ModelInfo, extra: Mapping[str, str | bytes] | None = None
 ) -> None:
     """Write a trained fold into an empty folder; see `save` for the atomic form.
-
-    Args:
-        folder: exists and is empty.
-        state: entries of the model that `info` describes.
-        info: goes to config.json.
-        extra: content of further files, by name.
 
     Raises:
         CheckpointError: the disk is full or not writable.
@@ -167,9 +155,7 @@ def load(
     """
     document, digest = _read_document(folder)
     info = document.ordered_info
-    if mice is not None:
-        _check_mice(folder, info, mice)
-    _check_units(folder, info, units or {})
+    _check_mice(folder, info, info.mice if mice is None else mice, units or {})
     state = _read_weights(folder / WEIGHTS, document.weights)
     with torch.device("meta"):
         model = build(info.model, list(info.mice.values()))
@@ -179,7 +165,7 @@ def load(
 
 
 def read_info(folder: Path) -> ModelInfo:
-    """What a trained fold says about itself, without reading the weights.
+    """What is known of a trained fold, without reading the weights.
 
     Raises:
         CheckpointError: config.json is missing or not of this form.
@@ -239,7 +225,7 @@ def _check_state(path: Path, found: Mapping[str, Tensor], expected: Mapping[str,
             )
 
 
-def _check_mice(folder: Path, info: ModelInfo, expected: Mapping[str, int]) -> None:
+def _check_mice(folder: Path, info: ModelInfo, expected: Mapping[str, int], units: Mapping[str, str]) -> None:
     if list(info.mice) != list(expected):
         raise CheckpointError(
             f"{folder}: trained on the mice {', '.join(info.mice)}, expected {', '.join(expected)}.",
@@ -251,11 +237,8 @@ def _check_mice(folder: Path, info: ModelInfo, expected: Mapping[str, int]) -> N
                 f"{folder}: mouse {name} has {info.mice[name]} neurons there, expected {neurons}.",
                 "Use a fold trained on this data, or ingest the mouse that it was trained on.",
             )
-
-
-def _check_units(folder: Path, info: ModelInfo, expected: Mapping[str, str]) -> None:
-    for name, units in info.units.items():
-        if expected.get(name, units) != units:
+    for name, known in info.units.items():
+        if units.get(name, known) != known:
             raise CheckpointError(
                 f"{folder}: mouse {name} has other neurons there than in the data, or in another order.",
                 "Use a fold trained on this data, or ingest the mouse that it was trained on.",

@@ -4,8 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sensorium.architectures import ModelConfig
-from sensorium.section import Fraction, Positive
+from sensorium.architectures import Fraction, ModelConfig, Positive
 
 
 class DwiseNeuroConfig(ModelConfig):
@@ -40,18 +39,14 @@ class DwiseNeuroConfig(ModelConfig):
     """Sharpness of the output nonlinearity."""
 
     @model_validator(mode="after")
-    def _check_blocks(self) -> Self:
+    def _check_layers(self) -> Self:
         if len(self.features) != len(self.strides):
-            raise ValueError("features and strides must have one entry a block each")
+            raise ValueError("features and strides must have one entry per block each")
         for name in ("spatial_kernel", "temporal_kernel"):
             if getattr(self, name) % 2 == 0:
                 raise ValueError(f"{name} must be odd, so that frames and pixels keep their place")
         if min(self.features) * self.expansion < self.se_reduction:
             raise ValueError("se_reduction must not exceed the smallest of features times expansion")
-        return self
-
-    @model_validator(mode="after")
-    def _check_groups(self) -> Self:
         if any(width % self.cortex_groups for width in (self.features[-1], *self.cortex_features)):
             raise ValueError("cortex_groups must divide the last of features and all cortex_features")
         if self.cortex_features[-1] % self.readout_groups:

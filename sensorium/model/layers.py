@@ -87,10 +87,6 @@ def shuffle_channels(x: Tensor, groups: int) -> Tensor:
     return x.reshape(windows, groups, -1, frames).transpose(1, 2).reshape(windows, channels, frames)
 
 
-class SequenceNorm(nn.BatchNorm1d):
-    """Batch norm over all windows and frames of a (B, F, T) sequence."""
-
-
 class PositionEncoding(nn.Module):
     """Add fixed sinusoids of time, row and column to a video (arXiv:1706.03762, in three dimensions).
 

@@ -137,13 +137,7 @@ class PointConv(Layer):
     """
 
     def __init__(self, inputs: int, outputs: int, *, activation: bool = True) -> None:
-        """Make the layer.
-
-        Args:
-            inputs: channels coming in.
-            outputs: channels going out.
-            activation: whether SiLU follows the norm.
-        """
+        """Make the layer; `activation` is whether SiLU follows the norm."""
         super().__init__()
         self.activation = activation
         self.conv = nn.Conv2d(inputs, outputs, kernel_size=1, bias=False)
@@ -201,8 +195,8 @@ class ChannelConv(Layer):
         Args:
             channels: each is filtered by itself.
             axis: over rows and columns, or over frames.
-            kernel: length of the filter, odd.
-            stride: step over rows and columns.
+            kernel: length of the filter, pixels or frames, odd.
+            stride: step over rows and columns, pixels.
         """
         super().__init__()
         self.axis = axis
@@ -237,13 +231,7 @@ class GatedProjection(Layer):
     """
 
     def __init__(self, inputs: int, outputs: int, reduction: int) -> None:
-        """Make the layer.
-
-        Args:
-            inputs: channels coming in.
-            outputs: channels going out.
-            reduction: `inputs` over the width of the gate's bottleneck.
-        """
+        """Make the layer; `reduction` is `inputs` over the width of the gate's bottleneck."""
         super().__init__()
         self.reduce = nn.Linear(inputs, inputs // reduction)
         self.expand = nn.Linear(inputs // reduction, inputs)

@@ -14,20 +14,13 @@ from sensorium.errors import DataError
 from sensorium.mice import FRAMES_PER_SECOND
 from sensorium.recordings.inspect import TierCount, count_tiers, mean_responses
 
-# Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), which colour-blind readers tell apart.
+# Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), which colour-blind readers can distinguish.
 _LABELLED, _WITHHELD, _SECOND, _DARK = "#0072B2", "#BBBBBB", "#D55E00", "#333333"
 
-_WIDTH = 8.4
-"""Inches."""
-
-_TILES = 8
-"""Frames of a trial that are shown."""
-
-_GAP = 2
-"""White pixels between two frames."""
-
-_NEURONS = 5
-"""Neurons of a trial whose responses are shown."""
+_WIDTH = 8.4  # inches
+_TILES = 8  # frames of a trial that are shown
+_GAP = 2  # white pixels between two frames
+_NEURONS = 5  # neurons of a trial whose responses are shown
 
 
 def choose_neurons(responses: npt.NDArray[np.float32], count: int = _NEURONS) -> list[int]:
@@ -80,7 +73,7 @@ def _draw_folds(axes: Axes, counts: list[TierCount]) -> None:
     axes.set_title("Labelled trials by fold")
     present = [row for row in counts if any(row.folds)]
     if not present:
-        _tell(axes, "no fold assigned yet")
+        _print_instead(axes, "no fold assigned yet")
         return
     folds = np.arange(len(present[0].folds))
     bottom = np.zeros(len(folds))
@@ -111,7 +104,7 @@ def _head(figure: Figure, store: MouseStore) -> None:
     figure.suptitle(store.name, fontsize=11, fontweight="bold", x=0.01, ha="left")
 
 
-def _tell(axes: Axes, text: str) -> None:
+def _print_instead(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color="#777777")
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
@@ -122,17 +115,13 @@ def draw_trial(store: MouseStore, trial: int) -> Figure:
 
     Where the responses are withheld and the noiseless rate is known, the rate alone is drawn.
 
-    Args:
-        store: the mouse.
-        trial: index of the trial.
-
     Raises:
         DataError: the trial has no valid frame, or the store is damaged.
     """
     if store.lengths[trial] == 0:
         raise DataError(f"{store.path}: trial {trial} has no valid frame.", "Choose another trial.")
     truth = store.truth(trial)
-    measured = store.responses(trial) if store.labelled(trial) else None
+    measured = store.responses(trial) if store.labels[trial] else None
     shown = truth if measured is None else measured
     neurons = [] if shown is None else choose_neurons(shown)
     heights = [_strip_height(store), 0.8, 0.8, 0.8, *([0.75] * max(1, len(neurons)))]
@@ -147,7 +136,7 @@ def draw_trial(store: MouseStore, trial: int) -> Figure:
     if neurons:
         figure.legend(*traces[3].get_legend_handles_labels(), loc="outside lower right", ncols=2)
     else:
-        _tell(traces[3], "responses withheld")
+        _print_instead(traces[3], "responses withheld")
         traces[3].set_xticks([0], ["0"])
     traces[-1].set_xlabel("time in the trial, s", loc="left")
     traces[-1].set_xlim(0, int(store.lengths[trial]) / FRAMES_PER_SECOND)

@@ -1,6 +1,5 @@
 """Assign a fold to every labelled trial; see `sensorium.data.folds` for the groups."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from sensorium.data.folds import COLUMNS, REPORT, TABLE, UNLABELLED, Grouping, TrialFold
 from sensorium.data.layout import THUMBNAIL_STEP
-from sensorium.data.store import MouseStore
+from sensorium.data.store import MouseStore, common_frame
 from sensorium.errors import DataError
 from sensorium.files import atomic_folder, digest_json, write_json, write_text
 from sensorium.recordings.similarity import Pairs, connect, near_pairs, same_value_pairs
@@ -21,8 +20,7 @@ from sensorium.recordings.similarity import Pairs, connect, near_pairs, same_val
 class _Labelled:
     """All labelled trials of all mice, M of them."""
 
-    mice: list[str]
-    trials: list[int]
+    mice: npt.NDArray[np.str_]
     hashes: npt.NDArray[np.uint64]
     pairs: Pairs
     """Pairs of near-identical trials."""
@@ -43,23 +41,18 @@ def _thumbnails(stores: Sequence[MouseStore]) -> tuple[npt.NDArray[np.uint8], np
 
 
 def _collect(stores: Sequence[MouseStore]) -> _Labelled:
-    trials = [np.flatnonzero(store.labels).tolist() for store in stores]
-    mice = [store.name for store, own in zip(stores, trials, strict=True) for _ in own]
+    mice = np.repeat([store.name for store in stores], [int(store.labels.sum()) for store in stores])
     hashes = np.concatenate([store.video_hashes[store.labels] for store in stores])
     pairs = near_pairs(*_thumbnails(stores))
     members = connect(len(hashes), np.concatenate([pairs, same_value_pairs(hashes)]))
     smallest = np.full(int(members.max()) + 1, np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(smallest, members, hashes)
-    return _Labelled(mice, list(itertools.chain(*trials)), hashes, pairs, smallest[members])
+    return _Labelled(mice, hashes, pairs, smallest[members])
 
 
 def _check_stores(stores: Sequence[MouseStore]) -> None:
+    common_frame(stores)
     for store in stores:
-        if store.frame_shape != stores[0].frame_shape:
-            raise DataError(
-                f"{store.path}: frames of {store.frame_shape}, those of {stores[0].name} have {stores[0].frame_shape}.",
-                "Use mice of one frame size together.",
-            )
         if not store.labels.any():
             raise DataError(
                 f"{store.path}: not one labelled trial.", "Check the mouse's set in params.yaml, dataset.mice."
@@ -76,22 +69,21 @@ def _check_counts(counts: dict[str, list[int]]) -> None:
 
 
 def _table(stores: Sequence[MouseStore], labelled: _Labelled, folds: npt.NDArray[np.int64]) -> list[TrialFold]:
-    keys = zip(labelled.mice, labelled.trials, strict=True)
-    found = dict(zip(keys, zip(labelled.groups.tolist(), folds.tolist(), strict=True), strict=True))
-    rows = []
+    rows, first = [], 0
     for store in stores:
-        for trial, (tier, value) in enumerate(zip(store.tiers.tolist(), store.video_hashes.tolist(), strict=True)):
-            group, fold = found.get((store.name, trial), (0, UNLABELLED))
-            rows.append(TrialFold(store.name, trial, tier, value, group, fold))
+        own = slice(first, first := first + int(store.labels.sum()))
+        group, fold = np.zeros(store.trials, np.uint64), np.full(store.trials, UNLABELLED)
+        group[store.labels], fold[store.labels] = labelled.groups[own], folds[own]
+        columns = [column.tolist() for column in (store.tiers, store.video_hashes, group, fold)]
+        rows += [TrialFold(store.name, trial, *cells) for trial, cells in enumerate(zip(*columns, strict=True))]
     return rows
 
 
 def _report(stores: Sequence[MouseStore], labelled: _Labelled, count: int, grouping: Grouping) -> dict[str, Any]:
-    """Counts a mouse and fold, and the leak: near-identical trials on both sides of a split."""
+    """Counts per mouse and fold, and the leak: near-identical trials on both sides of a split."""
     by_grouping = {"exact": labelled.hashes % np.uint64(count), "near": labelled.groups % np.uint64(count)}
-    names = np.array(labelled.mice)
     counts = {
-        s.name: np.bincount(by_grouping[grouping][names == s.name].astype(np.int64), minlength=count).tolist()
+        s.name: np.bincount(by_grouping[grouping][labelled.mice == s.name].astype(np.int64), minlength=count).tolist()
         for s in stores
     }
     left, right = labelled.pairs.T

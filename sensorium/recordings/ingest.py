@@ -7,7 +7,6 @@ L frames of the longest trial, H W pixels, N neurons.
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +16,16 @@ import numpy.typing as npt
 from sensorium.data.layout import STATISTICS_MODALITIES, THUMBNAIL_STEP
 from sensorium.errors import DataError
 from sensorium.files import sha256
-from sensorium.mice import FRAMES_PER_SECOND, TIERS, MouseSet, labelled_tiers
+from sensorium.mice import FRAMES_PER_SECOND, MODALITIES, STATISTICS, TIERS, MouseSet, labelled_tiers
 from sensorium.recordings import phash
-from sensorium.recordings.raw import BEHAVIOR_CHANNELS, MODALITIES, RESTORE, STATISTICS, RawMouse, read_array
+from sensorium.recordings.raw import BEHAVIOR_CHANNELS, RESTORE, RawMouse, read_array
 from sensorium.recordings.writer import StoreWriter
 
-_UNUSABLE = "none"
-"""Tier of the trials of which as much is kept as is sound, be it nothing."""
-
+_UNUSABLE = "none"  # tier of the trials of which as much is kept as is sound, be it nothing
 _LARGEST = float(np.finfo(np.float32).max)
-
-_ROWS = 64
-"""Neurons looked at at once when searching for a response."""
-
+_ROWS = 64  # neurons looked at at once when searching for a response
 Advance = Callable[[], None]
-"""Called once a trial and modality, for the progress bar."""
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What must be known of all trials before the first is written."""
-
-    lengths: list[int]
-    """Valid frames of each trial."""
-    labelled: list[bool]
-    """Whether each trial's responses are data."""
-
-    @property
-    def frames(self) -> int:
-        """Valid frames of the longest trial, L."""
-        return max(self.lengths)
+"""Called once per trial and modality, for the progress bar."""
 
 
 def _is_withheld(raw: RawMouse, trial: int) -> bool:
@@ -69,21 +48,6 @@ def _sound_frames(raw: RawMouse, trial: int) -> int:
             values = raw.load(modality, trial)
             sound &= (np.abs(values) <= _LARGEST).reshape(-1, raw.padded_frames).all(axis=0)
     return raw.padded_frames if sound.all() else int(sound.argmin())
-
-
-def survey(raw: RawMouse, mouse_set: MouseSet) -> Survey:
-    """Length of every trial, and whether it is labelled.
-
-    Raises:
-        DataError: a file is missing or unsound.
-    """
-    candidates = labelled_tiers(mouse_set)
-    labelled = [tier in candidates and not _is_withheld(raw, trial) for trial, tier in enumerate(raw.tiers)]
-    lengths = [
-        _sound_frames(raw, trial) if tier == _UNUSABLE else raw.valid_length(trial, labelled[trial])
-        for trial, tier in enumerate(raw.tiers)
-    ]
-    return Survey(lengths, labelled)
 
 
 def _valid(raw: RawMouse, modality: str, trial: int, length: int) -> npt.NDArray[np.float64]:
@@ -118,23 +82,28 @@ def _frames(video: npt.NDArray[np.float64], dtype: npt.DTypeLike) -> npt.NDArray
 
 
 class _Ingest:
-    """One run over one mouse."""
+    """One run over one mouse; lengths and labels of all trials come first."""
 
     def __init__(self, raw: RawMouse, mouse_set: MouseSet, writer: StoreWriter, advance: Advance) -> None:
         self._raw = raw
         self._writer = writer
         self._advance = advance
-        self._survey = survey(raw, mouse_set)
+        candidates = labelled_tiers(mouse_set)
+        self._labelled = [tier in candidates and not _is_withheld(raw, trial) for trial, tier in enumerate(raw.tiers)]
+        self._lengths = [
+            _sound_frames(raw, trial) if tier == _UNUSABLE else raw.valid_length(trial, labelled)
+            for trial, (tier, labelled) in enumerate(zip(raw.tiers, self._labelled, strict=True))
+        ]
         self._digests: dict[str, list[str]] = {}
 
     def _shape(self, *tail: int) -> tuple[int, ...]:
-        return self._raw.trials, self._survey.frames, *tail
+        return self._raw.trials, max(self._lengths), *tail
 
     def _trials(self, modality: str) -> Iterator[npt.NDArray[np.float64]]:
         """Valid frames of every trial; none where responses are no data. Digests the files on the way."""
         self._digests[modality] = []
-        for trial, length in enumerate(self._survey.lengths):
-            if modality == "responses" and not self._survey.labelled[trial]:
+        for trial, length in enumerate(self._lengths):
+            if modality == "responses" and not self._labelled[trial]:
                 self._raw.open(modality, trial)
                 yield np.empty((self._raw.neurons, 0))
             else:
@@ -143,7 +112,7 @@ class _Ingest:
             self._advance()
 
     def sources(self) -> dict[str, str]:
-        """SHA-256 a modality, over the digests of its files in the order of the trials."""
+        """SHA-256 per modality, over the digests of its files in the order of the trials."""
         return {
             modality: hashlib.sha256("\n".join(digests).encode()).hexdigest()
             for modality, digests in self._digests.items()
@@ -154,7 +123,7 @@ class _Ingest:
         try:
             self._videos(np.uint8)
         except _FractionalLevelsError:
-            self._writer.remove("videos")
+            del self._writer.group["videos"]
             self._videos(np.float32)
 
     def _videos(self, dtype: npt.DTypeLike) -> None:
@@ -173,13 +142,13 @@ class _Ingest:
     def responses(self) -> None:
         """Write the responses that are data."""
         minimum = 0.0
-        shape = (sum(self._survey.labelled), self._survey.frames, self._raw.neurons)
+        shape = (sum(self._labelled), max(self._lengths), self._raw.neurons)
         with self._writer.trials("responses", shape, np.float32) as stream:
-            for labelled, values in zip(self._survey.labelled, self._trials("responses"), strict=True):
+            for labelled, values in zip(self._labelled, self._trials("responses"), strict=True):
                 if labelled:
                     minimum = min(minimum, float(values.min(initial=0)))
                     stream.append(_time_major(values, np.float32))
-        self._writer.annotate("responses", minimum=minimum)
+        self._writer.group["responses"].attrs.update(minimum=minimum)
 
     def states(self, modality: str) -> None:
         """Write behavior or the pupil centre."""
@@ -188,9 +157,9 @@ class _Ingest:
                 stream.append(_time_major(values, np.float32))
 
     def truth(self, folder: Path) -> None:
-        """Write the noiseless rates of a simulated mouse, (N, length) a file."""
+        """Write the noiseless rates of a simulated mouse, (N, length) per file."""
         with self._writer.trials("truth", self._shape(self._raw.neurons), np.float32) as stream:
-            for trial, length in enumerate(self._survey.lengths):
+            for trial, length in enumerate(self._lengths):
                 path = folder / f"{trial}.npy"
                 values = read_array(path)
                 if values.ndim != 2 or values.shape[0] != self._raw.neurons or values.shape[1] < length:
@@ -201,12 +170,12 @@ class _Ingest:
                 stream.append(_time_major(values[:, :length], np.float32))
 
     def small_arrays(self) -> None:
-        """Write what is one value or row a trial or neuron."""
+        """Write what is one value or row per trial or neuron."""
         raw, writer = self._raw, self._writer
-        writer.add("lengths", np.array(self._survey.lengths, dtype=np.int64))
+        writer.add("lengths", np.array(self._lengths, dtype=np.int64))
         codes = np.array([TIERS.index(tier) for tier in raw.tiers], dtype=np.uint8)
         writer.add("tiers", codes, flag_values=list(range(len(TIERS))), flag_meanings=" ".join(TIERS))
-        writer.add("labelled", np.array(self._survey.labelled, dtype=np.uint8))
+        writer.add("labelled", np.array(self._labelled, dtype=np.uint8))
         writer.add("unit_ids", raw.unit_ids)
         writer.add("coordinates", raw.coordinates.astype(np.float32))
         for modality in STATISTICS_MODALITIES:
@@ -227,7 +196,7 @@ def ingest(raw: RawMouse, mouse_set: MouseSet, folder: Path, truth: Path | None,
         mouse_set: whether its test responses are withheld.
         folder: an existing, empty folder.
         truth: folder with the noiseless rate of each trial, where it is known.
-        advance: called once a trial and modality.
+        advance: called once per trial and modality.
 
     Raises:
         DataError: a raw file is missing or unsound; the folder is then incomplete.
@@ -247,4 +216,4 @@ def ingest(raw: RawMouse, mouse_set: MouseSet, folder: Path, truth: Path | None,
     if truth is not None:
         run.truth(truth)
     run.small_arrays()
-    writer.annotate_group(sources=run.sources())
+    writer.group.attrs.update(sources=run.sources())

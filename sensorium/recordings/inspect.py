@@ -110,5 +110,5 @@ def trial_facts(store: MouseStore, trial: int, fold: int | None) -> Facts:
         "length": f"{length} frames, {length / FRAMES_PER_SECOND:.1f} s",
         "video hash": f"{int(store.video_hashes[trial]):016x}",
         "other showings": f"trial {', '.join(others)}" if others else "none to this mouse",
-        "responses": "data" if store.labelled(trial) else "withheld or unusable",
+        "responses": "data" if store.labels[trial] else "withheld or unusable",
     }

@@ -32,7 +32,7 @@ def parse(tree: Any) -> dict[str, FileEntry] | None:
 def differences(
     folder: Path, files: Mapping[str, FileEntry], quick: bool, on_bytes: Callable[[int], None] = lambda _: None
 ) -> list[str]:
-    """Files that are missing or changed, a phrase each.
+    """Files that are missing or changed, one phrase each.
 
     Args:
         folder: the mouse's folder.

@@ -20,13 +20,8 @@ from sensorium.data.layout import THUMBNAIL_STEP
 
 HASHED_FRAMES = 5
 """Frames of a video that enter its hash."""
-
-_PICTURE_SIDE, _HASH_SIDE = 32, 8
-"""Pixels of the resized frame and coefficients of the hash, along each axis."""
-
-_COSINE_BITS = 20
-"""Binary digits of a cosine after the point; all sums then fit 64 bits."""
-
+_PICTURE_SIDE, _HASH_SIDE = 32, 8  # pixels of the resized frame and coefficients of the hash, along each axis
+_COSINE_BITS = 20  # binary digits of a cosine after the point; all sums then fit 64 bits
 THUMBNAIL_GRID = (4, 8)
 """Rows and columns of blocks of a thumbnail."""
 
@@ -74,18 +69,13 @@ def thumbnails(video: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     Two frames that differ by one grey level at most have thumbnails that do so too.
     """
     frames = np.clip(video[::THUMBNAIL_STEP], 0, 255).astype(np.uint8).astype(np.int64)
-    for axis, blocks in ((1, THUMBNAIL_GRID[0]), (2, THUMBNAIL_GRID[1])):
+    pixels = np.ones((1, *video.shape[1:]), dtype=np.int64)
+    return (_block_sums(frames) // _block_sums(pixels)).astype(np.uint8)
+
+
+def _block_sums(frames: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    for axis, blocks in enumerate(THUMBNAIL_GRID, start=1):
         size = frames.shape[axis]
         edges = np.arange(min(blocks, size)) * size // min(blocks, size)
         frames = np.add.reduceat(frames, edges, axis=axis)
-    means: npt.NDArray[np.uint8] = (frames // _block_sizes(video.shape[1], video.shape[2])).astype(np.uint8)
-    return means
-
-
-def _block_sizes(height: int, width: int) -> npt.NDArray[np.int64]:
-    """Number of pixels of each block, broadcastable to the thumbnails."""
-    counts = []
-    for size, blocks in ((height, THUMBNAIL_GRID[0]), (width, THUMBNAIL_GRID[1])):
-        number = min(blocks, size)
-        counts.append(np.diff(np.arange(number + 1) * size // number))
-    return np.outer(counts[0], counts[1])
+    return frames

@@ -1,4 +1,4 @@
-"""Raw recordings as the competition publishes them: one folder a mouse, one .npy a trial and modality.
+"""Raw recordings as the competition publishes them: one folder per mouse, one .npy per trial and modality.
 
     <mouse>/data/{videos,responses,behavior,pupil_center}/<trial>.npy
     <mouse>/meta/neurons/{unit_ids,cell_motor_coordinates}.npy
@@ -20,21 +20,13 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
-from sensorium import mice
 from sensorium.errors import DataError
-from sensorium.mice import TIERS
+from sensorium.mice import MODALITIES, STATISTICS, TIERS
 
 Float64Array = npt.NDArray[np.float64]
 
-MODALITIES = mice.MODALITIES
-"""What is recorded in every trial, by folder name."""
-
 BEHAVIOR_CHANNELS = ("pupil dilation", "running speed")
 """Rows of `behavior`."""
-
-STATISTICS = mice.STATISTICS
-"""Statistics over the training trials, each with the shape of a trial."""
-
 RESTORE = "Restore the file, or remove the mouse's folder and run the command that provides it again."
 
 
@@ -84,7 +76,7 @@ def read_tiers(folder: Path) -> list[str]:
     path = folder / "meta" / "trials" / "tiers.npy"
     array = read_array(path)
     if array.ndim != 1 or array.dtype.kind != "U" or array.size == 0:
-        raise DataError(f"{path}: {array.dtype} of shape {array.shape}, expected one string a trial.", RESTORE)
+        raise DataError(f"{path}: {array.dtype} of shape {array.shape}, expected one string per trial.", RESTORE)
     tiers = [str(tier) for tier in array]
     for trial, tier in enumerate(tiers):
         if tier not in TIERS:
@@ -101,7 +93,7 @@ def read_unit_ids(folder: Path) -> npt.NDArray[np.uint32]:
     path = folder / "meta" / "neurons" / "unit_ids.npy"
     array = read_array(path)
     if array.ndim != 1 or array.dtype.kind not in "ui" or array.size == 0:
-        raise DataError(f"{path}: {array.dtype} of shape {array.shape}, expected one integer a neuron.", RESTORE)
+        raise DataError(f"{path}: {array.dtype} of shape {array.shape}, expected one integer per neuron.", RESTORE)
     if int(array.min()) < 0 or int(array.max()) > np.iinfo(np.uint32).max:
         raise DataError(f"{path}: identifiers from {array.min()} to {array.max()} are no 32-bit integers.", RESTORE)
     if np.unique(array).size != array.size:
@@ -151,18 +143,6 @@ def is_too_deep(folder: Path) -> bool:
     return (folder / folder.name / "data").is_dir() and not (folder / "data").exists()
 
 
-def require_flat(folder: Path) -> None:
-    """Refuse a mouse's folder that holds the mouse's folder.
-
-    Raises:
-        DataError: naming the inner folder.
-    """
-    if is_too_deep(folder):
-        raise DataError(
-            f"{folder / folder.name}: the recordings lie one folder too deep.", f"Move what is in there to {folder}."
-        )
-
-
 class RawMouse:
     """One mouse's raw recordings, read on demand; making one reads the meta files only."""
 
@@ -187,7 +167,11 @@ class RawMouse:
 
     def _require_folders(self) -> None:
         require_linked(self.folder)
-        require_flat(self.folder)
+        if is_too_deep(self.folder):
+            inner = self.folder / self.folder.name
+            raise DataError(
+                f"{inner}: the recordings lie one folder too deep.", f"Move what is in there to {self.folder}."
+            )
         if not self.folder.is_dir():
             raise DataError(
                 f"{self.folder}: the mouse's folder does not exist.",
@@ -301,11 +285,7 @@ class RawMouse:
         return lengths[shortest]
 
     def statistics(self, modality: str, name: str) -> Float64Array:
-        """A statistic over the training trials, a frame, in the shape of a trial.
-
-        Args:
-            modality: one of `MODALITIES`.
-            name: one of `STATISTICS`.
+        """A statistic over the training trials, per frame, in the shape of a trial.
 
         Raises:
             DataError: the file is missing, truncated, or of another dtype or shape.

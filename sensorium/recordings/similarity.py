@@ -11,10 +11,8 @@ import numpy.typing as npt
 
 TOLERANCE = 1
 """Largest difference between two frames that show the same, grey levels."""
-
 SHARE = 0.85
 """Share of frames that two trials of one video have in common at least."""
-
 Pairs = npt.NDArray[np.int64]
 
 

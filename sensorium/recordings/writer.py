@@ -1,6 +1,6 @@
 """Writes a mouse's store through Zarr, a chunk at a time.
 
-Equal values give equal bytes: nothing in a store tells when, where or by whom it was written.
+Equal values give equal bytes: nothing in a store depends on when, where or by whom it was written.
 """
 
 from collections.abc import Iterator
@@ -47,16 +47,11 @@ class TrialStream:
 
 
 class StoreWriter:
-    """A new store in an empty folder."""
+    """A new store in an empty folder; attributes are added to `group` and its arrays."""
 
     def __init__(self, folder: Path, attributes: dict[str, Any]) -> None:
-        """Make the group.
-
-        Args:
-            folder: an existing, empty folder.
-            attributes: of the group, apart from format and version.
-        """
-        self._group = zarr.create_group(
+        """Make the group in an existing, empty folder; format and version are added to its attributes."""
+        self.group = zarr.create_group(
             str(folder),
             zarr_format=3,
             attributes={"format": FORMAT, "format_version": FORMAT_VERSION, **attributes},
@@ -67,7 +62,7 @@ class StoreWriter:
     ) -> "zarr.Array[Any]":
         kind = np.dtype(dtype)
         rows = trials_per_chunk(shape[0], max(1, int(np.prod(shape[1:])) * kind.itemsize))
-        return self._group.create_array(
+        return self.group.create_array(
             name,
             shape=shape,
             dtype=kind,
@@ -79,18 +74,12 @@ class StoreWriter:
             fill_value=0,
             dimension_names=dimensions,
             attributes=attributes,
-            # An absent chunk reads as zeros without complaint; a store whose chunks are all there can tell a loss.
+            # An absent chunk reads as zeros without complaint; in a store whose chunks are all there a loss is noticed.
             config={"write_empty_chunks": True},
         )
 
     def add(self, name: str, values: npt.NDArray[Any], **attributes: Any) -> None:
-        """Write a small array whole.
-
-        Args:
-            name: one of `layout.ARRAYS`.
-            values: its values.
-            attributes: beyond units and description.
-        """
+        """Write one of `layout.ARRAYS` whole, with attributes beyond units and description."""
         self._open(name, values.shape, values.dtype, attributes)[...] = values
 
     def _open(
@@ -102,37 +91,13 @@ class StoreWriter:
 
     @contextmanager
     def trials(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Iterator[TrialStream]:
-        """Open an array (trial, L, ...) for writing trial after trial.
-
-        Args:
-            name: one of `layout.ARRAYS`.
-            shape: of the whole array.
-            dtype: of the array.
-        """
+        """Open one of `layout.ARRAYS`, of shape (trial, L, ...), for writing trial after trial."""
         stream = TrialStream(self._open(name, shape, dtype, {}))
         yield stream
         stream.close()
 
-    def remove(self, name: str) -> None:
-        """Take an array away again."""
-        del self._group[name]
-
-    def annotate(self, name: str, **attributes: Any) -> None:
-        """Add attributes to an array that is already written."""
-        self._group[name].attrs.update(attributes)
-
-    def annotate_group(self, **attributes: Any) -> None:
-        """Add attributes to the group."""
-        self._group.attrs.update(attributes)
-
     def add_statistics(self, modality: str, names: tuple[str, ...], values: npt.NDArray[np.float32]) -> None:
-        """Write the statistics of one modality.
-
-        Args:
-            modality: name of the modality.
-            names: of the statistics.
-            values: (statistic, frame, ...), NaN after the longest trial.
-        """
+        """Write the statistics of one modality, (statistic, frame, ...), NaN after the longest trial."""
         dimensions = ("statistic", *ARRAYS[modality].dimensions[1:])
         attributes = {"units": STATISTICS_UNITS, "statistics": list(names)}
         self._create(f"{STATISTICS_GROUP}/{modality}", values.shape, values.dtype, dimensions, attributes)[...] = values

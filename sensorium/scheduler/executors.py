@@ -92,7 +92,7 @@ class LocalHandle:
     def poll(self) -> int | None:
         """See `Handle`.
 
-        The shell that leads the group dies from SIGTERM at once, while a training under it saves its state:
+        The shell that leads the group dies from SIGTERM at once, while a training under it saves a checkpoint:
         a cancelled command has ended when all of its group has. The leader is left unreaped until then, so
         that its id stays the group's.
         """

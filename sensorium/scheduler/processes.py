@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, Self
 
 GRACE_SECONDS = 30.0
-"""Time that a command has to save its state after SIGTERM, before it is killed."""
+"""Time that a command has to save a checkpoint after SIGTERM, before it is killed."""
 CHANGED, FAILED, UNCHANGED = 0, 1, 3
 """Exit codes of a stage's process: the stage was run and recorded, it failed, it had nothing to do."""
 _MARGIN_SECONDS = 5.0

@@ -20,7 +20,7 @@ from sensorium.inference.sliding import prediction_device
 from sensorium.mice import SPLITS
 from sensorium.paths import Paths
 from sensorium.recovery import trained_folds
-from sensorium.stages.predict import tell_error
+from sensorium.stages.predict import print_error
 
 
 def run(
@@ -60,7 +60,7 @@ def run(
             weights = paths.weights(names)
         chosen = None if weights is None else list(read_weights(weights, names).values())
         members = [Predictions.open(paths.predictions(name, split)) for name in names]
-        stores = [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice]
+        stores = [MouseStore(paths.store(mouse)) for mouse in config.dataset.mice]
         busy = PredictionError(
             f"{folder}: another process is writing these predictions.", "Wait until it has finished."
         )
@@ -68,13 +68,13 @@ def run(
             average(members, stores, split, folder, chosen)
         return
     trained, pinned = _registered(config, paths, pin, names)
-    stores = [MouseStore.open(paths.store(mouse)) for mouse in chosen_mice(config.dataset.mice, split)]
+    stores = [MouseStore(paths.store(mouse)) for mouse in chosen_mice(config.dataset.mice, split)]
     assignments = plan(paths, stores, split, trained)
     device = prediction_device(config.runtime.accelerator, config.prediction.precision)
     job = PredictionJob(split, assignments, config.window, config.prediction, device, pinned)
     work = paths.state / "predict" / ",".join(names) / split
     run_job(job, folder, work, config.runtime.devices)
-    tell_error(folder)
+    print_error(folder)
 
 
 def _registered(config: Config, paths: Paths, pin: Path, experiments: Sequence[str]) -> tuple[Trained, Weights | None]:

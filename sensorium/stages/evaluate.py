@@ -62,7 +62,7 @@ def run(config: Config, paths: Paths) -> None:
 
 
 def _forget_removed(config: Config, paths: Paths) -> None:
-    """Remove the digests of experiments that params.yaml no longer has: DVC would go on to see them as an input."""
+    """Remove the digests of experiments that params.yaml no longer has: DVC would still see them as an input."""
     for path in paths.out_of_fold.glob("*.json"):
         if path.stem not in config.experiments:
             path.unlink()
@@ -99,7 +99,7 @@ def _trained(name: str, member: Predictions) -> str:
 
 
 def _score(config: Config, paths: Paths, mouse: str, folds: Folds, sources: OutOfFold) -> MouseScores:
-    store = MouseStore.open(paths.store(mouse))
+    store = MouseStore(paths.store(mouse))
     return score_mouse(
         store, predicted_folds(config, folds, mouse), folds.group(mouse), sources.load, config.evaluation
     )

@@ -22,7 +22,7 @@ def run(config: Config, paths: Paths) -> None:
     """
     busy = DataError(f"{paths.folds}: another process is writing the folds.", "Wait until it has finished.")
     with exclusive_lock(paths.lock("folds"), busy, paths.folds):
-        stores = [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice]
+        stores = [MouseStore(paths.store(mouse)) for mouse in config.dataset.mice]
         _require_long_trials(stores, config.window)
         report = write_folds(stores, config.folds.count, config.folds.grouping, paths.folds)
     table = Table("mouse", *(f"fold {fold}" for fold in range(config.folds.count)), title="Labelled trials")

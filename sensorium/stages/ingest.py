@@ -26,7 +26,8 @@ def run(config: Config, paths: Paths, mouse: Mouse = None) -> None:
 
 def _ingest(config: Config, paths: Paths, mouse: str) -> None:
     """Build one mouse's store; it appears when it is complete."""
-    _provide(config, paths, mouse)
+    provide = {"synthesize": synthesize.run, "download": download.run, "verify": verify.run}[config.dataset.get]
+    provide(config, paths, mouse)
     store = paths.store(mouse)
     folder = config.raw_folder(paths.root)
     busy = DataError(f"{store}: another process is writing this store.", "Wait until it has finished.")
@@ -44,13 +45,3 @@ def _ingest(config: Config, paths: Paths, mouse: str) -> None:
                 lambda: progress.advance(task),
             )
     console.print(f"{mouse}: {raw.trials} trials of {raw.neurons} neurons in {store}")
-
-
-def _provide(config: Config, paths: Paths, mouse: str) -> None:
-    """Simulate, download or check the raw mouse, as `dataset.get` says."""
-    if config.dataset.get == "synthesize":
-        synthesize.run(config, paths, mouse)
-    elif config.dataset.get == "download":
-        download.run(config, paths, mouse)
-    else:
-        verify.run(config, paths, mouse)

@@ -41,7 +41,7 @@ def run(
     """
     config.experiment(experiment)
     require_choice("split", split, SPLITS)
-    stores = [MouseStore.open(paths.store(mouse)) for mouse in chosen_mice(config.dataset.mice, split, dataset)]
+    stores = [MouseStore(paths.store(mouse)) for mouse in chosen_mice(config.dataset.mice, split, dataset)]
     trained = {experiment: trained_folds(config.folds.train.values(), paths, experiment)}
     assignments = plan(paths, stores, split, trained)
     device = prediction_device(config.runtime.accelerator, config.prediction.precision)
@@ -51,7 +51,7 @@ def run(
     run_job(job, folder, work, config.runtime.devices)
     if split == FOLDS_SPLIT:
         _write_digests(paths, experiment, folder)
-    tell_error(folder)
+    print_error(folder)
 
 
 def _write_digests(paths: Paths, experiment: str, folder: Path) -> None:
@@ -69,8 +69,8 @@ def _write_digests(paths: Paths, experiment: str, folder: Path) -> None:
     write_json(paths.out_of_fold / f"{experiment}.json", digests)
 
 
-def tell_error(folder: Path) -> None:
-    """Print what mixed precision cost, as measured on one trial a mouse; nothing in float32."""
+def print_error(folder: Path) -> None:
+    """Print what mixed precision cost, as measured on one trial per mouse; nothing in float32."""
     provenance = Predictions.open(folder).provenance
     for mouse, error in provenance["relative_error"].items():
         precision = provenance["prediction"]["precision"]

@@ -56,7 +56,7 @@ def _gather(config: Config, paths: Paths) -> Material:
         raise PredictionError(f"{missing}: the file does not exist.", remedy(missing, _REMEDY)) from None
     weights = paths.evaluation / WEIGHTS_FILE
     ensemble = EnsembleWeights.load(weights, PredictionError, later_remedy(weights, _REMEDY))
-    store = MouseStore.open(paths.store(next(iter(config.dataset.mice))))
+    store = MouseStore(paths.store(next(iter(config.dataset.mice))))
     numbers = Folds.load(paths.folds).of(store.name)
     trial = trial_to_show(store, numbers)
     own = neurons[(neurons["mouse"] == store.name) & (neurons["source"] == ENSEMBLE)][SINGLE_TRIAL].to_numpy()

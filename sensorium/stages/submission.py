@@ -25,7 +25,7 @@ def run(config: Config, paths: Paths, experiments: Experiments, track: Track) ->
     """
     require_choice("track", track, tuple(TRACKS))
     names = ",".join(select_experiments(config, experiments))
-    stores = [MouseStore.open(paths.store(mouse)) for mouse, kind in config.dataset.mice.items() if kind == "new"]
+    stores = [MouseStore(paths.store(mouse)) for mouse, kind in config.dataset.mice.items() if kind == "new"]
     parts = [(tier, Predictions.open(paths.predictions(names, tier))) for tier in TRACKS[track]]
     folder = paths.submission(track)
     busy = PredictionError(f"{folder}: another process is writing this submission.", "Wait until it has finished.")

@@ -1,4 +1,4 @@
-"""`sensorium train`: train one fold of an experiment, or go on with it, and publish its best weights."""
+"""`sensorium train`: train one fold of an experiment, or continue it, and publish its best weights."""
 
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric.fabric import Fabric
+from rich.console import Console
 
 from sensorium import tracking
-from sensorium.callbacks.checkpoints import CheckpointFolder, TrainingInfo
-from sensorium.callbacks.progress import NullProgress, TerminalProgress
-from sensorium.callbacks.recorder import NullRecorder, Recorder, closing
+from sensorium.callbacks.checkpoints import CheckpointFolder, TrainingInfo, remove
+from sensorium.callbacks.progress import TrainingProgress
+from sensorium.callbacks.recorder import Recorder, closing
 from sensorium.callbacks.stopping import PrunedError, StopRequest, watch_parents
 from sensorium.commands.options import Experiment, Folds, select_folds
 from sensorium.config import Config, ExperimentConfig
-from sensorium.data.folds import Folds as FoldTable
 from sensorium.data.store import MouseStore
 from sensorium.errors import TrainingError
 from sensorium.files import exclusive_lock
@@ -25,7 +25,7 @@ from sensorium.model import checkpoint
 from sensorium.model.architecture import AnyModel
 from sensorium.paths import Paths
 from sensorium.training import devices
-from sensorium.training.assembly import FoldSetup, assemble, teacher_remedy
+from sensorium.training.assembly import assemble, neuron_counts, teacher_remedy, unit_digests
 from sensorium.training.history import Best, Row, to_csv
 from sensorium.training.loop import Callbacks, Pruner, Trainer
 
@@ -54,48 +54,8 @@ class Job:
     fold: int
     provenance: dict[str, Any]
     open_recorder: Callable[[], Recorder]
-    checkpoints: Path
-    """Parent of the folders of checkpoints."""
     trial: Trial | None = None
     """The trial of a sweep that this is; its weights are not published."""
-
-    @property
-    def settings(self) -> ExperimentConfig:
-        """Settings of the experiment."""
-        return self.config.experiment(self.experiment)
-
-    @property
-    def output(self) -> Path:
-        """Where the result goes."""
-        return self.paths.fold(self.experiment, self.fold)
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of the whole training."""
-        return self.settings.training.warmup_epochs + self.settings.training.cosine_epochs
-
-    @property
-    def name(self) -> str:
-        """What the user calls it."""
-        return self.trial.name if self.trial else f"{self.experiment} fold {self.fold}"
-
-    def setup(self) -> FoldSetup:
-        """Open the data.
-
-        Raises:
-            DataError: a store or the folds are missing or damaged.
-        """
-        config, distillation = self.config, self.settings.distillation
-        return FoldSetup(
-            settings=self.settings,
-            window=config.window,
-            seed=config.seed,
-            stores=[MouseStore.open(self.paths.store(mouse)) for mouse in config.dataset.mice],
-            folds=FoldTable.load(self.paths.folds),
-            fold=self.fold,
-            teacher=self.paths.fold(distillation.teacher, self.fold) if distillation else None,
-            workers=config.runtime.workers,
-        )
 
 
 def run(config: Config, paths: Paths, experiment: Experiment, folds: Folds = None) -> None:
@@ -116,30 +76,19 @@ def run(config: Config, paths: Paths, experiment: Experiment, folds: Folds = Non
 def train_fold(config: Config, paths: Paths, experiment: str, fold: int) -> None:
     """Train one fold and publish it.
 
-    Args:
-        config: all settings.
-        paths: where stores and folds lie and the result goes.
-        experiment: name in params.yaml.
-        fold: fold to hold out.
-
     Raises:
         SensoriumError: as for `run`.
     """
-    settings = config.experiment(experiment)
     busy = TrainingError(
-        f"{experiment} fold {fold}: another process is training it.", "Wait for it, or stop it; it saves its state."
+        f"{experiment} fold {fold}: another process is training it.",
+        "Wait for it, or stop it; it saves a checkpoint.",
     )
     with ExitStack() as held:
         if devices.is_first():
             held.enter_context(
                 exclusive_lock(paths.training_lock(experiment, fold), busy, paths.fold(experiment, fold))
             )
-        known = provenance(config, paths, experiment, fold, teacher_digest(settings, paths, fold))
-        recorder = partial(tracking.start_training_run, config, paths, experiment, fold, fingerprint(known))
-        fabric = devices.make_fabric(
-            config.runtime, settings.training.precision, unused_readouts=settings.distillation is None
-        )
-        devices.launch(fabric, _train, Job(config, paths, experiment, fold, known, recorder, paths.state / "train"))
+        _launch(config, paths, experiment, fold)
 
 
 def try_out(config: Config, paths: Paths, experiment: str, fold: int, trial: Trial) -> float | None:
@@ -152,15 +101,19 @@ def try_out(config: Config, paths: Paths, experiment: str, fold: int, trial: Tri
         ConfigError: no such device.
         CheckpointError: the teacher is missing or of other mice.
         UntrainableError: the loss is not finite, or memory is full.
-        TrainingError: the training cannot go on, or was asked to stop.
+        TrainingError: the training cannot continue, or was asked to stop.
     """
+    return _launch(config, paths, experiment, fold, trial)
+
+
+def _launch(config: Config, paths: Paths, experiment: str, fold: int, trial: Trial | None = None) -> float | None:
     settings = config.experiment(experiment)
     known = provenance(config, paths, experiment, fold, teacher_digest(settings, paths, fold))
-    recorder = partial(trial.open_recorder, fingerprint(known))
+    start = trial.open_recorder if trial else partial(tracking.start_training_run, config, paths, experiment, fold)
+    job = Job(config, paths, experiment, fold, known, partial(start, fingerprint(known)), trial)
     fabric = devices.make_fabric(
         config.runtime, settings.training.precision, unused_readouts=settings.distillation is None
     )
-    job = Job(config, paths, experiment, fold, known, recorder, trial.checkpoints, trial)
     return devices.launch(fabric, _train, job)
 
 
@@ -179,40 +132,45 @@ def teacher_digest(settings: ExperimentConfig, paths: Paths, fold: int) -> str |
 
 def _train(fabric: Fabric, job: Job) -> float | None:
     """Train in one of the processes; the validation correlation, None where the pruner ended the training."""
-    devices.make_deterministic(fabric, job.config.runtime.threads)
-    setup = job.setup()
-    info = TrainingInfo(job.experiment, job.fold, job.epochs)
-    folder = CheckpointFolder(job.checkpoints, fingerprint(job.provenance), info)
+    config, output = job.config, job.paths.fold(job.experiment, job.fold)
+    epochs = config.experiment(job.experiment).training.epochs
+    devices.make_deterministic(fabric, config.runtime.threads)
+    stores = [MouseStore(job.paths.store(mouse)) for mouse in config.dataset.mice]
+    info = TrainingInfo(job.experiment, job.fold, epochs)
+    parent = job.trial.checkpoints if job.trial else job.paths.state / "train"
+    folder = CheckpointFolder(parent, fingerprint(job.provenance), info)
     with StopRequest(watch_parents(between=int(fabric.world_size > 1))) as stop, suppress(PrunedError):
-        learner, source, validation = assemble(fabric, setup)
-        progress = TerminalProgress(job.name, learner.steps, job.epochs) if fabric.is_global_zero else NullProgress()
-        recorder = job.open_recorder() if fabric.is_global_zero else NullRecorder()
-        with closing(recorder), progress:
+        learner, source, validation = assemble(fabric, config, job.paths, job.experiment, job.fold, stores)
+        console = None if fabric.is_global_zero else Console(quiet=True)
+        name = job.trial.name if job.trial else f"{job.experiment} fold {job.fold}"
+        progress = TrainingProgress(name, learner.steps, epochs, console)
+        recorder = job.open_recorder() if fabric.is_global_zero else Recorder()
+        with closing(recorder), progress.bar:
             callbacks = Callbacks(recorder, progress, stop, job.trial.pruner if job.trial else None)
-            trainer = Trainer(learner, source, validation, folder, job.config.runtime.checkpoint_steps, callbacks)
+            trainer = Trainer(learner, source, validation, folder, config.runtime.checkpoint_steps, callbacks)
             best, rows = trainer.run()
             if fabric.is_global_zero and job.trial is None:
                 learner.model.load_state_dict(folder.load_best(best.epoch))
-                _publish(job, setup, learner.model, best, rows)
+                _publish(job, stores, learner.model, best, rows)
                 for name in (checkpoint.CONFIG, checkpoint.HISTORY):
-                    recorder.artifact(job.output / name)
-                progress.note(f"validation correlation {best.correlation:.4f} (epoch {best.epoch + 1}), {job.output}")
+                    recorder.artifact(output / name)
+                progress.note(f"validation correlation {best.correlation:.4f} (epoch {best.epoch + 1}), {output}")
         if fabric.is_global_zero and job.trial is None:
-            folder.remove()
+            remove(folder.path)
         return best.correlation
     return None
 
 
-def _publish(job: Job, setup: FoldSetup, model: AnyModel, best: Best, rows: list[Row]) -> None:
+def _publish(job: Job, stores: list[MouseStore], model: AnyModel, best: Best, rows: list[Row]) -> None:
     """Replace the fold's output."""
     info = checkpoint.ModelInfo(
         experiment=job.experiment,
         fold=job.fold,
-        model=job.settings.model,
+        model=job.config.experiment(job.experiment).model,
         window=job.config.window,
-        mice=setup.mice,
-        units=setup.units,
+        mice=neuron_counts(stores),
+        units=unit_digests(stores),
         scores={"val_correlation": best.correlation, "epoch": best.epoch},
         provenance=job.provenance,
     )
-    checkpoint.save(job.output, model, info, {checkpoint.HISTORY: to_csv(rows)})
+    checkpoint.save(job.paths.fold(job.experiment, job.fold), model, info, {checkpoint.HISTORY: to_csv(rows)})

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, Self
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import Field, ValidationError, model_validator
 
+from sensorium.architectures import Section
 from sensorium.config import Config, ExperimentConfig, parse
 from sensorium.errors import ConfigError
-from sensorium.section import Section
 
 FOLDER = Path("conf") / "sweep"
 """Where the files lie, relative to the project's root."""

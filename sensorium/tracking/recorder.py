@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sensorium.callbacks.recorder import Status
+from sensorium.callbacks.recorder import Recorder, Status
 from sensorium.config import Config
 from sensorium.errors import TrackingError
 from sensorium.files import digest_json
@@ -47,7 +47,7 @@ _SUSPICIOUS_SECONDS = 60.0
 """A training of this length without a run has a store that does not answer."""
 
 
-class TrainingRun:
+class TrainingRun(Recorder):
     """Recorder of one fold's training: params, metrics and artifacts for MLflow."""
 
     def __init__(

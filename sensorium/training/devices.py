@@ -108,7 +108,7 @@ def launch(fabric: Fabric, function: Callable[..., Result], *arguments: Any) -> 
         except ProcessException as fault:
             _raise_reported(Path(folder))
             raise TrainingError(
-                f"training process {fault.error_index} died: {fault}", "Run the same command again; it goes on."
+                f"training process {fault.error_index} died: {fault}", "Run the same command again; it continues."
             ) from fault
     return result
 
@@ -118,13 +118,8 @@ def _report_faults(function: Callable[..., Result], folder: Path, arguments: tup
     try:
         return function(fabric, *arguments)
     except SensoriumError as fault:
-        report = {
-            "kind": type(fault).__name__,
-            "problem": fault.problem,
-            "remedy": fault.remedy,
-            "exit_code": fault.exit_code,
-        }
-        write_json(folder / f"{fabric.global_rank}.json", report)
+        report = {"kind": type(fault).__name__, "exit_code": fault.exit_code}
+        write_json(folder / f"{fabric.global_rank}.json", report | {"problem": fault.problem, "remedy": fault.remedy})
         raise
 
 

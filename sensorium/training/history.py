@@ -5,7 +5,7 @@ The file holds no times of day and no speeds, so that equal trainings give equal
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 Row = dict[str, int | float]
@@ -32,7 +32,7 @@ def best_epoch(rows: Sequence[Row], warmup_epochs: int) -> Best | None:
     return Best(int(row["epoch"]), row["val_correlation"])
 
 
-def patience_exhausted(rows: Sequence[Row], warmup_epochs: int, patience: int | None) -> bool:
+def stops_early(rows: Sequence[Row], warmup_epochs: int, patience: int | None) -> bool:
     """Whether `patience` epochs have passed since the best one; None never ends early."""
     best = best_epoch(rows, warmup_epochs)
     return patience is not None and best is not None and rows[-1]["epoch"] - best.epoch >= patience
@@ -45,3 +45,9 @@ def to_csv(rows: Sequence[Row]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def as_metrics(row: Mapping[str, float]) -> dict[str, float]:
+    """A row as the metrics of a run."""
+    metrics = {name.replace("val_", "val/", 1): value for name, value in row.items() if name.startswith("val_")}
+    return {"train/epoch_loss": row["train_loss"], **metrics}

@@ -1,5 +1,7 @@
 """One optimizer step: what learns, and everything it carries from step to step."""
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,16 +9,48 @@ from lightning_fabric.fabric import Fabric
 from torch import Tensor
 
 from sensorium.config import TrainingConfig
-from sensorium.data.batch import Batch
+from sensorium.data.inputs import Batch
 from sensorium.errors import UntrainableError
 from sensorium.model.architecture import AnyModel
 from sensorium.seeding import torch_seed
 from sensorium.training.devices import average_buffers
-from sensorium.training.ema import ExponentialMovingAverage
 from sensorium.training.schedule import make_schedule
 from sensorium.training.task import Student, Supervised
 
 _CPU_MEMORY_FULL = "can't allocate memory"  # of PyTorch's CPU allocator, which raises a plain RuntimeError
+
+
+class ExponentialMovingAverage:
+    """The weights that are validated and published: every state entry averaged, buffers too; counters are copied.
+
+    The average starts at the model's first weights, as published.
+    """
+
+    def __init__(self, model: AnyModel, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        source, average = model.state_dict(), self.model.state_dict()
+        floating = [name for name, value in average.items() if value.is_floating_point()]
+        counters = [name for name in average if name not in set(floating)]
+        # State entries share memory with the parameters for as long as the module lives: looked up once.
+        self._floating = ([average[name] for name in floating], [source[name] for name in floating])
+        self._counters = [(average[name], source[name]) for name in counters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average by 1 - decay towards the model's present state."""
+        averages, sources = self._floating
+        torch._foreach_lerp_(averages, sources, 1.0 - self.decay)
+        for average, source in self._counters:
+            average.copy_(source)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """State entries of the average."""
+        return self.model.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the average in place."""
+        self.model.load_state_dict(state)
 
 
 class Learner:
@@ -29,16 +63,7 @@ class Learner:
     def __init__(
         self, fabric: Fabric, model: AnyModel, task: Supervised, recipe: TrainingConfig, seed: int, steps: int
     ) -> None:
-        """Set up.
-
-        Args:
-            fabric: device, precision and processes.
-            model: with its first weights; moved to the device.
-            task: what to learn from.
-            recipe: settings.
-            seed: source of dropout and stochastic depth.
-            steps: optimizer steps an epoch.
-        """
+        """Set up a model with its first weights; `seed` is that of dropout, `steps` are optimizer steps per epoch."""
         self.fabric, self.task, self.recipe, self.seed, self.steps = fabric, task, recipe, seed, steps
         self.optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -122,7 +147,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Continue from `state_dict`."""
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])

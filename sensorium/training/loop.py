@@ -18,31 +18,17 @@ from sensorium.callbacks.progress import TrainingProgress
 from sensorium.callbacks.recorder import Recorder
 from sensorium.callbacks.stopping import PrunedError, StoppedError, StopRequest
 from sensorium.config import TrainingConfig
-from sensorium.data.batch import Batch
+from sensorium.data.inputs import Batch
 from sensorium.errors import UntrainableError
-from sensorium.model.architecture import AnyModel
 from sensorium.training.devices import reduce
-from sensorium.training.history import Best, Row, best_epoch, patience_exhausted
+from sensorium.training.history import Best, Row, as_metrics, best_epoch, stops_early
 from sensorium.training.learner import Learner
+from sensorium.training.validation import FoldValidation
 
 REPORT_STEPS = 10
 """Optimizer steps between two looks at the loss, each of which waits for the device."""
-
 BatchSource = Callable[[int, int], Iterable[Batch]]
 """(epoch, first step) to this process's share of each batch from that step on."""
-
-
-class Validation(Protocol):
-    """Scores a model on the fold's held-out windows."""
-
-    def __call__(self, model: AnyModel, pause: Callable[[], None]) -> dict[str, float]:
-        """Columns of the history; the same in every process.
-
-        Args:
-            model: the averaged weights.
-            pause: to be called between two batches; it may raise.
-        """
-        ...
 
 
 class Pruner(Protocol):
@@ -84,27 +70,17 @@ class Trainer:
         self,
         learner: Learner,
         source: BatchSource,
-        validation: Validation,
+        validation: FoldValidation,
         folder: CheckpointFolder,
         checkpoint_steps: int,
         callbacks: Callbacks,
     ) -> None:
-        """Put the parts together.
-
-        Args:
-            learner: what learns.
-            source: the data.
-            validation: how it is scored.
-            folder: where checkpoints lie.
-            checkpoint_steps: steps between two checkpoints within an epoch.
-            callbacks: logging, progress, stopping and pruning.
-        """
+        """Put the parts together; `checkpoint_steps` lie between two checkpoints within an epoch."""
         self.learner, self.source, self.validation, self.folder = learner, source, validation, folder
         self.checkpoint_steps = checkpoint_steps
         self.callbacks = callbacks
         self.fabric: Fabric = learner.fabric
         self.recipe: TrainingConfig = learner.recipe
-        self.epochs = self.recipe.warmup_epochs + self.recipe.cosine_epochs
         self.at = Position()
         self._losses = torch.zeros(learner.steps, device=self.fabric.device)
         self._known = 0  # steps of the epoch whose loss all processes have
@@ -122,24 +98,22 @@ class Trainer:
             PrunedError: the pruner ended it.
         """
         self._restore()
-        while self._goes_on():
+        while self._continues():
             self._train_epoch()
             self._finish_epoch()
         best = best_epoch(self.at.rows, self.recipe.warmup_epochs)
         assert best is not None, "there is at least one cosine epoch"
         return best, self.at.rows
 
-    def _goes_on(self) -> bool:
-        exhausted = patience_exhausted(self.at.rows, self.recipe.warmup_epochs, self.recipe.early_stopping)
-        over = self.at.epoch >= self.epochs or exhausted
+    def _continues(self) -> bool:
+        exhausted = stops_early(self.at.rows, self.recipe.warmup_epochs, self.recipe.early_stopping)
+        over = self.at.epoch >= self.recipe.epochs or exhausted
         pruner = self.callbacks.pruner
         if pruner is not None and self.at.rows and self.at.step == 0:
             pruned = self.fabric.is_global_zero and pruner(self.at.rows, over=over)
             if self.fabric.broadcast(pruned):
                 raise PrunedError(f"training ended by the pruner after {self.at.epoch} epochs.")
         return not over
-
-    # -- steps -----------------------------------------------------------------------------------
 
     def _train_epoch(self) -> None:
         at = self.at
@@ -161,11 +135,7 @@ class Trainer:
             self._pause()
 
     def _gather_losses(self) -> list[float]:
-        """Losses of the steps since the last look, over all processes.
-
-        Raises:
-            UntrainableError: one is not finite.
-        """
+        """Losses of the steps since the last report, over all processes; none may be infinite or NaN."""
         first, self._known = self._known, self.at.step
         losses = self._losses[first : self.at.step]
         if self.fabric.world_size > 1 and len(losses):
@@ -198,8 +168,6 @@ class Trainer:
         """Optimizer steps since the start of the training."""
         return self.at.epoch * self.learner.steps + self.at.step
 
-    # -- epochs ----------------------------------------------------------------------------------
-
     def _finish_epoch(self) -> None:
         at = self.at
         self._report()
@@ -210,7 +178,7 @@ class Trainer:
             "train_loss": float(self._losses.double().mean()),
             **scores,
         }
-        self.callbacks.recorder.metrics(_measured(row), self._done())
+        self.callbacks.recorder.metrics(as_metrics(row), self._done())
         at.rows.append(row)
         best = best_epoch(at.rows, self.recipe.warmup_epochs)
         if best is not None and best.epoch == at.epoch and self.fabric.is_global_zero:
@@ -218,8 +186,6 @@ class Trainer:
         at.epoch, at.step, self._known = at.epoch + 1, 0, 0
         self._save()
         self.callbacks.progress.epoch(row)
-
-    # -- checkpoints ----------------------------------------------------------------------------------
 
     def _save(self) -> None:
         self._gather_losses()
@@ -243,7 +209,7 @@ class Trainer:
         self._known = self.at.step
         self.callbacks.progress.note(f"continues in epoch {self.at.epoch + 1} after {self.at.step} steps")
         for row in self.at.rows:  # a recorder that lost an epoch gets it again
-            self.callbacks.recorder.metrics(_measured(row), (int(row["epoch"]) + 1) * self.learner.steps)
+            self.callbacks.recorder.metrics(as_metrics(row), (int(row["epoch"]) + 1) * self.learner.steps)
 
     def _pause(self) -> None:
         """Save and stop when any process was asked to."""
@@ -258,9 +224,3 @@ class Trainer:
         """As `_pause`, where processes cannot be out of step."""
         if self.fabric.world_size == 1:
             self._pause()
-
-
-def _measured(row: Row) -> dict[str, float]:
-    """A row of the history as metrics of a run."""
-    metrics = {name.replace("val_", "val/", 1): value for name, value in row.items() if name.startswith("val_")}
-    return {"train/epoch_loss": row["train_loss"], **metrics}

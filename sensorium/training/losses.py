@@ -51,7 +51,7 @@ def pair_weights(labelled: Tensor, ratio: float | None) -> Tensor:
 
 
 def weight_per_window(mice: int, ratio: float | None) -> float:
-    """Sum of `pair_weights` over a batch whose windows are labelled for one mouse each, a window.
+    """Sum of `pair_weights` over a batch whose windows are labelled for one mouse each, per window.
 
     It depends on neither the batch nor its division, so that every process and every chunk can
     normalise by the whole batch without asking the others.

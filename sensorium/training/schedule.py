@@ -71,11 +71,6 @@ _DECAYS = {"cosine": WarmupCosine, "linear": WarmupLinear}
 
 
 def make_schedule(recipe: TrainingConfig, steps: int) -> Schedule:
-    """The schedule that an experiment's settings choose.
-
-    Args:
-        recipe: settings.
-        steps: optimizer steps per epoch.
-    """
+    """The schedule that settings choose, for so many optimizer steps per epoch."""
     make, (warmup, decay) = _DECAYS[recipe.schedule], (recipe.warmup_epochs, recipe.cosine_epochs)
     return make(recipe.learning_rate, recipe.final_learning_rate, warmup * steps, decay * steps)

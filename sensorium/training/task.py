@@ -1,21 +1,20 @@
-"""What a student learns from: the data alone, or the data and a teacher (see `distillation`).
+"""What a student learns from: the data alone, or the data and a teacher.
 
-Shapes: B windows, b windows of one mouse, C channels, T frames, H W pixels, N neurons of one mouse.
+Shapes: B windows, b windows of one mouse, M mice, C channels, T frames, H W pixels, N neurons of one mouse.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
-from sensorium.data.batch import Batch
-from sensorium.data.inputs import assemble
+from sensorium.data.inputs import Batch, assemble
 from sensorium.model.architecture import AnyModel
-from sensorium.training.losses import Loss, Target, weight_per_window, weighted_loss
+from sensorium.training.losses import Loss, Target, pair_weights, weight_per_window, weighted_loss
 
 Readouts = Sequence[tuple[int, Tensor]]
 """Which readouts to compute, and for which rows (b,) of the batch."""
-
 Forward = Callable[[Tensor, Readouts], list[Tensor]]
 """A `Student`, possibly wrapped for mixed precision and several processes."""
 
@@ -51,13 +50,7 @@ class Supervised:
     """Share of the loss weight that a teacher has."""
 
     def __init__(self, canvas: tuple[int, int], mice: int, loss: Loss) -> None:
-        """Describe the task.
-
-        Args:
-            canvas: height and width of the input, pixels.
-            mice: number of readouts.
-            loss: compares predictions with targets.
-        """
+        """Describe the task; `canvas` is height and width of the input, pixels, `mice` the number of readouts."""
         self.canvas, self.mice, self._loss = canvas, mice, loss
 
     def targets(self, batch: Batch, inputs: Tensor) -> list[Target]:  # noqa: ARG002 -- a teacher looks at the inputs
@@ -81,3 +74,49 @@ class Supervised:
         targets = self.targets(batch, inputs)
         predictions = student(inputs, [(target.mouse, target.rows) for target in targets])
         return weighted_loss(self._loss, predictions, targets) / (windows * weight_per_window(self.mice, self.ratio))
+
+
+class Distillation(Supervised):
+    """Learning from the same fold's teacher what no mouse of the data could show (arXiv:1503.02531).
+
+    The teacher predicts every readout that has no label, on the same mixed input, in eval mode.
+    """
+
+    def __init__(
+        self,
+        canvas: tuple[int, int],
+        teacher: AnyModel,
+        ratio: float,
+        autocast: Callable[[], AbstractContextManager[object]],
+        loss: Loss,
+    ) -> None:
+        """Take over a trained teacher of the same mice, which is already on the student's device.
+
+        `ratio` is the share of the loss weight that its targets have, `autocast` the context of its arithmetic.
+        """
+        super().__init__(canvas, len(teacher.neurons), loss)
+        self.teacher = teacher.eval().fused()
+        self.ratio = ratio
+        self.autocast = autocast
+
+    def targets(self, batch: Batch, inputs: Tensor) -> list[Target]:
+        """Every readout of every window: the label where there is one, else the teacher's prediction."""
+        labelled = torch.zeros((len(batch), self.mice), dtype=torch.bool, device=batch.mice.device)
+        for mouse, own in batch.targets.items():
+            labelled[own.rows, mouse] = True
+        weights = pair_weights(labelled, self.ratio)
+        rows = torch.arange(len(batch), device=inputs.device)
+        return [
+            Target(mouse, rows, responses, weights[:, mouse])
+            for mouse, responses in enumerate(self._responses(batch, inputs))
+        ]
+
+    @torch.no_grad()
+    def _responses(self, batch: Batch, inputs: Tensor) -> list[Tensor]:
+        """(B, N, T) float32 of each mouse."""
+        with self.autocast():
+            features = self.teacher.features(inputs)
+            responses = [self.teacher.readout(features, mouse).float() for mouse in range(self.mice)]
+        for mouse, own in batch.targets.items():
+            responses[mouse][own.rows] = own.responses
+        return responses

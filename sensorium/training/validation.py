@@ -11,9 +11,8 @@ import torch
 from lightning_fabric.fabric import Fabric
 from torch import Tensor, distributed
 
-from sensorium.data.batch import Batch
 from sensorium.data.dataset import ValidationData
-from sensorium.data.inputs import assemble
+from sensorium.data.inputs import Batch, assemble
 from sensorium.metrics import StreamingCorrelation
 from sensorium.model.architecture import AnyModel
 from sensorium.training.losses import Loss, Target, weighted_loss
@@ -34,7 +33,9 @@ class _MouseScores:
         ones = torch.ones_like(rows, dtype=torch.float32)
         self.losses.append((position, float(weighted_loss(loss, [prediction], [Target(0, rows, target, ones)]))))
         self.windows += len(target)
-        self.correlation.update(*(_in_time(tensor) for tensor in (target, prediction)))
+        # One series per neuron, (N, b * T)
+        series = (tensor.transpose(0, 1).flatten(1).cpu().numpy() for tensor in (target, prediction))
+        self.correlation.update(*series)
 
     def merge(self, other: "_MouseScores") -> None:
         """Take in what another process has seen."""
@@ -43,15 +44,10 @@ class _MouseScores:
         self.windows += other.windows
 
 
-def _in_time(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """(b, N, T) as one series a neuron, (N, b * T)."""
-    return tensor.transpose(0, 1).flatten(1).cpu().numpy()
-
-
 class FoldValidation:
     """Scores a model on all windows of the held-out fold.
 
-    Correlation is taken a neuron over all of its mouse's windows, averaged over the mouse's neurons, then
+    Correlation is taken per neuron over all of its mouse's windows, averaged over the mouse's neurons, then
     over mice, as published. The loss is the mean over a mouse's windows, then over mice.
     """
 
@@ -64,25 +60,15 @@ class FoldValidation:
         batch_size: int,
         loss: Loss,
     ) -> None:
-        """Describe the work.
+        """Describe the work, whose batches are divided among the processes.
 
-        Args:
-            fabric: device, precision and processes; batches are dealt out among the processes.
-            data: the held-out windows.
-            mice: names, in the order of the readouts.
-            canvas: height and width of the input, pixels.
-            batch_size: most windows at once.
-            loss: compares predictions with responses.
+        `mice` are names, in the order of the readouts, `canvas` is height and width of the input, pixels.
         """
         self.fabric, self.data, self.mice, self.canvas = fabric, data, tuple(mice), canvas
         self.batch_size, self.loss = batch_size, loss
 
     def __call__(self, model: AnyModel, pause: Callable[[], None]) -> dict[str, float]:
-        """Score a model in eval mode.
-
-        Args:
-            model: on the device.
-            pause: called between two batches.
+        """Score a model in eval mode; `pause` is called between two batches.
 
         Returns:
             `val_loss`, `val_correlation`, and `val_correlation/<mouse>` for each mouse.

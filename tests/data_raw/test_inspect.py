@@ -39,7 +39,7 @@ def built(tiny_config, tmp_path_factory):
 
 @pytest.fixture
 def store(built):
-    return MouseStore.open(built.store(NEW_MOUSE))
+    return MouseStore(built.store(NEW_MOUSE))
 
 
 @pytest.fixture
@@ -149,9 +149,9 @@ def test_withheld_responses_are_not_drawn_as_zeros(store, raw_dataset, tmp_path)
     assert legend == ["noiseless rate"]
     assert trial_facts(store, trial, -1)["fold"] == "none, its responses are no data"
     ingest(RawMouse(raw_dataset / NEW_MOUSE), "new", tmp_path / "real.zarr", None, lambda: None)
-    _, legend, told = texts(draw_trial(MouseStore.open(tmp_path / "real.zarr"), trial))
+    _, legend, notes = texts(draw_trial(MouseStore(tmp_path / "real.zarr"), trial))
     assert legend == []
-    assert told == ["responses withheld"]
+    assert notes == ["responses withheld"]
 
 
 def test_a_page_holds_all_mice_and_needs_nothing_else(built, tmp_path, tiny_config):
@@ -214,7 +214,7 @@ def test_statistics_without_a_value_are_named(raw_dataset, copy_raw, tmp_path):
     np.save(path, values)
     ingest(raw, "new", tmp_path / "store", None, lambda: None)
     with pytest.raises(DataError, match=r"statistics/responses holds no mean of 2 neurons") as fault:
-        mean_responses(MouseStore.open(tmp_path / "store"))
+        mean_responses(MouseStore(tmp_path / "store"))
     assert "sensorium verify" in fault.value.remedy
 
 
@@ -223,7 +223,7 @@ def test_folds_of_other_stores_are_refused(private, tiny_config):
     lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
     last = max(number for number, line in enumerate(lines) if line.startswith(OLD_MOUSE))
     table.write_text("".join(lines[:last] + lines[last + 1 :]), encoding="utf-8")
-    with pytest.raises(DataError, match=r"folds\.csv: \d+ trials of .*, its store has \d+\.\nRun `dvc repro folds`"):
+    with pytest.raises(DataError, match=r"folds: \d+ trials of mouse .*, its store has \d+\.\nRun `dvc repro folds`"):
         inspect.run(tiny_config, private, OLD_MOUSE, 0)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sensorium.errors import DataError
-from sensorium.recordings.raw import MODALITIES, RawMouse
+from sensorium.mice import MODALITIES
+from sensorium.recordings.raw import RawMouse
 
 
 @pytest.fixture
@@ -151,11 +152,11 @@ def test_responses_that_do_not_match_the_neurons_say_so(mouse):
     ("name", "value", "message"),
     [
         ("trials/tiers", np.array(["train", "tarin"]), "unknown tier 'tarin' of trial 1"),
-        ("trials/tiers", np.arange(3), "expected one string a trial"),
+        ("trials/tiers", np.arange(3), "expected one string per trial"),
         ("neurons/unit_ids", np.array([1, 3, 3]), "more than once"),
         ("neurons/unit_ids", np.array([-1, 3]), "no 32-bit integers"),
         ("neurons/unit_ids", np.array([2**40, 3]), "no 32-bit integers"),
-        ("neurons/unit_ids", np.array([1.5, 3]), "expected one integer a neuron"),
+        ("neurons/unit_ids", np.array([1.5, 3]), "expected one integer per neuron"),
         ("neurons/cell_motor_coordinates", np.zeros((4, 3)), r"lists 9 neurons: expected shape \(9, 3\)"),
     ],
 )

@@ -15,14 +15,13 @@ from sensorium.commands import synthesize
 from sensorium.config import Config
 from sensorium.errors import ConfigError, DataError
 from sensorium.files import exclusive_lock
-from sensorium.mice import TEST_TIERS, labelled_tiers
+from sensorium.mice import MODALITIES, STATISTICS, TEST_TIERS, labelled_tiers
 from sensorium.paths import Paths
-from sensorium.recordings.raw import MODALITIES, STATISTICS, RawMouse
+from sensorium.recordings.raw import RawMouse
 from sensorium.recordings.synthetic import exact, neurons
 from sensorium.recordings.synthetic import mouse as synthetic
 from sensorium.recordings.synthetic.marker import MARKER, changes
-from sensorium.recordings.synthetic.movies import natural, present
-from sensorium.recordings.synthetic.patterns import KINDS, parametric
+from sensorium.recordings.synthetic.movies import KINDS, natural, parametric, present
 from sensorium.recordings.synthetic.statistics import summarise
 from sensorium.seeding import generator
 
@@ -339,7 +338,7 @@ def test_a_mouse_that_a_kill_took_away_comes_back(tiny_config, first_mouse, copy
     assert {path.name for path in raw.iterdir()} == {first_mouse, ".truth"}
 
 
-def test_a_second_process_is_told(tiny_config, first_mouse, tmp_path):
+def test_a_second_process_is_refused(tiny_config, first_mouse, tmp_path):
     lock = tmp_path / ".sensorium" / "locks" / f"raw-{first_mouse}.lock"
     with (
         exclusive_lock(lock, DataError("held")),

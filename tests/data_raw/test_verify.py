@@ -15,8 +15,9 @@ from sensorium.cli import main
 from sensorium.commands import verify
 from sensorium.config import parse
 from sensorium.errors import DataError
+from sensorium.mice import MODALITIES
 from sensorium.paths import Paths
-from sensorium.recordings.raw import MODALITIES, RawMouse
+from sensorium.recordings.raw import RawMouse
 from sensorium.recordings.verify import verify_mouse
 
 

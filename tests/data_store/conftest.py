@@ -25,7 +25,7 @@ def built(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def stores(built: Paths, tiny_config: Config) -> list[MouseStore]:
-    return [MouseStore.open(built.store(mouse)) for mouse in tiny_config.dataset.mice]
+    return [MouseStore(built.store(mouse)) for mouse in tiny_config.dataset.mice]
 
 
 @pytest.fixture(scope="session")

@@ -27,20 +27,20 @@ def test_a_sound_store_passes(stores):
 
 def test_a_missing_store_is_named(tmp_path):
     with pytest.raises(DataError, match=r"mouse.zarr: the store does not exist.\nRun `dvc repro ingest`"):
-        MouseStore.open(tmp_path / "mouse.zarr")
+        MouseStore(tmp_path / "mouse.zarr")
 
 
 def test_a_store_of_another_version_is_refused_with_the_remedy(path):
     zarr.open_group(str(path), mode="r+").attrs["format_version"] = 0
     with pytest.raises(DataError, match=r"store format 0, this version reads the formats 1 and 2") as fault:
-        MouseStore.open(path)
+        MouseStore(path)
     assert "dvc repro ingest" in fault.value.remedy
 
 
 def test_another_zarr_group_is_no_store(tmp_path):
     zarr.create_group(str(tmp_path / "other"))
     with pytest.raises(DataError, match=r"other: not a mouse's store"):
-        MouseStore.open(tmp_path / "other")
+        MouseStore(tmp_path / "other")
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"node_type": "group"'])
@@ -49,7 +49,7 @@ def test_damaged_metadata_is_named(path, content):
     if content is not None:
         (path / "zarr.json").write_text(content)
     with pytest.raises(DataError, match=r"zarr.json: "):
-        MouseStore.open(path)
+        MouseStore(path)
 
 
 CHUNKS = ["videos/c.0.0.0.0", "responses/c.0.0.0", "lengths/c.0", "statistics/behavior/c.0.0.0"]
@@ -61,7 +61,7 @@ def test_a_flipped_bit_is_found_and_its_chunk_named(path, name):
     content[len(content) // 2] ^= 4
     (path / name).write_bytes(content)
     with pytest.raises(DataError, match="the chunk is damaged") as fault:
-        MouseStore.open(path).verify()
+        MouseStore(path).verify()
     assert str(path / name) in fault.value.problem
     assert "dvc repro ingest" in fault.value.remedy
 
@@ -139,7 +139,7 @@ NONSENSE = [
 def test_metadata_of_other_content_are_one_clear_error(path, array, content):
     (path / array / "zarr.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"zarr\.json: .* damaged|not a mouse's store") as fault:
-        MouseStore.open(path)
+        MouseStore(path)
     assert "dvc repro ingest" in fault.value.remedy
 
 
@@ -148,13 +148,13 @@ def test_metadata_of_other_content_are_one_clear_error(path, array, content):
 def test_an_array_described_by_nonsense_is_one_clear_error(path, key, value):
     _change(path / "videos" / "zarr.json", **{key: value})
     with pytest.raises(DataError, match=r"videos"):
-        MouseStore.open(path).video(0)
+        MouseStore(path).video(0)
 
 
 def test_a_tier_without_a_name_is_named(path):
     _change(path / "tiers" / "zarr.json", attributes={"flag_meanings": "train"})
     with pytest.raises(DataError, match=r"tiers/zarr\.json: flag_meanings names 1 tiers"):
-        _ = MouseStore.open(path).tiers
+        _ = MouseStore(path).tiers
 
 
 def test_a_store_of_another_mouse_is_named(stores, tmp_path):
@@ -178,13 +178,13 @@ def test_damaged_small_arrays_are_found_when_they_are_read(path):
     content[0] ^= 1
     chunk.write_bytes(content)
     with pytest.raises(DataError, match=r"lengths/c\.0: its values do not match the checksum: the chunk is damaged"):
-        MouseStore.open(path).video(0)
+        MouseStore(path).video(0)
 
 
 def test_a_truncated_chunk_is_named_when_it_is_read(path):
     chunk = path / "responses" / "c.0.0.0"
     chunk.write_bytes(chunk.read_bytes()[:-9])
-    store = MouseStore.open(path)
+    store = MouseStore(path)
     for read in (lambda: store.responses(0), store.verify):
         with pytest.raises(DataError, match=r"responses/c\.0\.0\.0: .*the chunk is damaged"):
             read()
@@ -192,9 +192,9 @@ def test_a_truncated_chunk_is_named_when_it_is_read(path):
 
 def test_a_lost_chunk_is_named(path):
     (path / "behavior" / "c.0.0.0").unlink()
-    store = MouseStore.open(path)
+    store = MouseStore(path)
     with pytest.raises(DataError, match=r"behavior/c\.0\.0\.0: the chunk cannot be read"):
-        store.behavior(0)
+        store.view("behavior", 0)
     with pytest.raises(DataError, match=r"behavior/c\.0\.0\.0: the chunk does not exist"):
         store.verify()
 
@@ -202,7 +202,7 @@ def test_a_lost_chunk_is_named(path):
 def test_an_emptied_chunk_is_named(path):
     (path / "videos" / "c.0.0.0.0").write_bytes(b"")
     with pytest.raises(DataError, match=r"videos/c\.0\.0\.0\.0: the chunk cannot be read"):
-        MouseStore.open(path).video(0)
+        MouseStore(path).video(0)
 
 
 def test_a_lost_array_is_named(path):
@@ -210,4 +210,4 @@ def test_a_lost_array_is_named(path):
     assert metadata["codecs"][-1]["name"] == "crc32c"
     shutil.rmtree(path / "videos")
     with pytest.raises(DataError, match=r"videos/zarr.json: the file does not exist"):
-        MouseStore.open(path).video(0)
+        MouseStore(path).video(0)

@@ -6,10 +6,9 @@ import torch
 
 from sensorium.config import CutMixConfig, WindowConfig
 from sensorium.data.augmentation import make_augmentation
-from sensorium.data.batch import Batch
 from sensorium.data.dataset import TrainingData, ValidationData
 from sensorium.data.folds import Folds, TrialFold
-from sensorium.data.inputs import assemble
+from sensorium.data.inputs import Batch, assemble
 from sensorium.data.plan import TrialPool, plan_epoch
 from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, DataError
@@ -192,7 +191,7 @@ def test_negative_responses_are_cut_off(raw_dataset, copy_raw, table, tmp_path):
     for trial in range(raw.trials):
         np.save(raw.file("responses", trial), raw.load("responses", trial) - 5)
     ingest(raw, "new", tmp_path / "store", None, lambda: None)
-    store = MouseStore.open(tmp_path / "store")
+    store = MouseStore(tmp_path / "store")
     assert not store.non_negative
     targets = _training([store], table).batch(0, 0, 20).targets[0].responses
     assert targets.min() == 0
@@ -231,7 +230,7 @@ def test_a_mouse_of_short_trials_alone_is_named(stores, table):
 
 
 def test_a_table_of_other_trials_is_refused(stores):
-    with pytest.raises(DataError, match=r"trials, the table of folds lists 3.\nRun `dvc repro folds`"):
+    with pytest.raises(DataError, match=r"folds: 3 trials of mouse .*, its store has \d+\.\nRun `dvc repro folds`"):
         _training(stores[:1], _table_of(stores[0], [0, 1, 2]))
 
 

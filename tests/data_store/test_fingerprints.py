@@ -9,8 +9,7 @@ from PIL import Image
 
 from sensorium.recordings.phash import frame_hash, hashed_frames, thumbnails, video_hash
 from sensorium.recordings.similarity import connect, near_pairs, same_value_pairs
-from sensorium.recordings.synthetic.movies import natural
-from sensorium.recordings.synthetic.patterns import KINDS, parametric
+from sensorium.recordings.synthetic.movies import KINDS, natural, parametric
 
 
 def test_hashes_and_folds_are_the_published_ones(parity):

@@ -23,13 +23,13 @@ OLD_MOUSE = "dynamic29156-11-10-Video-8744edeac3b4d1ce16b680916b5267ce"
 
 
 def _labels(store: MouseStore) -> np.ndarray:
-    return np.array([store.labelled(trial) for trial in range(store.trials)])
+    return np.array([store.labels[trial] for trial in range(store.trials)])
 
 
 def test_fold_is_the_hash_modulo_the_count(stores, table, tiny_config):
     for store in stores:
         expected = [
-            video_hash(store.video(trial)) % tiny_config.folds.count if store.labelled(trial) else UNLABELLED
+            video_hash(store.video(trial)) % tiny_config.folds.count if store.labels[trial] else UNLABELLED
             for trial in range(store.trials)
         ]
         assert table.of(store.name).tolist() == expected
@@ -121,7 +121,7 @@ def test_a_mouse_without_labelled_trials_is_named(copy_raw, with_raw, tmp_path):
     paths = Paths(tmp_path)
     ingest.run(with_raw(raw), paths, NEW_MOUSE)
     with pytest.raises(DataError, match=r"zarr: not one labelled trial"):
-        write_folds([MouseStore.open(paths.store(NEW_MOUSE))], 2, "exact", tmp_path / "folds")
+        write_folds([MouseStore(paths.store(NEW_MOUSE))], 2, "exact", tmp_path / "folds")
 
 
 def test_trials_that_could_not_be_predicted_are_refused_before_training(built, tiny_config, stores, tmp_path):

@@ -73,7 +73,7 @@ def test_videos_that_are_not_whole_grey_levels_stay_float(value, copy_raw, with_
 
     path = _edit(raw, NEW_MOUSE, "videos", 7, spoil)
     ingest.run(with_raw(raw), Paths(tmp_path), NEW_MOUSE)
-    store = MouseStore.open(Paths(tmp_path).store(NEW_MOUSE))
+    store = MouseStore(Paths(tmp_path).store(NEW_MOUSE))
     assert store.frame_dtype == np.float32
     assert store.video(7)[5, 3, 4] == np.float32(value)
     expected = np.load(path)[..., : store.lengths[7]].astype(np.float32)
@@ -90,9 +90,9 @@ def test_unreleased_test_responses_of_an_old_mouse_are_no_data(copy_raw, with_ra
 
     _edit(raw, OLD_MOUSE, "responses", trial, withhold)
     ingest.run(with_raw(raw), Paths(tmp_path), OLD_MOUSE)
-    store = MouseStore.open(Paths(tmp_path).store(OLD_MOUSE))
-    assert not store.labelled(trial)
-    assert store.labelled(_trial(raw, OLD_MOUSE, "final_test_main"))
+    store = MouseStore(Paths(tmp_path).store(OLD_MOUSE))
+    assert not store.labels[trial]
+    assert store.labels[_trial(raw, OLD_MOUSE, "final_test_main")]
     behavior = np.load(RawMouse(raw / OLD_MOUSE).file("behavior", trial))
     assert store.lengths[trial] == np.isfinite(behavior[0]).sum()
 
@@ -117,7 +117,7 @@ def _spoil(raw: Path, how: str) -> Path:
     return path
 
 
-def test_a_labelled_trial_without_one_valid_response_is_told(copy_raw, with_raw, tmp_path, monkeypatch):
+def test_a_labelled_trial_without_one_valid_response_is_named(copy_raw, with_raw, tmp_path, monkeypatch):
     raw = copy_raw(NEW_MOUSE)
     monkeypatch.setattr("sensorium.recordings.ingest._ROWS", 3)
     path = _edit(raw, NEW_MOUSE, "responses", _trial(raw, NEW_MOUSE, "oracle"), lambda v: v.fill(np.nan))
@@ -154,7 +154,7 @@ def test_of_an_unusable_trial_what_is_sound_is_kept(built, first_gap, modality, 
     frames = slice(None) if first_gap == 0 else slice(first_gap, first_gap + 1)
     _edit(raw, OLD_MOUSE, modality, trial, lambda v: v.__setitem__((-1, ..., frames), np.nan))
     ingest.run(with_raw(raw), paths, OLD_MOUSE)
-    store, whole = (MouseStore.open(place.store(OLD_MOUSE)) for place in (paths, built))
+    store, whole = (MouseStore(place.store(OLD_MOUSE)) for place in (paths, built))
     assert store.lengths[trial] == first_gap
     assert np.array_equal(store.video(trial), whole.video(trial)[:first_gap])
     assert np.array_equal(store.states(trial), whole.states(trial)[:first_gap])

@@ -10,9 +10,15 @@ from hypothesis import strategies as st
 
 from sensorium.config import WindowConfig
 from sensorium.data.augmentation import NO_BOX, Box, cut_box
-from sensorium.data.batch import Batch, Targets
-from sensorium.data.inputs import assemble, trial_windows
-from sensorium.data.windows import frame_indices, separate_starts, sliding_starts
+from sensorium.data.inputs import (
+    Batch,
+    Targets,
+    assemble,
+    frame_indices,
+    separate_starts,
+    sliding_starts,
+    trial_windows,
+)
 from sensorium.errors import DataError
 
 PUBLISHED = WindowConfig(frames=16, step=2)

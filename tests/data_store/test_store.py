@@ -13,8 +13,9 @@ import zarr
 from sensorium.data import layout
 from sensorium.data.store import MouseStore
 from sensorium.errors import DataError
+from sensorium.mice import MODALITIES, STATISTICS
 from sensorium.recordings.ingest import ingest
-from sensorium.recordings.raw import MODALITIES, STATISTICS, RawMouse
+from sensorium.recordings.raw import RawMouse
 
 NEW_MOUSE = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20"
 OLD_MOUSE = "dynamic29156-11-10-Video-8744edeac3b4d1ce16b680916b5267ce"
@@ -22,23 +23,23 @@ OLD_MOUSE = "dynamic29156-11-10-Video-8744edeac3b4d1ce16b680916b5267ce"
 
 @pytest.fixture(scope="module", params=[NEW_MOUSE, OLD_MOUSE])
 def pair(request, built, raw_dataset) -> tuple[MouseStore, RawMouse]:
-    return MouseStore.open(built.store(request.param)), RawMouse(raw_dataset / request.param)
+    return MouseStore(built.store(request.param)), RawMouse(raw_dataset / request.param)
 
 
 def test_store_holds_the_valid_frames_of_the_raw_files(pair):
     store, raw = pair
     for trial in range(raw.trials):
         length = int(store.lengths[trial])
-        assert length == raw.valid_length(trial, labelled=store.labelled(trial))
-        for name, read in (("videos", store.video), ("behavior", store.behavior), ("pupil_center", store.pupil_center)):
+        assert length == raw.valid_length(trial, labelled=store.labels[trial])
+        for name in ("videos", "behavior", "pupil_center"):
             expected = np.moveaxis(raw.load(name, trial)[..., :length], -1, 0)
-            assert np.array_equal(read(trial), expected.astype(np.float32))
-        if store.labelled(trial):
+            assert np.array_equal(store.view(name, trial), expected.astype(np.float32))
+        if store.labels[trial]:
             expected = raw.load("responses", trial)[:, :length].T.astype(np.float32)
             assert np.array_equal(store.responses(trial), expected)
         else:
             assert not store.responses(trial).any()
-        assert np.array_equal(store.states(trial)[:, 2:], store.pupil_center(trial))
+        assert np.array_equal(store.states(trial)[:, 2:], store.view("pupil_center", trial))
 
 
 def test_store_describes_the_mouse(pair):
@@ -56,7 +57,7 @@ def test_store_describes_the_mouse(pair):
 def test_only_released_trials_of_labelled_tiers_are_labelled(pair):
     store, _ = pair
     expected = {"new": {"train", "oracle"}, "old": set(store.tiers.tolist()) - {"none"}}[store.mouse_set]
-    assert {tier for trial, tier in enumerate(store.tiers) if store.labelled(trial)} == expected
+    assert {tier for trial, tier in enumerate(store.tiers) if store.labels[trial]} == expected
 
 
 def test_withheld_responses_take_no_space_and_read_as_zero(pair):
@@ -76,7 +77,7 @@ def test_a_store_of_format_1_reads_the_same(pair, tmp_path):
     attributes = dict(group["responses"].attrs)
     del group["responses"]
     group.create_array("responses", data=np.stack(padded), attributes=attributes)
-    again = MouseStore.open(old)
+    again = MouseStore(old)
     for trial in range(store.trials):
         assert np.array_equal(again.responses(trial), store.responses(trial))
 
@@ -86,14 +87,14 @@ def test_truth_is_kept_where_it_is_known(pair, raw_dataset, tmp_path):
     expected = np.load(raw_dataset / ".truth" / raw.name / "1.npy")[:, : store.lengths[1]].T
     assert np.array_equal(store.truth(1), expected)
     ingest(raw, store.mouse_set, tmp_path, None, lambda: None)
-    assert MouseStore.open(tmp_path).truth(1) is None
+    assert MouseStore(tmp_path).truth(1) is None
 
 
 def test_frames_are_cut_out_of_a_trial(stores):
     store = stores[0]
     assert np.array_equal(store.video(3, 5, 9), store.video(3)[5:9])
     assert np.array_equal(store.responses(3, 60), store.responses(3)[60:])
-    assert len(store.behavior(3, 7, 7)) == 0
+    assert len(store.view("behavior", 3, 7, 7)) == 0
     with pytest.raises(AssertionError):
         store.video(3, 0, int(store.lengths[3]) + 1)
 
@@ -121,7 +122,7 @@ def test_sources_change_with_the_raw_files(stores, copy_raw, tmp_path):
     path = raw.file("behavior", 4)
     np.save(path, np.load(path) + 1)
     ingest(raw, "new", tmp_path / "store", None, lambda: None)
-    changed = MouseStore.open(tmp_path / "store").sources
+    changed = MouseStore(tmp_path / "store").sources
     assert {m for m in MODALITIES if changed[m] != stores[0].sources[m]} == {"behavior"}
 
 
@@ -135,7 +136,7 @@ def chunked(raw_dataset, tmp_path, monkeypatch) -> MouseStore:
     """A store of several chunks an array."""
     monkeypatch.setattr(layout, "CHUNK_BYTES", 4 * 72 * 18 * 32)
     ingest(RawMouse(raw_dataset / NEW_MOUSE), "new", tmp_path, None, lambda: None)
-    return MouseStore.open(tmp_path)
+    return MouseStore(tmp_path)
 
 
 def test_trials_are_cut_into_chunks(chunked, stores):
@@ -165,7 +166,7 @@ def test_recompressed_stores_are_read_through_zarr(stores, tmp_path):
         values, attributes = group[name][...], dict(group[name].attrs)
         del group[name]
         group.create_array(name, data=values, chunks=tuple(max(1, n // 2) for n in values.shape), attributes=attributes)
-    store = MouseStore.open(copy)
+    store = MouseStore(copy)
     assert np.array_equal(store.video(4, 3, 30), stores[0].video(4, 3, 30))
     assert np.array_equal(store.lengths, stores[0].lengths)
     store.verify()

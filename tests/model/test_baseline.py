@@ -82,7 +82,7 @@ def test_core_is_the_factorised_convolution_in_three_dimensions():
         plain = functional.batch_norm(plain, norm.running_mean, norm.running_var, norm.weight, norm.bias)
         plain = functional.elu(plain)
     found = core.eval()(x).permute(0, 4, 1, 2, 3)
-    assert found.shape == (2, 4, 9, *SMALL.map_size)
+    assert found.shape == (2, 4, 9, *SMALL.map_sizes[-1])
     assert relative_error(found[:, :, -plain.shape[2] :], plain) < 1e-5
 
 
@@ -184,7 +184,7 @@ def test_mixed_precision_stays_close():
 def test_the_competition_has_the_starter_kits_size():
     config = parse(preset_tree("competition"), "competition").experiment("baseline_001").model
     assert isinstance(config, BaselineConfig)
-    assert config.map_size == (18, 46)
+    assert config.map_sizes[-1] == (18, 46)
     with torch.device("meta"):
         model = build(config, list(NEURONS.values()))
     assert model.readouts[0].weight.shape == (7863, 128)

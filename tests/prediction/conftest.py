@@ -48,7 +48,7 @@ def project(built: Paths, tmp_path: Path) -> Paths:
 
 @pytest.fixture
 def stores(project: Paths, tiny_config: Config) -> list[MouseStore]:
-    return [MouseStore.open(project.store(mouse)) for mouse in tiny_config.dataset.mice]
+    return [MouseStore(project.store(mouse)) for mouse in tiny_config.dataset.mice]
 
 
 @pytest.fixture

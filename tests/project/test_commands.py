@@ -203,8 +203,8 @@ def refuse(monkeypatch, fault):
             PermissionError(errno.EACCES, "Permission denied", "/a", None, "/b"),
             "/a -> /b: Permission denied.\nGive your",
         ),
-        (OSError("8192 requested and 0 written"), "Error: 8192 requested and 0 written.\nMend what"),
-        (TimeoutError(), "Error: TimeoutError.\nMend what"),
+        (OSError("8192 requested and 0 written"), "Error: 8192 requested and 0 written.\nCorrect what"),
+        (TimeoutError(), "Error: TimeoutError.\nCorrect what"),
     ],
 )
 def test_a_disk_that_refuses_is_one_clear_error(fault, words, project, monkeypatch, capsys):
@@ -250,7 +250,7 @@ def test_an_unknown_key_stops_every_verb(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fold", "told"),
+    ("fold", "message"),
     [
         ("abc", "not a whole number"),
         ("1.5", "not a whole number"),
@@ -259,8 +259,8 @@ def test_an_unknown_key_stops_every_verb(monkeypatch, capsys, tmp_path):
         ("7", "out of range"),
     ],
 )
-def test_a_fold_that_is_none_is_told_apart(tiny_config, fold, told):
-    with pytest.raises(ConfigError, match=rf"fold {fold!r}: {told}"):
+def test_a_fold_that_is_none_is_refused(tiny_config, fold, message):
+    with pytest.raises(ConfigError, match=rf"fold {fold!r}: {message}"):
         select_folds(tiny_config, fold)
 
 

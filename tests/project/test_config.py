@@ -1,4 +1,4 @@
-"""Settings: what is accepted, and how a mistake is told."""
+"""Settings: what is accepted, and how a mistake is reported."""
 
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def test_settings_are_frozen(demo):
         (lambda t: t["experiments"]["true_batch_001"]["training"].update(lr=1), ["training.lr", "unknown key"]),
         (
             lambda t: t["experiments"]["true_batch_001"]["model"].update(strides=[1]),
-            ["experiments.true_batch_001.model", "one entry a block"],
+            ["experiments.true_batch_001.model", "one entry per block"],
         ),
         (lambda t: t["registry"].update(teacher="distillation_001"), ["distillation_001 is both teacher and student"]),
         (

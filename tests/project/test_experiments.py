@@ -125,10 +125,10 @@ def test_tables_follow_an_edited_file_on_request(project):
 )
 def test_a_mistake_is_one_message_and_nothing_is_written(project, name, base, settings, words):
     before = snapshot(project)
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as fault:
         stage.run_new(Paths(project), name, base, settings)
     for word in words:
-        assert word in str(told.value)
+        assert word in str(fault.value)
     assert snapshot(project) == before
 
 
@@ -146,16 +146,16 @@ def test_a_mistake_is_one_message_and_nothing_is_written(project, name, base, se
 def test_a_file_that_does_not_fit_is_named(project, name, text, header, words):
     write(project, name, text, header)
     before = snapshot(project)
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as fault:
         add_experiment(project, name)
     for word in words:
-        assert word in str(told.value)
+        assert word in str(fault.value)
     assert snapshot(project) == before
 
 
 def test_a_file_without_a_header_is_named(project):
     (project / "conf" / "experiment" / "x.yaml").write_text(BASE)
-    with pytest.raises(ConfigError, match=r"x\.yaml: its first line does not say\.\nBegin the file with: # @package"):
+    with pytest.raises(ConfigError, match=r"its first line does not name it\.\nBegin the file with: # @package"):
         compose(project, "demo")
 
 

@@ -20,7 +20,6 @@ NEUTRAL = {
     "mice": "names of mice and tiers, whose choice is a parameter",
     "paths": "names of files",
     "recovery": "messages",
-    "section": "base of the settings",
 }
 """Modules that no output depends on, and why."""
 

@@ -82,17 +82,17 @@ def test_settings_that_concern_no_stage_run_none_but_their_check(project):
     assert [line for line in done.stdout.splitlines() if "Running stage" in line] == ["Running stage 'settings':"]
 
 
-def command_of(told):
-    assert told.startswith("Type `"), told
-    return told.split("`")[1]
+def command_of(advice):
+    assert advice.startswith("Type `"), advice
+    return advice.split("`")[1]
 
 
 def test_the_command_brings_an_output_back_from_the_cache(project):
     fold = project / "data" / "experiments" / "a" / "fold_0"
     shutil.rmtree(fold)
-    told = remedy(fold, "Train it.")
-    assert told == "Type `dvc checkout data/experiments/a/fold_0`: it is in DVC's cache."
-    assert typed(command_of(told)).returncode == 0
+    advice = remedy(fold, "Train it.")
+    assert advice == "Type `dvc checkout data/experiments/a/fold_0`: it is in DVC's cache."
+    assert typed(command_of(advice)).returncode == 0
     assert (fold / "config.json").read_text() == "trained"
     assert remedy(fold.parent, "") == remedy(fold / "config.json", "") == remedy(fold, "")
 
@@ -121,9 +121,9 @@ def test_the_command_pulls_what_a_remote_has(project, tmp_path_factory):
     fold = project / "data" / "experiments" / "a" / "fold_0"
     shutil.rmtree(fold)
     shutil.rmtree(project / ".dvc" / "cache")
-    told = remedy(fold, "Train it.")
-    assert told == "Type `dvc pull data/experiments/a/fold_0`: it is in the remote 'shelf'."
-    assert typed(command_of(told)).returncode == 0
+    advice = remedy(fold, "Train it.")
+    assert advice == "Type `dvc pull data/experiments/a/fold_0`: it is in the remote 'shelf'."
+    assert typed(command_of(advice)).returncode == 0
     assert (fold / "config.json").read_text() == "trained"
 
 
@@ -153,5 +153,5 @@ def test_what_is_nowhere_is_made_anew(project):
     one.unlink()
     assert remedy(fold, "Train it.") == "Train it."
     dvc("remote", "add", "--default", "far", "s3://user:secret@bucket/data")
-    told = remedy(fold, "Train it.")
-    assert told == "Type `dvc pull data/experiments/a/fold_0` where it was pushed. Train it."
+    advice = remedy(fold, "Train it.")
+    assert advice == "Type `dvc pull data/experiments/a/fold_0` where it was pushed. Train it."

@@ -76,7 +76,7 @@ def _pretend_trial(sweep, trial, pause):
 def search(root: Path, kill: int | None = None, **options: object) -> None:
     """Run the verb in this process, without MLflow."""
     from sensorium import tracking
-    from sensorium.callbacks.recorder import NullRecorder
+    from sensorium.callbacks.recorder import Recorder
     from sensorium.commands import sweep as stage
     from sensorium.config import load
     from sensorium.paths import Paths
@@ -84,7 +84,7 @@ def search(root: Path, kill: int | None = None, **options: object) -> None:
     if kill is not None:
         kill_at_flush(kill)
     given = {"experiment": "true_batch_001", "space": root / "space.yaml", "trials": 4, "folds": (0,), **options}
-    with patch.object(tracking, "start_training_run", lambda *_: NullRecorder()):
+    with patch.object(tracking, "start_training_run", lambda *_: Recorder()):
         stage.search(load(root / "params.yaml"), Paths(root), stage.Options(**given))
 
 

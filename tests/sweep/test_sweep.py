@@ -15,7 +15,7 @@ from tiny import ROOT
 from typer.testing import CliRunner
 
 from sensorium import tracking
-from sensorium.callbacks.recorder import NullRecorder
+from sensorium.callbacks.recorder import Recorder
 from sensorium.cli.app import app
 from sensorium.commands import sweep as stage
 from sensorium.config import load
@@ -73,7 +73,7 @@ def open_sweep(root: Path, **options) -> Sweep:
     return Sweep(stage.make_plan(load(root / "params.yaml"), Paths(root), stage.Options(**given)))
 
 
-def test_a_sweep_leaves_a_table_a_figure_and_no_states(searched):
+def test_a_sweep_leaves_a_table_a_figure_and_no_checkpoints(searched):
     reports = Paths(searched).sweep(NAME)
     lines = (reports / "trials.csv").read_text().splitlines()
     assert lines[0] == "trial,state,val_correlation,epochs,training.learning_rate,model.expansion"
@@ -102,7 +102,7 @@ def test_a_killed_sweep_gives_the_trials_of_an_undisturbed_one(project, searched
 def test_a_trial_scores_what_a_training_of_its_settings_scores(searched, project, monkeypatch):
     best = open_sweep(searched).study.best_trial
     config = apply(load(project / "params.yaml"), "true_batch_001", best.params, "test")
-    monkeypatch.setattr(tracking, "start_training_run", lambda *_: NullRecorder())
+    monkeypatch.setattr(tracking, "start_training_run", lambda *_: Recorder())
     train.train_fold(config, Paths(project), "true_batch_001", 0)
     assert read_info(Paths(project).fold("true_batch_001", 0)).scores["val_correlation"] == best.value
 
@@ -204,7 +204,7 @@ def test_processes_are_started_on_an_executor(project, tmp_path, monkeypatch, ex
     assert len(list((sweep.plan.folder / "logs").glob("*.log"))) == 2
 
 
-class Recorded(NullRecorder):
+class Recorded(Recorder):
     def close(self, status):
         Path("closed.txt").write_text(status)
 
@@ -214,7 +214,7 @@ def test_a_judge_ends_a_training_between_two_epochs(project, monkeypatch, device
     monkeypatch.chdir(project)
     config = load(project / "params.yaml")
     config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"devices": devices})})
-    trial = train.Trial("trial 0", project / "states", after_two_epochs, recorded)
+    trial = train.Trial("trial 0", project / "checkpoints", after_two_epochs, recorded)
     assert train.try_out(config, Paths(project), "true_batch_001", 0, trial) is None
     assert Path("closed.txt").read_text() == "KILLED"
     assert not Paths(project).fold("true_batch_001", 0).exists()

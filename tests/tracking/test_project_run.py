@@ -68,7 +68,7 @@ def test_what_a_verb_measured_is_a_metric_of_its_run(project, adopted):
 
 
 def test_a_stage_tells_the_verb_that_runs_it_why_it_was_refused(project, tmp_path, monkeypatch):
-    monkeypatch.setenv("SENSORIUM_REASON", str(tmp_path / "reason"))
+    monkeypatch.setenv("SENSORIUM_ERROR_FILE", str(tmp_path / "reason"))
     monkeypatch.setattr(sys, "argv", ["sensorium", "train", "-e", "nobody"])
     with pytest.raises(SystemExit):
         main()

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from tiny import ROOT, TINY_BASELINE
-from training_runs import EXPERIMENT, STUDENT, change_params, finish, leftovers, start, states, train_here
+from training_runs import EXPERIMENT, STUDENT, change_params, checkpoints, finish, leftovers, start, train_here
 
 from sensorium.architectures import ARCHITECTURES, Architecture
 from sensorium.commands import weights
@@ -56,7 +56,7 @@ def predict_fold(project: Path) -> dict[str, np.ndarray]:
     change_params(project, {"folds.train": {"fold_0": 0}, "pipeline": None})
     predict.run(load(project / "params.yaml"), paths, EXPERIMENT, "folds")
     folder = paths.predictions(EXPERIMENT, "folds")
-    store = MouseStore.open(paths.store(next(iter(config.dataset.mice))))
+    store = MouseStore(paths.store(next(iter(config.dataset.mice))))
     path = sorted((folder / store.name).iterdir())[0]
     member = load_member(paths.fold(EXPERIMENT, 0), store)
     sliding = SlidingPredictor([member], 3, "32-true", torch.device("cpu"))
@@ -97,7 +97,7 @@ def test_equal_trainings_of_the_baseline_give_equal_bytes_with_or_without_kills(
         process = start(project, kill_event=event)
         process.join()
         assert process.exitcode != 0
-        assert states(project) or event < 20
+        assert checkpoints(project) or event < 20
         assert finish(project) == whole
     assert not leftovers(project)
 

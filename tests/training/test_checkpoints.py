@@ -1,4 +1,4 @@
-"""Listing and removing what unfinished trainings go on from."""
+"""Listing and removing the checkpoints of unfinished trainings."""
 
 import os
 import time
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sensorium.callbacks.checkpoints import CheckpointFolder, TrainingInfo, stored_checkpoints
-from sensorium.commands import checkpoints as states
+from sensorium.commands import checkpoints as command
 from sensorium.errors import ConfigError, TrainingError
 from sensorium.files import exclusive_lock
 from sensorium.paths import Paths
@@ -19,7 +19,7 @@ FIRST, SECOND, OLD = "aa11" * 16, "aa22" * 16, "bb33" * 16
 
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
-    """A project with states of two folds, and of one that does not tell its name, four days old."""
+    """A project with checkpoints of two folds, and of one whose name is unknown, four days old."""
     paths = Paths(tmp_path)
     parent = paths.state / "train"
     for name, about in ((FIRST, TrainingInfo("teacher", 0, 30)), (SECOND, TrainingInfo("student", 1, 30)), (OLD, None)):
@@ -36,8 +36,8 @@ def kept(paths: Paths) -> list[str]:
     return sorted(path.name for path in (paths.state / "train").iterdir())
 
 
-def test_states_are_listed_the_oldest_first(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
-    states.run(paths)
+def test_checkpoints_are_listed_the_oldest_first(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
+    command.run(paths)
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     expected = [["bb33bb33bb33", "unknown", "4.0 days"], ["teacher fold 0", "2 of 30"], ["student fold 1", "2 of 30"]]
     for row, words in zip(rows, expected, strict=True):
@@ -45,14 +45,14 @@ def test_states_are_listed_the_oldest_first(paths: Paths, capsys: pytest.Capture
     assert kept(paths) == [FIRST, SECOND, OLD]
 
 
-def test_no_states_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    states.run(Paths(tmp_path))
+def test_that_there_are_none_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command.run(Paths(tmp_path))
     assert "No checkpoints" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 
 def test_one_state_is_removed_by_the_start_of_its_id(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
-    states.run(paths, ["aa11"])
+    command.run(paths, ["aa11"])
     assert "aa11aa11aa11 (teacher fold 0): removed" in capsys.readouterr().out
     assert kept(paths) == [SECOND, OLD]
 
@@ -60,7 +60,7 @@ def test_one_state_is_removed_by_the_start_of_its_id(paths: Paths, capsys: pytes
 @pytest.mark.parametrize(("identity", "count"), [("aa", 2), ("cc", 0), ("", 0)])
 def test_an_id_that_is_not_one_removes_nothing(paths: Paths, identity: str, count: int) -> None:
     with pytest.raises(ConfigError, match=f"names {count} trainings") as fault:
-        states.run(paths, ["bb33", identity])
+        command.run(paths, ["bb33", identity])
     assert "Choose among: bb33bb33bb33, " in fault.value.remedy
     assert kept(paths) == [FIRST, SECOND, OLD]
 
@@ -68,13 +68,13 @@ def test_an_id_that_is_not_one_removes_nothing(paths: Paths, identity: str, coun
 def test_what_is_being_trained_stays(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     with exclusive_lock(paths.training_lock("teacher", 0), TrainingError("held")):
         with pytest.raises(TrainingError, match=r"teacher fold 0.*is being trained"):
-            states.run(paths, ["aa11"])
+            command.run(paths, ["aa11"])
         with pytest.raises(TrainingError, match=r"unknown.*is being trained"):
-            states.run(paths, ["bb33"])
-        states.run(paths, ["all"])
+            command.run(paths, ["bb33"])
+        command.run(paths, ["all"])
         assert "aa11aa11aa11 (teacher fold 0): is being trained, its checkpoints stay." in capsys.readouterr().out
     assert kept(paths) == [FIRST, OLD]
-    states.run(paths, ["all"])
+    command.run(paths, ["all"])
     assert kept(paths) == []
 
 
@@ -83,5 +83,5 @@ def test_a_removal_that_was_killed_is_finished(paths: Paths) -> None:
     (parent / FIRST).rename(parent / f".{FIRST}.partial")
     (parent / f".{FIRST}.partial" / "training.json").write_text("{")
     assert [found.identity for found in stored_checkpoints(parent) if found.info is None] == ["bb33" * 3, "aa11" * 3]
-    states.run(paths, ["aa11"])
+    command.run(paths, ["aa11"])
     assert kept(paths) == [SECOND, OLD]

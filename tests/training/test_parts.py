@@ -3,7 +3,6 @@
 import io
 import os
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,9 @@ from lightning_fabric.fabric import Fabric
 from rich.console import Console
 from training_runs import EXPERIMENT
 
-from sensorium.callbacks import checkpoints as resume
-from sensorium.callbacks.checkpoints import CheckpointFolder
-from sensorium.callbacks.progress import NullProgress, TerminalProgress
-from sensorium.callbacks.recorder import NullRecorder, closing
+from sensorium.callbacks.checkpoints import CheckpointFolder, remove
+from sensorium.callbacks.progress import TrainingProgress
+from sensorium.callbacks.recorder import Recorder, closing
 from sensorium.callbacks.stopping import ParentWatch, StoppedError, StopRequest, watch_parents
 from sensorium.config import Config, load
 from sensorium.data.dataset import ValidationData
@@ -29,17 +27,15 @@ from sensorium.metrics import correlation
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.paths import Paths
 from sensorium.training import loop
-from sensorium.training.history import Best, best_epoch, patience_exhausted, to_csv
+from sensorium.training.history import Best, best_epoch, stops_early, to_csv
 from sensorium.training.losses import poisson
 from sensorium.training.validation import FoldValidation
-
-# -- validation ----------------------------------------------------------------------------------
 
 
 def test_validation_is_the_correlation_over_all_windows(project: Path) -> None:
     config, paths = load(project / "params.yaml"), Paths(project)
     settings = config.experiment(EXPERIMENT)
-    stores = [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice]
+    stores = [MouseStore(paths.store(mouse)) for mouse in config.dataset.mice]
     data = ValidationData(stores, Folds.load(paths.folds), 0, config.window)
     model = DwiseNeuro(settings.model, [store.neurons for store in stores]).eval()
     fabric = Fabric(accelerator="cpu", devices=1)
@@ -63,9 +59,6 @@ def test_validation_is_the_correlation_over_all_windows(project: Path) -> None:
     assert len(pauses) > len(stores)
 
 
-# -- history -------------------------------------------------------------------------------------
-
-
 def rows(*correlations: float) -> list[dict[str, int | float]]:
     return [{"epoch": epoch, "val_correlation": value} for epoch, value in enumerate(correlations)]
 
@@ -75,11 +68,11 @@ def test_the_best_epoch_is_of_the_cosine_phase_and_the_first_of_equals() -> None
     assert best_epoch(rows(0.9, 0.1, 0.3, 0.3), 1) == Best(2, 0.3)
 
 
-def test_patience_counts_from_the_best_epoch() -> None:
-    assert not patience_exhausted(rows(0.3, 0.1), 0, None)
-    assert not patience_exhausted(rows(0.3, 0.1), 0, 2)
-    assert patience_exhausted(rows(0.3, 0.1, 0.2), 0, 2)
-    assert not patience_exhausted([], 0, 1)
+def test_early_stopping_counts_from_the_best_epoch() -> None:
+    assert not stops_early(rows(0.3, 0.1), 0, None)
+    assert not stops_early(rows(0.3, 0.1), 0, 2)
+    assert stops_early(rows(0.3, 0.1, 0.2), 0, 2)
+    assert not stops_early([], 0, 1)
 
 
 def test_history_reads_back_exactly() -> None:
@@ -89,10 +82,7 @@ def test_history_reads_back_exactly() -> None:
     assert float(line.split(",")[1]) == value
 
 
-# -- resume states -------------------------------------------------------------------------------
-
-
-def test_the_last_two_states_and_best_weights_are_kept(tmp_path: Path) -> None:
+def test_the_last_two_checkpoints_and_best_weights_are_kept(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, "print")
     for epoch in range(4):
         folder.save_best(epoch, {"w": torch.full((2,), float(epoch))})
@@ -103,11 +93,11 @@ def test_the_last_two_states_and_best_weights_are_kept(tmp_path: Path) -> None:
     assert folder.load(latest) == {"epoch": 4, "step": 0, "x": 3}
     assert folder.load_best(2)["w"].tolist() == [2.0, 2.0]
     assert not (folder.path / "best-000001.safetensors").exists()
-    folder.remove()
+    remove(folder.path)
     assert not list(tmp_path.iterdir())
 
 
-def test_unreadable_best_weights_say_what_to_do(tmp_path: Path) -> None:
+def test_unreadable_best_weights_are_named_with_a_remedy(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, "print")
     folder.save_best(0, {"w": torch.zeros(2)})
     (folder.path / "best-000000.safetensors").write_bytes(b"short")
@@ -116,14 +106,14 @@ def test_unreadable_best_weights_say_what_to_do(tmp_path: Path) -> None:
     assert f"Remove {folder.path}" in str(fault.value)
 
 
-def test_a_disk_too_small_for_the_best_weights_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_too_small_for_the_best_weights_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = CheckpointFolder(tmp_path, "print")
     folder.save_best(0, {"w": torch.zeros(2)})
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(resume, "save_file", fail)
+    monkeypatch.setattr("sensorium.callbacks.checkpoints.save_file", fail)
     with pytest.raises(TrainingError, match="No space left"):
         folder.save_best(1, {"w": torch.ones(2)})
     assert folder.load_best(0)["w"].tolist() == [0.0, 0.0]
@@ -138,9 +128,6 @@ def test_what_a_killed_process_left_is_tidied(tmp_path: Path) -> None:
     folder.tidy()
     assert len(list(folder.path.iterdir())) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["print"]
-
-
-# -- fingerprints --------------------------------------------------------------------------------
 
 
 def known(config: Config, root: Path, **changes: object) -> str:
@@ -179,20 +166,10 @@ def test_a_changed_chunk_changes_the_digest_of_a_store(project: Path) -> None:
     assert store_digest(store) != before
 
 
-def test_code_is_part_of_the_fingerprint(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("x = 1", encoding="utf-8")
-    before = folder_digest(tmp_path, "*.py")
-    (tmp_path / "a.py").write_text("x = 2", encoding="utf-8")
-    assert folder_digest(tmp_path, "*.py") != before
-
-
 def test_a_provenance_names_the_code_it_ran_with(project: Path) -> None:
     code = provenance(load(project / "params.yaml"), Paths(project), EXPERIMENT, 0, None)["code"]
     assert {"data", "model", "training"} <= code.keys()
     assert code["training"] == folder_digest(Path(loop.__file__).parent, "*.py")
-
-
-# -- stopping ------------------------------------------------------------------------------------
 
 
 def test_a_signal_becomes_a_flag_and_handlers_come_back() -> None:
@@ -222,31 +199,29 @@ def test_nohup_keeps_ignoring_the_closed_terminal() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ancestors are read from /proc")
-def test_a_lifeline_is_whole_while_the_ancestors_live(monkeypatch: pytest.MonkeyPatch) -> None:
-    line = ParentWatch(2)
-    assert not line.died()
+def test_the_death_of_an_ancestor_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = ParentWatch(2)
+    assert not watch.died()
     monkeypatch.setattr(os, "getppid", lambda: 1)
-    assert line.died()
+    assert watch.died()
 
 
-def test_only_a_stage_hangs_on_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_stage_ends_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_STAGE", raising=False)
     assert watch_parents() is None
     monkeypatch.setenv("DVC_STAGE", "train@true_batch_001-0")
-    line = watch_parents()
-    assert line is not None
-    assert len(line.chain) == 2
+    watch = watch_parents()
+    assert watch is not None
+    assert len(watch.chain) == 2
 
-
-# -- seeing it -----------------------------------------------------------------------------------
 
 ROW = {"epoch": 0, "train_loss": 1.5, "val_loss": 2.5, "val_correlation": 0.25}
 
 
-def test_without_a_terminal_there_is_a_line_an_epoch() -> None:
+def test_without_a_terminal_there_is_one_line_per_epoch() -> None:
     text = io.StringIO()
-    with TerminalProgress("teacher fold 0", 10, 2, Console(file=text, soft_wrap=True)) as view:
+    view = TrainingProgress("teacher fold 0", 10, 2, Console(file=text, soft_wrap=True))
+    with view.bar:
         view.advance(5, 1.0, 1e-3, 80.0)
         view.epoch(ROW)
     assert text.getvalue() == (
@@ -257,24 +232,24 @@ def test_without_a_terminal_there_is_a_line_an_epoch() -> None:
 def test_a_terminal_shows_loss_rate_speed_and_time_left() -> None:
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=160, color_system=None)
-    with TerminalProgress("teacher fold 0", 10, 2, console) as view:
+    view = TrainingProgress("teacher fold 0", 10, 2, console)
+    with view.bar:
         view.advance(5, 1.25, 1e-3, 80.0)
     shown = text.getvalue()
     for part in ("teacher fold 0", "5/20", "loss 1.25", "lr 1.00e-03", "80 samples/s"):
         assert part in shown
 
 
-def test_the_null_view_takes_everything() -> None:
-    with NullProgress() as view:
+def test_the_other_processes_show_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    view = TrainingProgress("teacher fold 0", 10, 2, Console(stderr=True, quiet=True, force_terminal=True))
+    with view.bar:
         view.advance(1, 1.0, 1.0, 1.0)
         view.epoch(ROW)
         view.note("nothing")
+    assert capfd.readouterr() == ("", "")
 
 
-# -- recorder ------------------------------------------------------------------------------------
-
-
-class Statuses(NullRecorder):
+class Statuses(Recorder):
     def __init__(self) -> None:
         self.closed: list[str] = []
 
@@ -302,7 +277,7 @@ def test_a_run_ends_with_the_status_that_fits(fault: BaseException | None, statu
     assert recorder.closed == [status]
 
 
-class FullDisk(NullRecorder):
+class FullDisk(Recorder):
     """A recorder that cannot write."""
 
     def close(self, status: str) -> None:

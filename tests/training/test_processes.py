@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import training_runs
 from lightning_fabric.fabric import Fabric
-from training_runs import EXPERIMENT, change_params, start, states, train_here
+from training_runs import EXPERIMENT, change_params, checkpoints, start, train_here
 
 from sensorium.config import RuntimeConfig, load
 from sensorium.data.dataset import ValidationData
@@ -40,7 +40,7 @@ def score(fabric: Fabric, root: Path) -> dict[str, float]:
     import torch
 
     config, paths = load(root / "params.yaml"), Paths(root)
-    stores = [MouseStore.open(paths.store(mouse)) for mouse in config.dataset.mice]
+    stores = [MouseStore(paths.store(mouse)) for mouse in config.dataset.mice]
     data = ValidationData(stores, Folds.load(paths.folds), 0, config.window)
     settings = config.experiment(EXPERIMENT)
     torch.manual_seed(0)
@@ -90,7 +90,7 @@ def test_a_student_trains_on_two_processes(project: Path) -> None:
 def test_two_processes_stop_together_and_go_on(project: Path) -> None:
     change_params(project, {"runtime.devices": 2, f"experiments.{EXPERIMENT}.training.samples_per_epoch": 600})
     process = start(project)
-    while not states(project):
+    while not checkpoints(project):
         assert process.is_alive()
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGTERM)
@@ -98,7 +98,7 @@ def test_two_processes_stop_together_and_go_on(project: Path) -> None:
     spoken = (project / "stderr.txt").read_text(encoding="utf-8")
     assert process.exitcode == 143, spoken
     assert "stopped by SIGTERM" in spoken
-    assert states(project)
+    assert checkpoints(project)
     change_params(project, {f"experiments.{EXPERIMENT}.training.samples_per_epoch": 24})
     train_here(project)
 

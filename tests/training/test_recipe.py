@@ -12,12 +12,10 @@ from training_parity import CANVAS, NEURONS, Figures, group, parity_batch, parit
 from sensorium.config import CutMixConfig, TrainingConfig
 from sensorium.published import to_published
 from sensorium.training import task as task_module
-from sensorium.training.distillation import Distillation
-from sensorium.training.ema import ExponentialMovingAverage
-from sensorium.training.learner import Learner
+from sensorium.training.learner import ExponentialMovingAverage, Learner
 from sensorium.training.losses import pair_weights, poisson, weight_per_window
 from sensorium.training.schedule import WarmupCosine
-from sensorium.training.task import Student, Supervised
+from sensorium.training.task import Distillation, Student, Supervised
 
 RECIPE = TrainingConfig(
     samples_per_epoch=3,

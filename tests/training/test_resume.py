@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import training_runs
-from training_runs import change_params, digests, finish, leftovers, start, states
+from training_runs import change_params, checkpoints, digests, finish, leftovers, start
 
 from sensorium.errors import TrainingError
 from sensorium.files import exclusive_lock
@@ -69,7 +69,7 @@ def run_kill_test(project: Path, reference: dict[str, str], wanted: int) -> None
         assert time.monotonic() - began < 600
         assert digests(project) == reference
         assert not leftovers(project)
-        assert not states(project)
+        assert not checkpoints(project)
 
 
 def test_three_kills_change_no_bit(project: Path, reference: dict[str, str]) -> None:
@@ -81,52 +81,52 @@ def test_twenty_kills_change_no_bit(project: Path, reference: dict[str, str]) ->
     run_kill_test(project, reference, 20)
 
 
-def leave_states(project: Path) -> None:
-    """Train until two states lie there, then die."""
+def leave_checkpoints(project: Path) -> None:
+    """Train until two checkpoints lie there, then die."""
     process = start(project, kill_event=16)
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert len(states(project)) == 2
+    assert len(checkpoints(project)) == 2
 
 
 def test_other_settings_never_go_on_with_a_state(project: Path, tmp_path: Path) -> None:
     change_params(project, TRIALS)
-    leave_states(project)
+    leave_checkpoints(project)
     change_params(project, {"experiments.true_batch_001.training.learning_rate": 0.001})
     clean = Path(shutil.copytree(project, tmp_path / "clean", ignore=shutil.ignore_patterns(".sensorium")))
-    before = states(project)
+    before = checkpoints(project)
     assert finish(project) == finish(clean)
-    assert states(project) == before
+    assert checkpoints(project) == before
 
 
 @pytest.mark.parametrize("damaged", [1, 2])
-def test_damaged_states_are_passed_over(project: Path, reference: dict[str, str], damaged: int) -> None:
-    leave_states(project)
-    for path in states(project)[-damaged:]:
+def test_damaged_checkpoints_are_passed_over(project: Path, reference: dict[str, str], damaged: int) -> None:
+    leave_checkpoints(project)
+    for path in checkpoints(project)[-damaged:]:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert finish(project) == reference
-    spoken = (project / "stderr.txt").read_text(encoding="utf-8")
-    assert spoken.count("is damaged and was removed") == damaged
+    output = (project / "stderr.txt").read_text(encoding="utf-8")
+    assert output.count("is damaged and was removed") == damaged
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_saves_first(project: Path, long_training: dict[str, str], number: int, code: int) -> None:
     change_params(project, LONG)
     process = start(project)
-    wait_for_state(project, process)
+    wait_for_checkpoint(project, process)
     os.kill(process.pid, number)
     process.join()
     assert process.exitcode == code
-    spoken = " ".join((project / "stderr.txt").read_text(encoding="utf-8").split())
+    output = " ".join((project / "stderr.txt").read_text(encoding="utf-8").split())
     name = signal.Signals(number).name
-    told = re.search(rf"stopped by {name} in epoch (\d+) after (\d+) steps; a checkpoint is saved", spoken)
-    assert told, spoken
-    assert states(project)[-1].name.startswith(f"{int(told[1]) - 1:06d}-{int(told[2]):09d}-")
+    found = re.search(rf"stopped by {name} in epoch (\d+) after (\d+) steps; a checkpoint is saved", output)
+    assert found, output
+    assert checkpoints(project)[-1].name.startswith(f"{int(found[1]) - 1:06d}-{int(found[2]):09d}-")
     assert finish(project) == long_training
 
 
-def wait_for_state(root: Path, process: Process) -> None:
-    while not states(root):
+def wait_for_checkpoint(root: Path, process: Process) -> None:
+    while not checkpoints(root):
         assert process.is_alive(), (root / "stderr.txt").read_text(encoding="utf-8")
         time.sleep(0.02)
 
@@ -141,7 +141,7 @@ def test_a_stage_ends_with_dvc(project: Path, shell_stays: bool) -> None:
         env={**os.environ, "DVC_STAGE": "train@true_batch_001-0"},
         start_new_session=True,
     )
-    while not states(project):
+    while not checkpoints(project):
         assert parent.poll() is None
         time.sleep(0.05)
     parent.kill()
@@ -155,5 +155,5 @@ def test_a_stage_ends_with_dvc(project: Path, shell_stays: bool) -> None:
             time.sleep(0.1)
     else:
         raise AssertionError("the trainer outlives its parent")
-    spoken = (project / "stderr.txt").read_text(encoding="utf-8")
-    assert "stopped by SIGTERM" in spoken
+    output = (project / "stderr.txt").read_text(encoding="utf-8")
+    assert "stopped by SIGTERM" in output

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import EXPERIMENT, STUDENT, change_params, digests, finish, leftovers, start, states, train_here
+from training_runs import EXPERIMENT, STUDENT, change_params, checkpoints, digests, finish, leftovers, start, train_here
 
 from sensorium.callbacks import checkpoints as resume
 from sensorium.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -37,7 +37,7 @@ def test_a_fold_is_published_whole(project: Path, capsys: pytest.CaptureFixture[
     mice = [float(history[1][f"val_correlation/{mouse}"]) for mouse in trained.info.mice]
     assert float(history[1]["val_correlation"]) == pytest.approx(sum(mice) / len(mice))
     assert trained.info.provenance["experiment"] == EXPERIMENT
-    assert not states(project)
+    assert not checkpoints(project)
     assert not leftovers(project)
     spoken = capsys.readouterr().err
     assert "epoch 2/2" in spoken
@@ -141,7 +141,7 @@ def test_two_trainers_of_one_fold_are_refused(project: Path) -> None:
     change_params(project, {f"experiments.{EXPERIMENT}.training.samples_per_epoch": 60000})
     first = start(project)
     try:
-        while not states(project):
+        while not checkpoints(project):
             first.join(0.05)
             assert first.is_alive()
         with pytest.raises(TrainingError, match="another process is training it"):
@@ -158,7 +158,7 @@ def test_a_diverged_loss_ends_the_training(project: Path) -> None:
         train_here(project)
     assert "learning_rate" in str(fault.value)
     assert_nothing_published(project)
-    kept = torch.load(states(project)[-1], weights_only=True)
+    kept = torch.load(checkpoints(project)[-1], weights_only=True)
     assert all(bool(value.isfinite().all()) for value in kept["model"].values())
 
 
@@ -175,7 +175,7 @@ def test_full_memory_asks_for_chunks(project: Path, monkeypatch: pytest.MonkeyPa
         assert_nothing_published(project)
 
 
-def test_a_full_disk_leaves_the_last_state(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_last_checkpoint(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change_params(project, {"runtime.checkpoint_steps": 1})
     expected = finish(project)
     shutil.rmtree(project / OUTPUT)
@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_the_last_state(project: Path, monkeypatch: pytest.Mo
         train_here(project)
     assert "Free disk space" in str(fault.value)
     assert_nothing_published(project)
-    assert len(states(project)) == resume.KEPT
+    assert len(checkpoints(project)) == resume.KEPT
     monkeypatch.undo()
     assert finish(project) == expected
     assert "continues in epoch 1 after 3 steps" in (project / "stderr.txt").read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sensorium.data.batch import Batch, Targets
+from sensorium.data.inputs import Batch, Targets
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.model.dwiseneuro_config import DwiseNeuroConfig
 from sensorium.published import from_published

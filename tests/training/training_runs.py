@@ -13,7 +13,7 @@ from unittest.mock import patch
 import yaml
 
 if TYPE_CHECKING:
-    from sensorium.callbacks.recorder import NullRecorder
+    from sensorium.callbacks.recorder import Recorder
 
 EXPERIMENT = "true_batch_001"
 STUDENT = "distillation_001"
@@ -35,11 +35,11 @@ def change_params(root: Path, changes: Mapping[str, Any]) -> None:
     path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
 
 
-def no_recorder(*_: object) -> "NullRecorder":
+def no_recorder(*_: object) -> "Recorder":
     """What stands in for MLflow."""
-    from sensorium.callbacks.recorder import NullRecorder
+    from sensorium.callbacks.recorder import Recorder
 
-    return NullRecorder()
+    return Recorder()
 
 
 def train_here(root: Path, experiment: str = EXPERIMENT, fold: int = 0) -> None:
@@ -110,8 +110,8 @@ def digests(root: Path, experiment: str = EXPERIMENT, fold: int = 0) -> dict[str
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
-def states(root: Path) -> list[Path]:
-    """Resume states, oldest first."""
+def checkpoints(root: Path) -> list[Path]:
+    """Checkpoints, oldest first."""
     return sorted((root / ".sensorium" / "train").glob("*/*.pt"))
 
 

@@ -15,20 +15,15 @@ from scipy.special import gammaincinv
 
 Float64Array = npt.NDArray[np.float64]
 
-_STEPS = 4096
-"""Entries of a table."""
-_TURN_BITS, _DECAY_BITS, _NOISE_BITS = 14, 20, 12
-"""Binary digits after the point of the entries."""
-_DECAY_RANGE = 16.0
-"""Largest argument of `decay` that is told from infinity."""
-_TERMS = 12
-"""Uniform draws in a normal one; their sum has variance 1."""
+_STEPS = 4096  # entries of a table
+_TURN_BITS, _DECAY_BITS, _NOISE_BITS = 14, 20, 12  # binary digits after the point of the entries
+_DECAY_RANGE = 16.0  # largest argument of `decay` that differs from infinity
+_TERMS = 12  # uniform draws in a normal one; their sum has variance 1
 
 
 def on_grid(values: Float64Array, bits: int) -> Float64Array:
     """Round to multiples of 2 ** -bits; sums of such values are exact, in any order, below 2 ** (53 - bits)."""
-    rounded: Float64Array = np.rint(values * 2.0**bits) / 2.0**bits
-    return rounded
+    return np.rint(values * 2.0**bits) / 2.0**bits
 
 
 @cache
@@ -65,8 +60,7 @@ def decay(values: npt.ArrayLike) -> Float64Array:
 
 def squareplus(values: Float64Array) -> Float64Array:
     """A softplus without exponential, (x + sqrt(x^2 + 1)) / 2 (arXiv:2112.11687)."""
-    smooth: Float64Array = (values + np.sqrt(values * values + 1)) / 2
-    return smooth
+    return (values + np.sqrt(values * values + 1)) / 2
 
 
 def uniform(
@@ -101,5 +95,4 @@ def product(left: Float64Array, right: Float64Array) -> Float64Array:
         left: (..., M, K) whole numbers.
         right: (K, N) whole numbers; all sums of |left| * |right| must stay below 2 ** 53.
     """
-    whole: Float64Array = left @ right
-    return whole
+    return left @ right

@@ -13,27 +13,19 @@ from sensorium.recordings import inventory
 
 TRUTH_FOLDER = ".truth"
 """Sibling of the mice that holds the noiseless rates: <mouse>/<trial>.npy, float32 (N, L)."""
-
 MARKER = Path("meta", "synthetic.json")
 """Says that this generator wrote the mouse, from what, and which files."""
-
 _GENERATOR = "sensorium synthesize"
 
 
 def write_marker(folder: Path, version: int, digest: str) -> None:
-    """Mark a complete mouse, the last file that is written.
-
-    Args:
-        folder: the mouse's folder.
-        version: of the generator.
-        digest: of what the mouse is made from.
-    """
+    """Mark a complete mouse, the last file that is written."""
     files = inventory.take(folder)
     write_json(folder / MARKER, {"generator": _GENERATOR, "version": version, "digest": digest, "files": files})
 
 
 def is_marked(folder: Path) -> bool:
-    """Whether a mouse says that it is simulated."""
+    """Whether a mouse is marked as simulated."""
     return (folder / MARKER).exists()
 
 
@@ -48,11 +40,7 @@ def read_digest(folder: Path) -> str | None:
 
 
 def changes(folder: Path, quick: bool = False) -> list[str]:
-    """How a marked mouse differs from what was simulated, a phrase each; empty where it does not.
-
-    Args:
-        folder: the mouse's folder.
-        quick: compare names and sizes alone.
+    """How a marked mouse differs from what was simulated, one phrase each; `quick` compares names and sizes alone.
 
     Raises:
         DataError: the marker is damaged.

@@ -16,26 +16,17 @@ import numpy.typing as npt
 
 from sensorium.config import SyntheticConfig
 from sensorium.files import atomic_folder, digest_json
-from sensorium.mice import TEST_TIERS, TIERS, MouseSet, labelled_tiers
-from sensorium.recordings.raw import MODALITIES
-from sensorium.recordings.synthetic import behavior, movies, neurons, patterns
+from sensorium.mice import MODALITIES, TEST_TIERS, TIERS, MouseSet, labelled_tiers
+from sensorium.recordings.synthetic import movies, neurons
 from sensorium.recordings.synthetic.exact import uniform
-from sensorium.recordings.synthetic.marker import (
-    TRUTH_FOLDER,
-    is_marked,
-    read_digest,
-    require_untouched,
-    write_marker,
-)
+from sensorium.recordings.synthetic.marker import TRUTH_FOLDER, is_marked, read_digest, require_untouched, write_marker
 from sensorium.recordings.synthetic.statistics import write_statistics
 from sensorium.seeding import generator
 
 GENERATOR_VERSION = 2
 """Raised whenever the same seed and settings give other recordings."""
-
 _CALIBRATION_TRIALS = 8
 _SINGLE_TIERS = ("train", "none")
-
 Float64Array = npt.NDArray[np.float64]
 
 
@@ -56,7 +47,7 @@ class Video:
         size = (settings.frame_height, settings.frame_width)
         if "bonus" in self.tier:
             offset = TEST_TIERS.index(self.tier)
-            return patterns.parametric(rng, self.index + offset, frames, *size)
+            return movies.parametric(rng, self.index + offset, frames, *size)
         return movies.natural(rng, frames, *size)
 
 
@@ -103,7 +94,7 @@ class Trial:
     """One simulated trial, valid frames only."""
 
     movie: movies.Movie
-    behavior: behavior.Behavior
+    behavior: neurons.Behavior
     rate: Float64Array
     responses: Float64Array
 
@@ -133,9 +124,9 @@ class Simulation:
             self._repeated[video] = video.render(self.recipe.settings)
         return self._repeated[video]
 
-    def _stimulus(self, trial: int) -> tuple[movies.Movie, behavior.Behavior]:
+    def _stimulus(self, trial: int) -> tuple[movies.Movie, neurons.Behavior]:
         movie = movies.present(self.recipe.generator("presentation", trial), self._movie(self.plan[trial]))
-        return movie, behavior.simulate(self.recipe.generator("behavior", trial), len(movie))
+        return movie, neurons.simulate(self.recipe.generator("behavior", trial), len(movie))
 
     def trial(self, trial: int) -> Trial:
         """Show a trial's video; responses are zero where the competition withholds them."""
@@ -149,13 +140,6 @@ class Simulation:
         return Trial(movie, animal, rate, responses)
 
 
-def _padded(array: npt.NDArray[Any], frames: int) -> Float64Array:
-    """Float64 with a NaN tail up to `frames` on the last axis."""
-    out = np.full((*array.shape[:-1], frames), np.nan)
-    out[..., : array.shape[-1]] = array
-    return out
-
-
 def _write_trial(folder: Path, trial: int, simulated: Trial, padded_frames: int) -> None:
     arrays: dict[str, npt.NDArray[Any]] = {
         "videos": simulated.movie.transpose(1, 2, 0),
@@ -164,7 +148,9 @@ def _write_trial(folder: Path, trial: int, simulated: Trial, padded_frames: int)
         "pupil_center": simulated.behavior.pupil_center,
     }
     for modality, array in arrays.items():
-        np.save(folder / "data" / modality / f"{trial}.npy", _padded(array, padded_frames))
+        padded = np.full((*array.shape[:-1], padded_frames), np.nan)
+        padded[..., : array.shape[-1]] = array
+        np.save(folder / "data" / modality / f"{trial}.npy", padded)
 
 
 def _write_meta(folder: Path, simulation: Simulation) -> None:
@@ -201,20 +187,13 @@ def write_mouse(raw: Path, recipe: Recipe, on_trial: Callable[[], None] = lambda
 
     Both folders appear whole or not at all, the rates first: a mouse that is there has its truth.
 
-    Args:
-        raw: folder of the raw mice.
-        recipe: what to simulate.
-        on_trial: called after each trial.
-
     Raises:
-        DataError: something else than an untouched simulated mouse stands there.
+        DataError: something else than an untouched simulated mouse is there.
     """
     place = raw / recipe.mouse
-    _require_free(place)
-    with (
-        atomic_folder(place) as folder,
-        atomic_folder(raw / TRUTH_FOLDER / recipe.mouse) as truth,
-    ):
+    if place.exists():
+        require_untouched(place)
+    with atomic_folder(place) as folder, atomic_folder(raw / TRUTH_FOLDER / recipe.mouse) as truth:
         simulation = Simulation(recipe)
         for modality in MODALITIES:
             (folder / "data" / modality).mkdir(parents=True)
@@ -227,10 +206,5 @@ def write_mouse(raw: Path, recipe: Recipe, on_trial: Callable[[], None] = lambda
         write_statistics(folder, train)
         _write_meta(folder, simulation)
         write_marker(folder, GENERATOR_VERSION, recipe.digest)
-        _require_free(place)  # the user may have put a mouse there meanwhile
-
-
-def _require_free(place: Path) -> None:
-    """Make sure that nothing stands there but an untouched simulated mouse."""
-    if place.exists():
-        require_untouched(place)
+        if place.exists():  # the user may have put a mouse there meanwhile
+            require_untouched(place)

@@ -1,4 +1,7 @@
-"""Simulated neurons of primary visual cortex.
+"""The simulated animal: its behaviour, and its neurons of primary visual cortex.
+
+Values of behaviour lie in the range of the recordings: dilation tens of pixels, speed in cm/s, the pupil's centre
+in pixels of the eye camera.
 
 A neuron adds up what its receptive field sees and what the animal does, and passes the sum through a smooth
 rectifier. The visual part is a luminance (on/off) response, a simple cell and a complex cell: Gabor
@@ -19,14 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sensorium.recordings.synthetic import exact
-from sensorium.recordings.synthetic.behavior import Behavior
 from sensorium.recordings.synthetic.movies import Movie
 
 Float64Array = npt.NDArray[np.float64]
 
 COMPONENTS = ("luminance", "simple", "complex", "running", "pupil")
 """What drives a neuron."""
-
 _SHARES = (5.0, 1.0, 1.5, 5.0, 2.5)
 _MOSTLY_POSITIVE = (0.5, 0.5, 0.9, 0.8, 0.5)
 _TAPS = 10
@@ -35,8 +36,53 @@ _LUMINANCE_BITS, _GABOR_BITS, _KERNEL_BITS = 20, 12, 10
 """Whole filters are these multiples, powers of 2, of the true ones."""
 _VISUAL_BITS, _STATE_BITS = -16, 12
 """Components are rounded to whole numbers after these powers of 2: visual ones, those of behaviour."""
-_RATE_BITS = 12
-"""Binary digits of a rate after the point."""
+_RATE_BITS = 12  # binary digits of a rate after the point
+
+
+_WALK_BITS = 12  # binary digits of a value after the point
+
+
+@dataclass(frozen=True)
+class Behavior:
+    """What the animal does during one trial."""
+
+    dilation: Float64Array
+    """(L,) pupil dilation, pixels of the eye camera."""
+    speed: Float64Array
+    """(L,) running speed, cm/s."""
+    pupil_center: Float64Array
+    """(2, L) position of the pupil, pixels of the eye camera."""
+
+    @property
+    def channels(self) -> Float64Array:
+        """(2, L): dilation and speed, the raw format's `behavior`."""
+        return np.stack([self.dilation, self.speed])
+
+
+def _wander(rng: np.random.Generator, frames: int, scale: float) -> Float64Array:
+    """A stationary Ornstein-Uhlenbeck walk (frames,) of unit variance, correlation time `scale` frames."""
+    decay = 1 - 1 / scale
+    steps = exact.normal(rng, frames) * np.sqrt(1 - decay * decay)
+    walk = np.empty(frames)
+    value = float(exact.normal(rng))
+    for frame in range(frames):
+        value = decay * value + steps[frame]
+        walk[frame] = value
+    return exact.on_grid(walk, _WALK_BITS)
+
+
+def simulate(rng: np.random.Generator, frames: int) -> Behavior:
+    """Behaviour of one trial: bouts of running, and a pupil that widens with them.
+
+    Args:
+        rng: where all is drawn from.
+        frames: length of the trial, L.
+    """
+    arousal = _wander(rng, frames, 30.0)
+    speed = exact.on_grid(9.0 * exact.squareplus(1.5 * arousal - 0.5), _WALK_BITS)
+    dilation = 32.0 + 7.0 * (0.5 * arousal + 0.85 * _wander(rng, frames, 45.0))
+    center = np.stack([310 + 6 * _wander(rng, frames, 25.0), 240 + 4 * _wander(rng, frames, 25.0)])
+    return Behavior(exact.on_grid(np.maximum(dilation, 5.0), _WALK_BITS), speed, center)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Statistics over the training trials, a frame: meta/statistics/<modality>/all/<name>.npy."""
+"""Statistics over the training trials, per frame: meta/statistics/<modality>/all/<name>.npy."""
 
 import functools
 from pathlib import Path
@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sensorium.recordings.raw import MODALITIES, STATISTICS
+from sensorium.mice import MODALITIES, STATISTICS
 
 Float64Array = npt.NDArray[np.float64]
 
-_BLOCK_BYTES = 1 << 28
-"""Memory for the stacked trials; longer rows of pixels or neurons are worked off in blocks."""
+_BLOCK_BYTES = 1 << 28  # memory for the stacked trials; longer rows of pixels or neurons are worked off in blocks
 
 
 def summarise(stacked: Float64Array) -> dict[str, Float64Array]:
@@ -47,12 +46,7 @@ def _sum(stacked: Float64Array) -> Float64Array:
 
 
 def write_statistics(folder: Path, trials: list[int]) -> None:
-    """Summarise the trials of a written mouse, in bounded memory.
-
-    Args:
-        folder: the mouse's folder, its trials already in place.
-        trials: the training trials.
-    """
+    """Summarise the training trials of a written mouse, in bounded memory."""
     for modality in MODALITIES:
         files = [np.load(folder / "data" / modality / f"{trial}.npy", mmap_mode="r") for trial in trials]
         rows = max(1, _BLOCK_BYTES // (files[0][0].nbytes * len(files)))

@@ -1,34 +1,79 @@
-"""Rules that need no values: which files there are, their shapes and dtypes, and what the meta files say.
+"""What a verification finds, and the rules that need no values.
+
+They are about which files there are, their shapes and dtypes, and what the meta files contain.
 
 H W pixels, L frames with the padding, N neurons.
 """
 
 import collections
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from sensorium.mice import TIERS, MouseSet
-from sensorium.recordings.raw import (
-    MODALITIES,
-    STATISTICS,
-    open_array,
-    read_array,
-    read_coordinates,
-    read_tiers,
-    read_unit_ids,
-)
-from sensorium.recordings.verify.report import Report
+from sensorium.errors import DataError
+from sensorium.mice import MODALITIES, STATISTICS, TIERS, MouseSet
+from sensorium.recordings.raw import open_array, read_array, read_coordinates, read_tiers, read_unit_ids
 
-_UNSIGNED = "u"
+Level = Literal["error", "warning"]
+"""`error`: the pipeline would stop or learn nonsense. `warning`: it runs, but the format is not met."""
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One breach of one rule."""
+
+    rule: str
+    """Short name of the rule, the same for all its breaches."""
+    level: Level
+    file: str
+    """File or folder, relative to the mouse's."""
+    message: str
+
+
+@dataclass
+class Report:
+    """All findings on one mouse."""
+
+    mouse: str
+    mouse_set: str
+    quick: bool
+    """Whether values were left unread."""
+    trials: int = 0
+    neurons: int = 0
+    tiers: dict[str, int] = field(default_factory=dict)
+    """Number of trials by tier."""
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, rule: str, file: str, message: str, level: Level = "error") -> None:
+        """Note a breach."""
+        self.findings.append(Finding(rule, level, file, message))
+
+    def attempt(self, rule: str, file: str, read: Callable[[], _Result]) -> _Result | None:
+        """Call `read`; where it refuses, note why, without the path that the finding names already, and return None."""
+        try:
+            return read()
+        except DataError as fault:
+            named, _, reason = fault.problem.partition(f"/{file}: ")
+            self.add(rule, file, str(fault) if rule == "folder" else reason or named)
+            return None
+
+    def count(self, level: Level) -> int:
+        """Number of findings of one level."""
+        return sum(finding.level == level for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as a plain tree."""
+        return asdict(self) | {"errors": self.count("error"), "warnings": self.count("warning")}
 
 
 @dataclass
 class Structure:
-    """What the headers say; only sound files are listed."""
+    """What the headers contain; only sound files are listed."""
 
     folder: Path
     mouse_set: MouseSet
@@ -44,13 +89,7 @@ class Structure:
 
 
 def check_structure(folder: Path, mouse_set: MouseSet, report: Report) -> Structure:
-    """Check everything but values.
-
-    Args:
-        folder: the mouse's folder, which exists.
-        mouse_set: the mouse's set, which decides about tiers.
-        report: where findings go.
-    """
+    """Check everything but values."""
     tiers = report.attempt("tiers", "meta/trials/tiers.npy", partial(read_tiers, folder)) or []
     report.neurons = _check_neurons(folder, report)
     report.trials = len(tiers) or _count_files(folder)
@@ -75,7 +114,7 @@ def _check_neurons(folder: Path, report: Report) -> int:
     if ids is None:
         return 0
     stored = open_array(folder / file).dtype
-    if stored.kind != _UNSIGNED:
+    if stored.kind != "u":
         report.add("unit_ids", file, f"dtype {stored}, expected unsigned integers", "warning")
     file = "meta/neurons/cell_motor_coordinates.npy"
     places = report.attempt("coordinates", file, partial(read_coordinates, folder, len(ids)))

@@ -3,6 +3,8 @@
 L frames with the padding.
 """
 
+import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sensorium.errors import DataError
-from sensorium.mice import labelled_tiers
-from sensorium.recordings.raw import MODALITIES, STATISTICS, read_array
-from sensorium.recordings.verify.report import Level, Report
-from sensorium.recordings.verify.structure import Structure
+from sensorium.mice import MODALITIES, STATISTICS, labelled_tiers
+from sensorium.recordings.raw import read_array
+from sensorium.recordings.verify.structure import Level, Report, Structure
 
 Float64Array = npt.NDArray[np.float64]
 
-_LARGEST = float(np.finfo(np.float32).max)
-"""Stores are float32."""
-
-_RANGES = {"videos": (0.0, 255.0), "responses": (0.0, _LARGEST)}
-"""Smallest and largest value of a modality."""
+_LARGEST = float(np.finfo(np.float32).max)  # stores are float32
+_RANGES = {"videos": (0.0, 255.0), "responses": (0.0, _LARGEST)}  # smallest and largest value of a modality
 
 
 def check_trial(structure: Structure, trial: int, report: Report, shortest: int = 1) -> tuple[Float64Array, int] | None:
@@ -30,11 +28,13 @@ def check_trial(structure: Structure, trial: int, report: Report, shortest: int 
     Returns:
         The video (H, W, L) and its valid length, or None where it cannot be read.
     """
-    arrays = {
-        modality: array
-        for modality in MODALITIES
-        if (modality, trial) in structure.sound and (array := _read(structure, modality, trial, report)) is not None
-    }
+    arrays: dict[str, Float64Array] = {}
+    for modality in MODALITIES:
+        if (modality, trial) in structure.sound:
+            file = structure.file(modality, trial)
+            array = report.attempt("files", file, partial(read_array, structure.folder / file))
+            if array is not None:
+                arrays[modality] = array
     level: Level = "warning" if structure.tiers[trial] == "none" else "error"
     lengths = {
         modality: _check_array(structure.file(modality, trial), modality, array, level, report)
@@ -51,16 +51,11 @@ def check_trial(structure: Structure, trial: int, report: Report, shortest: int 
 
 
 def _check_length(structure: Structure, trial: int, lengths: dict[str, int], shortest: int, report: Report) -> None:
-    """Check that a window covers every frame; a trial without any is told by its tail, an unusable one may be short."""
+    """Check that a window covers every frame; one without any is reported for its tail, unusable ones may be short."""
     length = min(lengths.values(), default=0)
     if structure.tiers[trial] != "none" and 0 < length < shortest:
         message = f"{length} frames, fewer than the {shortest} that the window of params.yaml needs to predict each"
         report.add("length", structure.file("videos", trial), message)
-
-
-def _read(structure: Structure, modality: str, trial: int, report: Report) -> Float64Array | None:
-    file = structure.file(modality, trial)
-    return report.attempt("files", file, lambda: read_array(structure.folder / file))
 
 
 def _check_array(file: str, modality: str, array: Float64Array, level: Level, report: Report) -> int:
@@ -112,21 +107,23 @@ def _check_labels(structure: Structure, trial: int, responses: Float64Array, rep
 def check_statistics(folder: Path, report: Report) -> None:
     """Check that the statistics are finite somewhere, ordered, and never negative where they cannot be."""
     for modality in MODALITIES:
-        found = {name: _statistic(folder, modality, name) for name in STATISTICS}
+        found = {}
+        for name in STATISTICS:
+            with contextlib.suppress(DataError):  # the structure's findings name it
+                array = read_array(folder / "meta" / "statistics" / modality / "all" / f"{name}.npy")
+                if array.dtype == np.float64:
+                    found[name] = array
         where = f"meta/statistics/{modality}/all"
         for name, array in found.items():
-            if array is not None and not np.isfinite(array).any():
+            if not np.isfinite(array).any():
                 report.add("statistics", f"{where}/{name}.npy", "not one finite value")
-            if array is not None and np.isinf(array).any():
+            if np.isinf(array).any():
                 report.add("statistics", f"{where}/{name}.npy", "infinite values")
-        if any(array is None for array in found.values()):
-            continue  # the structure's findings name it
-        _check_order(where, found, report)
+        if len(found) == len(STATISTICS) and len({array.shape for array in found.values()}) == 1:
+            _check_order(where, found, report)
 
 
 def _check_order(where: str, found: dict[str, Any], report: Report) -> None:
-    if len({array.shape for array in found.values()}) > 1:
-        return
     with np.errstate(invalid="ignore"):
         if (found["std"] < 0).any():
             report.add("statistics", f"{where}/std.npy", "negative values")
@@ -134,11 +131,3 @@ def _check_order(where: str, found: dict[str, Any], report: Report) -> None:
             slack = 1e-6 * (1 + np.abs(found[name]))
             if ((found[name] < found["min"] - slack) | (found[name] > found["max"] + slack)).any():
                 report.add("statistics", f"{where}/{name}.npy", "values outside min.npy to max.npy")
-
-
-def _statistic(folder: Path, modality: str, name: str) -> Float64Array | None:
-    try:
-        array = read_array(folder / "meta" / "statistics" / modality / "all" / f"{name}.npy")
-    except DataError:
-        return None
-    return array if array.dtype == np.float64 else None

@@ -90,9 +90,9 @@ class Timed:
 
 def train(fold: int, turn: int, parts: list[str]) -> None:
     """Train one fold in this process, as `sensorium train` does, and print what it took."""
-    from sensorium.cli.process import prepare
+    from sensorium.processes import tune_process
 
-    prepare()
+    tune_process()
     from sensorium.config import load
     from sensorium.paths import PARAMS_FILE, Paths
 

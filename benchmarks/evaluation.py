@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from sensorium.cli.process import prepare
 from sensorium.config import EvaluationConfig
 from sensorium.evaluation.scores import score_mouse
 from sensorium.evaluation.sources import OutOfFold, load_all
 from sensorium.evaluation.weights import fit, gather
 from sensorium.inference.predictions import Predictions
 from sensorium.metrics import correlation, response_precision
+from sensorium.processes import tune_process
 
 NEURONS, FRAMES, DISTINCT, FOLDS, REPEATS = 7900, 300, 10, 7, 10
 CONFIG = EvaluationConfig(first_frame=50, frames=249)
@@ -139,7 +139,7 @@ def in_memory(disk: Disk, trials: int) -> Any:
 
 
 def _measured(work: Any, disk: Disk, trials: int, answer: Any) -> None:
-    prepare()  # as the command line does
+    tune_process()  # as the command line does
     wall, cpu = time.perf_counter(), time.process_time()
     work(disk, trials)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -19,10 +19,10 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from sensorium.cli.process import prepare
 from sensorium.data.store import MouseStore
+from sensorium.processes import tune_process
 
-prepare()
+tune_process()
 
 from sensorium.callbacks.checkpoints import CheckpointFolder
 from sensorium.callbacks.progress import TrainingProgress

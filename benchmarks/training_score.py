@@ -16,10 +16,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sensorium.cli.process import prepare
 from sensorium.data.store import MouseStore
+from sensorium.processes import tune_process
 
-prepare()
+tune_process()
 
 from sensorium.callbacks.checkpoints import CheckpointFolder
 from sensorium.callbacks.progress import TrainingProgress

@@ -8,8 +8,8 @@ from rich.markup import escape
 
 from sensorium import __version__
 from sensorium.cli.errors import INTERRUPTED, describe, report
-from sensorium.cli.process import prepare
 from sensorium.cli.verbs import CONTEXT, LazyGroup
+from sensorium.processes import tune_process
 
 _DESCRIPTION = """Predict the activity of mouse visual cortex from video.
 
@@ -44,7 +44,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; a user's mistake or a failing disk prints one message, no traceback."""
-    prepare()
+    tune_process()
     message = None
     try:
         app()

@@ -48,9 +48,6 @@ def run(
     """Train a fold again from the code, data and settings that its run names, and compare bit by bit.
 
     The exit code is 0 for bitwise equal and within tolerance, 3 for drift.
-
-    Raises:
-        SensoriumError: as for `reproduce`.
     """
     if reproduce(config, paths, run, tolerance, keep).verdict == "drift":
         raise typer.Exit(DRIFT)

@@ -63,9 +63,6 @@ def run(
 
     Examples: `sensorium sweep -e true_batch_001 --space conf/sweep/quick.yaml --trials 8`, the same with `-j 2`,
     with `--executor slurm -j 8 --gpus-per-trial 1`, or with `--best tuned` once it is over.
-
-    Raises:
-        SensoriumError: as for `search`.
     """
     config.experiment(experiment)
     numbers = tuple(select_folds(config, folds)[: None if folds else 1])

@@ -30,28 +30,19 @@ from sensorium.training.history import Row
 
 @dataclass(frozen=True)
 class Options:
-    """What to search, and how."""
+    """The options of `sensorium sweep`; `worker` names a process that another one started."""
 
     experiment: str
     space: Path
-    """File of conf/sweep/."""
     trials: int
-    """Number of trials, with those that are over."""
     folds: tuple[int, ...]
-    """Folds that each trial trains; its value is their mean."""
     name: str | None = None
-    """Name of the sweep; by default of experiment and space."""
     best: str | None = None
-    """Name of the experiment that is to have the best settings."""
     jobs: int | None = None
-    """Processes; by default one per GPU, or this one."""
     gpus: str | None = None
-    """GPUs to lease, joined by commas."""
     gpus_per_trial: int = 0
-    """GPUs that each process asks a cluster for."""
     executor: str = "local"
     worker: str | None = None
-    """Set for a process that another one has started: its name."""
     as_json: bool = False
 
     @property

@@ -74,11 +74,7 @@ def run(config: Config, paths: Paths, experiment: Experiment, folds: Folds = Non
 
 
 def train_fold(config: Config, paths: Paths, experiment: str, fold: int) -> None:
-    """Train one fold and publish it.
-
-    Raises:
-        SensoriumError: as for `run`.
-    """
+    """Train one fold and publish it."""
     busy = TrainingError(
         f"{experiment} fold {fold}: another process is training it.",
         "Wait for it, or stop it; it saves a checkpoint.",

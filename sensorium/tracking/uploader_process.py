@@ -36,8 +36,6 @@ _STUCK_SECONDS = 300.0
 """An uploader that achieves nothing for so long ends: the next one has the environment of a training of today."""
 
 _log = logging.getLogger(__name__)
-_started: list[subprocess.Popen[bytes]] = []
-"""Kept, as Python warns of a process that is forgotten while it runs."""
 
 
 def ensure_running(store: TrackingStore) -> None:
@@ -82,7 +80,7 @@ def _start(store: TrackingStore, lock: int) -> None:
             start_new_session=True,
             pass_fds=[lock],
         )
-    _started.append(process)
+    process.returncode = 0  # it outlives this process on purpose, which Python would warn of
 
 
 class UploadTask:

@@ -7,30 +7,42 @@ from typing import Protocol
 from sensorium.config import TrainingConfig
 
 
-class Schedule(Protocol):
-    """Learning rate of every iteration of a training.
+class Decay(Protocol):
+    """Form of the decay of the learning rate after the warm-up.
 
-    To add one, write a class with this method, add it to `_DECAYS`, and its name to `schedule` of
+    To add one, write a function like this, add it to `DECAYS`, and its name to `schedule` of
     `sensorium.config.TrainingConfig`:
 
     Examples:
-        >>> @dataclass(frozen=True)
-        ... class Constant:
-        ...     rate: float
-        ...     def __call__(self, iteration: int) -> float:
-        ...         return self.rate
-        >>> schedule: Schedule = Constant(1e-3)
-        >>> [schedule(iteration) for iteration in range(2)]
-        [0.001, 0.001]
+        >>> def square_root(progress: float) -> float:
+        ...     return 1.0 - math.sqrt(progress)
+        >>> decay: Decay = square_root
+        >>> schedule = WarmupDecay(peak=0.01, final_ratio=0.0, warmup=2, iterations=4, decay=decay)
+        >>> [schedule(iteration) for iteration in (0, 2, 3, 6)]
+        [0.0, 0.01, 0.005, 0.0]
     """
 
-    def __call__(self, iteration: int) -> float:
-        """Learning rate of one iteration, counted from 0 over the whole training."""
+    def __call__(self, progress: float, /) -> float:
+        """Part of the way to the final learning rate that is left: 1 at progress 0, 0 at progress 1."""
         ...
 
 
+def cosine(progress: float) -> float:
+    """Half a period of a cosine (arXiv:1608.03983 without restarts); see `Decay`."""
+    return (1.0 + math.cos(math.pi * progress)) / 2.0
+
+
+def linear(progress: float) -> float:
+    """A straight line; see `Decay`."""
+    return 1.0 - progress
+
+
+DECAYS: dict[str, Decay] = {"cosine": cosine, "linear": linear}
+"""By the name that the settings use."""
+
+
 @dataclass(frozen=True)
-class _Warmup:
+class WarmupDecay:
     """A linear rise from 0, then a decay."""
 
     peak: float
@@ -39,38 +51,19 @@ class _Warmup:
     """Learning rate at the end of the decay, over `peak`."""
     warmup: int
     """Iterations of the rise."""
-    decay: int
+    iterations: int
     """Iterations of the decay."""
+    decay: Decay
 
     def __call__(self, iteration: int) -> float:
-        """See `Schedule`."""
+        """Learning rate of one iteration, counted from 0 over the whole training."""
         if iteration < self.warmup:
             return self.peak * iteration / self.warmup
         lowest = self.final_ratio * self.peak
-        return lowest + (self.peak - lowest) * self._remaining(min((iteration - self.warmup) / self.decay, 1.0))
-
-    def _remaining(self, progress: float) -> float:
-        raise NotImplementedError
+        return lowest + (self.peak - lowest) * self.decay(min((iteration - self.warmup) / self.iterations, 1.0))
 
 
-class WarmupCosine(_Warmup):
-    """A linear rise from 0, then a cosine decay (arXiv:1608.03983 without restarts)."""
-
-    def _remaining(self, progress: float) -> float:
-        return (1.0 + math.cos(math.pi * progress)) / 2.0
-
-
-class WarmupLinear(_Warmup):
-    """A linear rise from 0, then a linear decay."""
-
-    def _remaining(self, progress: float) -> float:
-        return 1.0 - progress
-
-
-_DECAYS = {"cosine": WarmupCosine, "linear": WarmupLinear}
-
-
-def make_schedule(recipe: TrainingConfig, steps: int) -> Schedule:
-    """The schedule that settings choose, for so many optimizer steps per epoch."""
-    make, (warmup, decay) = _DECAYS[recipe.schedule], (recipe.warmup_epochs, recipe.cosine_epochs)
-    return make(recipe.learning_rate, recipe.final_learning_rate, warmup * steps, decay * steps)
+def make_schedule(recipe: TrainingConfig, steps: int) -> WarmupDecay:
+    """The schedule that an experiment's settings choose, for a number of optimizer steps per epoch."""
+    warmup, iterations = recipe.warmup_epochs * steps, recipe.cosine_epochs * steps
+    return WarmupDecay(recipe.learning_rate, recipe.final_learning_rate, warmup, iterations, DECAYS[recipe.schedule])

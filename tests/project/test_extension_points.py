@@ -19,6 +19,6 @@ def test_examples_run(name):
     assert outcome.failed == 0
 
 
-@pytest.mark.parametrize(("setting", "known"), [("loss", losses.LOSSES), ("schedule", schedule._DECAYS)])
+@pytest.mark.parametrize(("setting", "known"), [("loss", losses.LOSSES), ("schedule", schedule.DECAYS)])
 def test_the_settings_name_all_of_them(setting, known):
     assert set(get_args(TrainingConfig.model_fields[setting].annotation)) == set(known)

@@ -14,7 +14,7 @@ from sensorium.published import to_published
 from sensorium.training import task as task_module
 from sensorium.training.learner import ExponentialMovingAverage, Learner
 from sensorium.training.losses import pair_weights, poisson, weight_per_window
-from sensorium.training.schedule import WarmupCosine
+from sensorium.training.schedule import WarmupDecay, cosine
 from sensorium.training.task import Distillation, Student, Supervised
 
 RECIPE = TrainingConfig(
@@ -114,14 +114,14 @@ def test_shares_are_normalised_as_the_whole(mice: int, sizes: list[int], ratio: 
 
 
 def test_learning_rate_follows_the_published_curve(figures: Figures) -> None:
-    schedule = WarmupCosine(peak=2.4e-3, final_ratio=0.01, warmup=30, decay=60)
+    schedule = WarmupDecay(peak=2.4e-3, final_ratio=0.01, warmup=30, iterations=60, decay=cosine)
     expected = figures["schedule|lr_warmup3_cosine6_10iters"].tolist()
     assert [schedule(iteration) for iteration in range(90)] == pytest.approx(expected, abs=1e-15)
     assert schedule(90) == pytest.approx(2.4e-5)
 
 
 def test_learning_rate_without_warmup_starts_at_the_peak() -> None:
-    assert WarmupCosine(1.0, 0.1, warmup=0, decay=4)(0) == 1.0
+    assert WarmupDecay(1.0, 0.1, warmup=0, iterations=4, decay=cosine)(0) == 1.0
 
 
 def test_average_holds_every_entry_and_copies_counters() -> None:

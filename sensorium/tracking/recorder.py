@@ -25,7 +25,7 @@ from sensorium.tracking.run_links import RunLink, trained_fingerprint
 from sensorium.tracking.store import TrackingStore, mlflow_errors
 from sensorium.tracking.sweeps import SweepPlace
 from sensorium.tracking.system import SystemLoad
-from sensorium.tracking.timeouts import GRACE_SECONDS, closing_seconds, idle_timeout, upload_timeout
+from sensorium.tracking.timeouts import ALLOWANCE_SECONDS, closing_seconds, idle_timeout, upload_timeout
 from sensorium.tracking.uploader_process import ensure_running
 
 _log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def _await_upload(log: EventLog, store: TrackingStore, seconds: float) -> None:
     When `seconds` is all the time that it ever gets, its start does not count.
     """
     began = asked = time.monotonic()
-    grace = GRACE_SECONDS if seconds and seconds == upload_timeout() else 0.0
+    grace = ALLOWANCE_SECONDS if seconds and seconds == upload_timeout() else 0.0
     while not log.is_uploaded and time.monotonic() < began + seconds + grace:
         now = time.monotonic()
         if grace and log.is_held(UPLOADER):

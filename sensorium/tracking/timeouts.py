@@ -11,7 +11,7 @@ UPLOAD_TIMEOUT = "SENSORIUM_TRACKING_TIMEOUT"
 """Seconds that a training waits at its end for MLflow to take what is left; 0 leaves it to the uploader."""
 IDLE_TIMEOUT = "SENSORIUM_UPLOADER_IDLE_TIMEOUT"
 """Seconds after which an uploader without work ends."""
-GRACE_SECONDS = 45.0
+ALLOWANCE_SECONDS = 45.0
 """What an uploader may take beyond its timeout: to start, or to wait for one answer, on a busy machine."""
 
 _FORMER = {UPLOAD_TIMEOUT: "SENSORIUM_TRACKING_PATIENCE", IDLE_TIMEOUT: "SENSORIUM_COURIER_LINGER"}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sensorium.tracking import leaderboard, runs, sweeps
 from sensorium.tracking.event_log import FINISHED, UPLOADER, WRITER, EventLog, UploadState, event_logs
 from sensorium.tracking.store import TrackingStore, expected_faults, redact
-from sensorium.tracking.timeouts import GRACE_SECONDS, upload_timeout
+from sensorium.tracking.timeouts import ALLOWANCE_SECONDS, upload_timeout
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -135,7 +135,7 @@ def upload_remaining(store: TrackingStore) -> dict[str, str | None]:
     for log in event_logs(store.state):
         if log.is_held(WRITER):
             continue
-        with log.locked(UPLOADER, upload_timeout() + GRACE_SECONDS) as free:
+        with log.locked(UPLOADER, upload_timeout() + ALLOWANCE_SECONDS) as free:
             if not log.events_file.exists():
                 continue  # uploaded meanwhile
             if not free:

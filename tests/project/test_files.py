@@ -1,7 +1,6 @@
 """Atomic writes, digests and locks."""
 
 import errno
-import json
 import multiprocessing
 import os
 import signal
@@ -130,7 +129,7 @@ def test_only_what_belongs_to_the_name_is_put_right(tmp_path):
     assert names(tmp_path) == sorted(others)
 
 
-def test_a_exclusive_lock_finds_its_outputs_put_right(tmp_path):
+def test_an_exclusive_lock_finds_its_outputs_put_right(tmp_path):
     first, second, lock = tmp_path / "a" / "out", tmp_path / "b" / "out", tmp_path / "lock"
     for target in (first, second):
         killed(target)
@@ -177,11 +176,6 @@ def test_unreadable_json_is_told(tmp_path, content, words):
         files.read_json(path, DataError, "Run it again.")
     assert str(path) in str(fault.value)
     assert fault.value.remedy == "Run it again."
-
-
-def test_json_round_trip(tmp_path):
-    files.write_json(tmp_path / "a", {"x": [1, 2]})
-    assert files.read_json(tmp_path / "a", DataError, "") == json.loads((tmp_path / "a").read_text()) == {"x": [1, 2]}
 
 
 def _hold(path, ready):

@@ -403,7 +403,7 @@ def test_seconds_that_are_no_number_are_refused(project, monkeypatch, variable, 
 def test_sync_names_what_an_uploader_holds(project, inline, monkeypatch):
     run = start(project)
     run.close("FAILED")
-    monkeypatch.setattr(uploader, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(uploader, "ALLOWANCE_SECONDS", 0.1)
     monkeypatch.setenv("SENSORIUM_TRACKING_TIMEOUT", "0")
     (log,) = event_logs(project.store.state)
     with log.locked("uploader"), pytest.raises(TrackingError, match="an uploader is still at work on it"):

@@ -22,11 +22,10 @@ from sensorium.data.folds import Folds
 from sensorium.data.inputs import assemble
 from sensorium.data.store import MouseStore
 from sensorium.errors import TrackingError, TrainingError
-from sensorium.lineage import fingerprint, folder_digest, provenance, store_digest
+from sensorium.lineage import fingerprint, provenance, store_digest
 from sensorium.metrics import correlation
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.paths import Paths
-from sensorium.training import loop
 from sensorium.training.history import Best, best_epoch, stops_early, to_csv
 from sensorium.training.losses import poisson
 from sensorium.training.validation import FoldValidation
@@ -164,12 +163,6 @@ def test_a_changed_chunk_changes_the_digest_of_a_store(project: Path) -> None:
     content[-1] ^= 1
     chunk.write_bytes(content)
     assert store_digest(store) != before
-
-
-def test_a_provenance_names_the_code_it_ran_with(project: Path) -> None:
-    code = provenance(load(project / "params.yaml"), Paths(project), EXPERIMENT, 0, None)["code"]
-    assert {"data", "model", "training"} <= code.keys()
-    assert code["training"] == folder_digest(Path(loop.__file__).parent, "*.py")
 
 
 def test_a_signal_becomes_a_flag_and_handlers_come_back() -> None:

@@ -1,8 +1,8 @@
 """The one typed tree of settings, built once from params.yaml.
 
 Data, model, inference and submissions receive their own sections; what assembles, records or registers a whole
-experiment receives the tree. Sections are frozen; unknown keys, wrong types and contradictions are refused with the key,
-the value and the remedy. The published hyper-parameters
+experiment receives the tree. Sections are frozen; unknown keys, wrong types and contradictions are refused with the
+key, the value and the remedy. The published hyper-parameters
 are in conf/experiment/ and conf/scale/full.yaml, what the demonstration makes smaller in conf/scale/small.yaml.
 """
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from sensorium.errors import PipelineError
 from sensorium.files import exclusive_lock, read_json, try_lock, write_json
 from sensorium.scheduler.display import Display, duration
-from sensorium.scheduler.executors import LOCK_VARIABLE, LOG_VARIABLE, lease
+from sensorium.scheduler.executors import lease
 from sensorium.scheduler.graph import StageGraph
+from sensorium.scheduler.local import LOCK_VARIABLE, LOG_VARIABLE
 from sensorium.scheduler.processes import CHANGED, GRACE_SECONDS, UNCHANGED, StageProcess, StopSignals
 from sensorium.scheduler.tasks import Scheduler, State, Task
 from sensorium.tracking.project_run import RUN_VARIABLES

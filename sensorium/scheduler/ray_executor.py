@@ -22,7 +22,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from sensorium.scheduler.executors import LOCK_VARIABLE, LOG_VARIABLE
+from sensorium.scheduler.local import LOCK_VARIABLE, LOG_VARIABLE
 
 _LOST = 128 + signal.SIGKILL
 """Exit code of a command whose worker is gone."""
@@ -36,7 +36,7 @@ class RayHandle:
     task: Any
 
     def poll(self) -> int | None:
-        """See `executors.Handle`."""
+        """See `local.Handle`."""
         done, _ = ray.wait([self.task], timeout=0)
         if not done:
             return None
@@ -47,7 +47,7 @@ class RayHandle:
             return _LOST
 
     def cancel(self, force: bool = False) -> None:
-        """See `executors.Handle`; a worker that is killed takes the command with it."""
+        """See `local.Handle`; a worker that is killed takes the command with it."""
         ray.cancel(self.task, force=force)
 
 

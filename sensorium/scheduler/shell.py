@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sensorium.files import waiting_lock, write_text
-from sensorium.scheduler.executors import LOCK_VARIABLE, LOG_VARIABLE, make_executor, wait
+from sensorium.scheduler.executors import make_executor
+from sensorium.scheduler.local import LOCK_VARIABLE, LOG_VARIABLE, wait
 from sensorium.scheduler.processes import StopSignals
 
 

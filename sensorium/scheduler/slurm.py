@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sensorium.processes import die_with_parent
-from sensorium.scheduler.executors import CLUSTER_TIMEOUT, LocalHandle, shell_call
+from sensorium.scheduler.local import CLUSTER_TIMEOUT, LocalHandle, shell_call
 
 
 class SlurmHandle(LocalHandle):

@@ -11,7 +11,7 @@ from sensorium.training import losses, schedule
 
 
 @pytest.mark.parametrize(
-    "name", ["data.augmentation", "data.store", "scheduler.executors", "training.losses", "training.schedule"]
+    "name", ["data.augmentation", "data.store", "scheduler.local", "training.losses", "training.schedule"]
 )
 def test_examples_run(name):
     outcome = doctest.testmod(importlib.import_module(f"sensorium.{name}"))

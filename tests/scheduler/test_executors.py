@@ -10,7 +10,8 @@ from toy_project import alive, diamond, wait_until
 
 from sensorium.errors import ConfigError, PipelineError
 from sensorium.scheduler import shell
-from sensorium.scheduler.executors import make_executor, wait
+from sensorium.scheduler.executors import make_executor
+from sensorium.scheduler.local import wait
 
 SLURM = Path(__file__).parent / "slurm"
 

@@ -13,7 +13,7 @@ from dvc.lock import make_lock
 from toy_project import alive, diamond, meet, wait_until
 
 from sensorium.errors import PipelineError
-from sensorium.scheduler.executors import LOCK_VARIABLE, LOG_VARIABLE
+from sensorium.scheduler.local import LOCK_VARIABLE, LOG_VARIABLE
 from sensorium.scheduler.processes import FAILED
 from sensorium.scheduler.shell import install_shell
 

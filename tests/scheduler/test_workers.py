@@ -7,7 +7,8 @@ import threading
 import pytest
 from toy_project import wait_until
 
-from sensorium.scheduler.executors import Worker, run_here, run_workers
+from sensorium.scheduler.executors import Worker, run_workers
+from sensorium.scheduler.local import run_here
 
 
 @pytest.fixture

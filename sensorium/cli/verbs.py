@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,6 @@ _GROUPS = {
 }
 RENAMED = {"repro": "run", "weigh": "fit-ensemble", "respond": "predict-video", "states": "checkpoints"}
 """Verbs of earlier releases."""
-_SECTIONS = ("\nArgs:", "\nReturns:", "\nRaises:")
 _log = logging.getLogger(__name__)
 
 
@@ -92,7 +92,7 @@ class LazyCommand(TyperCommand):
         assert spec.origin is not None, self._module
         tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
         found = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == self._function)
-        return _without_sections(ast.get_docstring(next(found)) or "")
+        return re.split(r"\n(?:Args|Returns|Raises):", ast.get_docstring(next(found)) or "")[0].strip()
 
     @functools.cached_property
     def loaded(self) -> TyperCommand:
@@ -164,9 +164,3 @@ def in_project(function: Callable[..., Any]) -> Callable[..., None]:
     call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     return call
-
-
-def _without_sections(docstring: str) -> str:
-    """A docstring up to its sections for programmers."""
-    ends = [position for section in _SECTIONS if (position := docstring.find(section)) >= 0]
-    return docstring[: min(ends, default=None)].strip()

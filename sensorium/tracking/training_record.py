@@ -15,7 +15,7 @@ from sensorium.tracking.event_log import FINISHED
 from sensorium.tracking.provenance import Provenance, commit_of, training_inputs, uncommitted
 from sensorium.tracking.recorder import CONFIG, HISTORY, PATCH
 from sensorium.tracking.run_links import find_run
-from sensorium.tracking.runs import EXPERIMENT, FOLD, PARENT, RECORD, RECORDED, ROLE, is_alive, search
+from sensorium.tracking.runs import EXPERIMENT, FOLD, PARENT, REBUILT, RECORD, RECORDED, ROLE, is_alive, search
 from sensorium.tracking.store import URI_VARIABLE, TrackingStore, mlflow_errors
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ def read_training_record(config: Config, paths: Paths, name: str) -> TrainingRec
             return _pulled(config, paths, *_parse(name))
         run = _training(client, store, run_id)
         run_id, tags = str(run.info.run_id), run.data.tags
+        if REBUILT in tags and Provenance.from_tags(tags).commit is None and not _RUN.fullmatch(name):
+            return _pulled(config, paths, *_parse(name))
         held = {a.path for a in client.list_artifacts(run_id)}
         with tempfile.TemporaryDirectory() as folder:
             files = {key: client.download_artifacts(run_id, key, folder) for key in {CONFIG, HISTORY, PATCH} & held}

@@ -173,6 +173,9 @@ def test_a_pulled_fold_is_trained_again_from_the_tree_that_it_came_with(reposito
     assert (recipe.run_id, recipe.patch, recipe.inputs) == (None, b"", {"data/folds": digest})
     assert recipe.commit == git(root, "rev-parse", "HEAD")
     assert recipe.key == f"{EXPERIMENT}-fold_1"
+    rebuilt = make_run(repository, without=["mlflow.source.git.commit"], **{"sensorium.rebuilt_from": "0" * 32})
+    write_json(repository.paths.run_link(EXPERIMENT, 1), {"run_id": rebuilt, "tracking_uri": repository.store.label})
+    assert read(repository, f"{EXPERIMENT}/fold_1") == recipe
 
 
 def test_unknown_names_are_refused(project):

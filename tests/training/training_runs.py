@@ -78,6 +78,7 @@ def _child(root: Path, experiment: str, fold: int, kill_event: int | None) -> No
     from sensorium.errors import SensoriumError
 
     sys.stderr = (root / "stderr.txt").open("a", buffering=1)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores, also for the tests that it starts
     if kill_event is not None:
         kill_at_file_event(kill_event)
     try:

@@ -74,14 +74,10 @@ def imported(graph, roots):
 
 
 @pytest.mark.parametrize("stage", ROOTS)
-def test_a_stage_depends_on_all_code_that_makes_its_outputs(stage, graph, listed):
-    missing = {module for module in imported(graph, ROOTS[stage]) if not within(module, listed[stage])}
-    assert not missing, f"add them to the stage {stage} of dvc.yaml, or to NEUTRAL with a reason"
-
-
-@pytest.mark.parametrize("stage", ROOTS)
-def test_a_stage_depends_on_no_package_that_it_does_not_use(stage, graph, listed):
+def test_a_stage_depends_on_the_code_that_makes_its_outputs(stage, graph, listed):
     used = imported(graph, ROOTS[stage])
+    missing = {module for module in used if not within(module, listed[stage])}
+    assert not missing, f"add them to the stage {stage} of dvc.yaml, or to NEUTRAL with a reason"
     assert not [package for package in listed[stage] if not any(within(module, [package]) for module in used)]
 
 

@@ -25,7 +25,7 @@ from sensorium.tracking.run_links import RunLink, trained_fingerprint
 from sensorium.tracking.store import TrackingStore, mlflow_errors
 from sensorium.tracking.sweeps import SweepPlace
 from sensorium.tracking.system import SystemLoad
-from sensorium.tracking.timeouts import ALLOWANCE_SECONDS, closing_seconds, idle_timeout, upload_timeout
+from sensorium.tracking.timeouts import ALLOWANCE_SECONDS, check_timeouts, closing_seconds, upload_timeout
 from sensorium.tracking.uploader_process import ensure_running
 
 _log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def start_training_run(
         TrackingError: another process trains this fold, or `MLFLOW_TRACKING_URI` is of no use.
     """
     store = TrackingStore.of(paths)
-    upload_timeout(), idle_timeout()  # refused at once, not hours later at the end of a training
+    check_timeouts()
     log = log_for(store.state, experiment, fold, fingerprint)
     _remove_others(store, log)
     stage = f"train {experiment}/fold_{fold}"

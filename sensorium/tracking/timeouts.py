@@ -14,6 +14,7 @@ IDLE_TIMEOUT = "SENSORIUM_UPLOADER_IDLE_TIMEOUT"
 ALLOWANCE_SECONDS = 45.0
 """What an uploader may take beyond its timeout: to start, or to wait for one answer, on a busy machine."""
 
+_DEFAULTS = {UPLOAD_TIMEOUT: 15.0, IDLE_TIMEOUT: 20.0}
 _FORMER = {UPLOAD_TIMEOUT: "SENSORIUM_TRACKING_PATIENCE", IDLE_TIMEOUT: "SENSORIUM_COURIER_LINGER"}
 _CLOSING_SHARE = 0.005
 
@@ -22,12 +23,22 @@ _log = logging.getLogger(__name__)
 
 def upload_timeout() -> float:
     """UPLOAD_TIMEOUT; raises a TrackingError where it is not a number of seconds."""
-    return _seconds(UPLOAD_TIMEOUT, 15.0)
+    return _seconds(UPLOAD_TIMEOUT)
 
 
 def idle_timeout() -> float:
     """IDLE_TIMEOUT; raises a TrackingError where it is not a number of seconds."""
-    return _seconds(IDLE_TIMEOUT, 20.0)
+    return _seconds(IDLE_TIMEOUT)
+
+
+def check_timeouts() -> None:
+    """Refuse a variable that is not a number of seconds when a training starts, not hours later when it is needed.
+
+    Raises:
+        TrackingError: naming the variable.
+    """
+    for name in _DEFAULTS:
+        _seconds(name)
 
 
 def closing_seconds(duration: float) -> float:
@@ -46,9 +57,9 @@ def child_variables(upload: float, idle: float) -> dict[str, str]:
     return seconds | {_FORMER[name]: value for name, value in seconds.items()}
 
 
-def _seconds(name: str, default: float) -> float:
+def _seconds(name: str) -> float:
     variable = _variable(name)
-    text = os.environ.get(variable, str(default))
+    text = os.environ.get(variable, str(_DEFAULTS[name]))
     try:
         seconds = float(text)
     except ValueError:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -97,7 +98,7 @@ class CheckpointFolder:
         try:
             with atomic_file(self._best(epoch)) as partial:
                 save_file({name: value.contiguous() for name, value in weights.items()}, partial)
-        except Exception as fault:  # safetensors raises a class of its own for input and output
+        except (OSError, SafetensorError) as fault:
             raise self._refused(fault) from fault
 
     def load_best(self, epoch: int) -> dict[str, Tensor]:
@@ -108,7 +109,7 @@ class CheckpointFolder:
         """
         try:
             return load_file(self._best(epoch))
-        except Exception as fault:
+        except (OSError, SafetensorError) as fault:
             raise TrainingError(
                 f"{self._best(epoch)}: the best weights cannot be read ({fault}).",
                 f"Remove {self.path} and train this fold again.",

@@ -166,7 +166,7 @@ def test_every_kind_of_trial_can_be_taken(tmp_path):
     mouse = RawMouse(raw / "mine")
     assert mouse.tiers == ["train", "none", "final_test_main", "none", "train"]
     assert (mouse.load("videos", 1)[..., :15] == 100).all()
-    assert verify_mouse(raw / "mine", "old").passed
+    assert verify_mouse(raw / "mine", "old").count("error") == 0
 
 
 def test_gaps_are_bridged(tmp_path):
@@ -227,7 +227,7 @@ from pathlib import Path
 from sensorium.recordings.experanto.sequence import Sequence
 responses = Sequence(Path({str(folder)!r}))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for start in range(0, 24000, 10):
+for start in range(0, 24000, 60):
     responses.at(start + np.arange(300) / 30)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """

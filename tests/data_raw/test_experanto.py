@@ -105,6 +105,8 @@ def _foreign(folder: Path, mem: bool = False, seed: int = 0) -> Path:
 def test_a_store_comes_back_equal_to_the_bit(raw_dataset, tmp_path, mouse):
     store = _store(raw_dataset, mouse, tmp_path / "data" / "store" / f"{mouse}.zarr")
     experanto.run_export(Paths(tmp_path), make_config(), tmp_path / "sessions", mouse)
+    with pytest.raises(DataError, match="already there"):
+        experanto.run_export(Paths(tmp_path), make_config(), tmp_path / "sessions", mouse)
     raw = _import(tmp_path, tmp_path / "sessions" / mouse)
     back = _store(raw, mouse, tmp_path / "back.zarr")
     for name in ("tiers", "lengths", "labels", "unit_ids", "coordinates", "video_hashes"):

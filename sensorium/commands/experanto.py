@@ -85,7 +85,7 @@ def run_import(
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     raw = config.raw_folder(paths.root)
     for source in sessions:
-        place = raw / _name(name or source.resolve().name)
+        place = raw / _name(name or (Path.cwd() / source).name or source.resolve().name)
         if len(sessions) > 1 and os.path.lexists(place):
             console.print(f"{place}: already there, left as it is.")
         else:

@@ -23,6 +23,8 @@ VERBS = {
         "download": "commands.download:run",
         "responses": "commands.responses:run",
         "verify": "commands.verify:run",
+        "import-experanto": "commands.experanto:run_import",
+        "export-experanto": "commands.experanto:run_export",
         "ingest": "stages.ingest:run",
         "folds": "stages.folds:run",
         "inspect": "commands.inspect:run",

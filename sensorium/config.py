@@ -454,7 +454,12 @@ def parse(tree: Any, source: str) -> Config:
         ConfigError: unknown keys, wrong types or contradictions, all of them at once.
     """
     if not isinstance(tree, dict):
-        raise ConfigError(f"{source}: expected a mapping of sections, found {type(tree).__name__}.")
+        found = "nothing" if tree is None else type(tree).__name__
+        raise ConfigError(
+            f"{source}: expected a mapping of sections, found {found}.",
+            f"Restore the file with `git checkout {PARAMS_FILE}`, or compose it with `sensorium config --preset demo "
+            "--write`.",
+        )
     try:
         return Config.model_validate(tree)
     except ValidationError as faults:

@@ -175,12 +175,14 @@ def read_json(path: Path, error: type[SensoriumError], remedy: str | Callable[[]
         remedy: what to do about it, or a function that finds out.
 
     Raises:
-        SensoriumError: of the class `error`, when the file is missing or not JSON.
+        SensoriumError: of the class `error`, when the file is missing, a folder or not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         problem = "the file does not exist"
+    except IsADirectoryError:
+        problem = "a folder, expected a file"
     except (json.JSONDecodeError, UnicodeDecodeError) as fault:
         problem = f"not valid JSON ({fault})"
     raise error(f"{path}: {problem}.", remedy if isinstance(remedy, str) else remedy())

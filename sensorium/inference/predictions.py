@@ -4,7 +4,10 @@ A folder is written trial by trial in a working place outside every stage's outp
 that decides its content, and published at once when complete: a killed run goes on where it was.
 """
 
+import io
 import shutil
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +20,8 @@ from sensorium.recovery import later_remedy, remedy
 
 PROVENANCE_FILE = "provenance.json"
 """What made the predictions: digests of weights and stores, window, precision, code; never a date or run."""
+_CHECKSUMS = "checksums"
+"""Key of that file: CRC-32 of every trial's file, by mouse and trial; predictions of earlier versions have none."""
 _REMEDY = "Predict again: `sensorium predict -e <experiment> -s <split>`, or `dvc repro`."
 
 Float32Array = NDArray[np.float32]
@@ -25,9 +30,12 @@ Float32Array = NDArray[np.float32]
 class Predictions:
     """A published folder of predictions, read trial by trial."""
 
-    def __init__(self, folder: Path, provenance: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, provenance: dict[str, Any], checksums: Mapping[str, Mapping[str, int]] | None = None
+    ) -> None:
         self.folder = folder
         self.provenance = provenance
+        self._checksums = checksums or {}
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -41,7 +49,10 @@ class Predictions:
         provenance = files.read_json(folder / PROVENANCE_FILE, PredictionError, later_remedy(folder, _REMEDY))
         if not isinstance(provenance, dict):
             raise PredictionError(f"{folder / PROVENANCE_FILE}: not a JSON object.", remedy(folder, _REMEDY))
-        return cls(folder, provenance)
+        checksums = provenance.pop(_CHECKSUMS, {})
+        if not isinstance(checksums, dict) or not all(isinstance(trials, dict) for trials in checksums.values()):
+            raise PredictionError(f"{folder / PROVENANCE_FILE}: {_CHECKSUMS} is damaged.", remedy(folder, _REMEDY))
+        return cls(folder, provenance, checksums)
 
     def trials(self, mouse: str) -> list[int]:
         """Predicted trials of a mouse, ascending; none for an unknown mouse."""
@@ -63,12 +74,17 @@ class Predictions:
         """
         path = _trial_file(self.folder, mouse, trial)
         try:
-            prediction = np.load(path, allow_pickle=False)
+            content = path.read_bytes()
+            prediction = np.load(io.BytesIO(content), allow_pickle=False)
         except FileNotFoundError:
             raise PredictionError(f"{path}: the prediction of this trial is missing.", remedy(path, _REMEDY)) from None
         except (ValueError, EOFError, OSError) as fault:
             raise PredictionError(f"{path}: not a readable .npy file ({fault}).", remedy(path, _REMEDY)) from fault
-        return _check(prediction, shape, str(path))
+        checked = _check(prediction, shape, str(path))
+        checksum = zlib.crc32(content)
+        if self._checksums.get(mouse, {}).get(str(trial), checksum) != checksum:
+            raise PredictionError(f"{path}: changed since it was predicted, or damaged.", remedy(path, _REMEDY))
+        return checked
 
 
 def _trial_file(folder: Path, mouse: str, trial: int) -> Path:
@@ -122,5 +138,9 @@ def publish_predictions(work: Path, folder: Path, provenance: dict[str, Any]) ->
     with files.atomic_folder(folder) as partial:
         for mouse in sorted(path for path in work.iterdir() if path.is_dir()):
             shutil.move(mouse, partial / mouse.name)
-        files.write_json(partial / PROVENANCE_FILE, provenance)
+        checksums = {
+            mouse.name: {trial.stem: zlib.crc32(trial.read_bytes()) for trial in sorted(mouse.glob("*.npy"))}
+            for mouse in sorted(path for path in partial.iterdir() if path.is_dir())
+        }
+        files.write_json(partial / PROVENANCE_FILE, provenance | {_CHECKSUMS: checksums})
     shutil.rmtree(work)

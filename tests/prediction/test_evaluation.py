@@ -192,6 +192,7 @@ def test_memory_does_not_grow_with_trials(stores, table, tiny_config):
 
 
 def test_a_silent_neuron_counts_as_zero_and_is_counted(evaluated, tiny_config, project):
+    forget_checksums(project.predictions(TEACHER, "folds"))
     for path in (project.predictions(TEACHER, "folds") / NEW_MOUSE).glob("*.npy"):
         array = np.load(path)
         array[2] = 0
@@ -269,6 +270,15 @@ def test_a_prediction_with_nan(damaged):
         np.save(path, array)
 
     assert "2 values are NaN" in damaged(spoil)
+
+
+def test_a_prediction_with_a_flipped_bit(damaged):
+    def spoil(path):
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1
+        path.write_bytes(bytes(content))
+
+    assert "changed since it was predicted, or damaged" in damaged(spoil)
 
 
 def test_a_prediction_of_another_type(damaged):

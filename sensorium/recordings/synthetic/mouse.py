@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from sensorium.config import SyntheticConfig
 from sensorium.files import atomic_folder, digest_json
-from sensorium.mice import MODALITIES, TEST_TIERS, TIERS, MouseSet, labelled_tiers
+from sensorium.mice import TEST_TIERS, TIERS, MouseSet, labelled_tiers
+from sensorium.recordings.raw_writer import write_meta, write_trial
 from sensorium.recordings.synthetic import movies, neurons
 from sensorium.recordings.synthetic.exact import uniform
 from sensorium.recordings.synthetic.marker import TRUTH_FOLDER, is_marked, read_digest, require_untouched, write_marker
@@ -140,31 +141,13 @@ class Simulation:
         return Trial(movie, animal, rate, responses)
 
 
-def _write_trial(folder: Path, trial: int, simulated: Trial, padded_frames: int) -> None:
-    arrays: dict[str, npt.NDArray[Any]] = {
+def _arrays(simulated: Trial) -> dict[str, npt.NDArray[Any]]:
+    return {
         "videos": simulated.movie.transpose(1, 2, 0),
         "responses": simulated.responses,
         "behavior": simulated.behavior.channels,
         "pupil_center": simulated.behavior.pupil_center,
     }
-    for modality, array in arrays.items():
-        padded = np.full((*array.shape[:-1], padded_frames), np.nan)
-        padded[..., : array.shape[-1]] = array
-        np.save(folder / "data" / modality / f"{trial}.npy", padded)
-
-
-def _write_meta(folder: Path, simulation: Simulation) -> None:
-    tiers = np.array([video.tier for video in simulation.plan])
-    tables = {
-        "meta/trials/tiers": tiers,
-        "meta/trials/trial_idx": np.arange(len(tiers)),
-        "meta/neurons/unit_ids": simulation.unit_ids,
-        "meta/neurons/cell_motor_coordinates": simulation.coordinates,
-    }
-    for name, table in tables.items():
-        path = folder / f"{name}.npy"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, table)
 
 
 State = Literal["missing", "current", "outdated", "foreign"]
@@ -195,16 +178,14 @@ def write_mouse(raw: Path, recipe: Recipe, on_trial: Callable[[], None] = lambda
         require_untouched(place)
     with atomic_folder(place) as folder, atomic_folder(raw / TRUTH_FOLDER / recipe.mouse) as truth:
         simulation = Simulation(recipe)
-        for modality in MODALITIES:
-            (folder / "data" / modality).mkdir(parents=True)
         for trial in range(len(simulation.plan)):
             simulated = simulation.trial(trial)
             np.save(truth / f"{trial}.npy", simulated.rate.astype(np.float32))
-            _write_trial(folder, trial, simulated, recipe.settings.padded_frames)
+            write_trial(folder, trial, _arrays(simulated), recipe.settings.padded_frames)
             on_trial()
         train = [trial for trial, video in enumerate(simulation.plan) if video.tier == "train"]
         write_statistics(folder, train)
-        _write_meta(folder, simulation)
+        write_meta(folder, [video.tier for video in simulation.plan], simulation.unit_ids, simulation.coordinates)
         write_marker(folder, GENERATOR_VERSION, recipe.digest)
         if place.exists():  # the user may have put a mouse there meanwhile
             require_untouched(place)

@@ -22,6 +22,7 @@ VERBS = {
         "synthesize": "commands.synthesize:run",
         "download": "commands.download:run",
         "responses": "commands.responses:run",
+        "import-nwb": "commands.import_nwb:run",
         "verify": "commands.verify:run",
         "ingest": "stages.ingest:run",
         "folds": "stages.folds:run",

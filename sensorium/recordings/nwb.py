@@ -66,11 +66,11 @@ class TierMap(Section):
 
     column: str | None = None
     """Column with the tier, or with a value of `values`."""
-    values: dict[str, Tier] = {}
+    values: dict[str, Tier] = Field(default_factory=dict)
     """Tier by value of the column."""
     repeated: Tier | None = None
     """Tier of trials whose value of the column occurs more than once, such as an identifier of the clip."""
-    last: dict[Tier, float] = {}
+    last: dict[Tier, float] = Field(default_factory=dict)
     """Share (0 to 1) of the trials at the end of the session, by tier, in their order."""
 
 
@@ -296,7 +296,8 @@ class _File:
             if self._templates is not None:
                 if not 0 <= int(found) < len(self._templates):
                     raise DataError(
-                        f"{self._file.filename}: {self._layout.movie.path}: image {int(found)} of {len(self._templates)}.",
+                        f"{self._file.filename}: {self._layout.movie.path}: image {int(found)}, "
+                        f"but there are {len(self._templates)}.",
                         "Correct movie.templates of the mapping, or the file.",
                     )
                 found = self._templates[int(found)]

@@ -172,7 +172,7 @@ def write_lab(path, gap_in=None, neurons=3, spoil=None):
     nwb.add_stimulus_template(template)
     image = pynwb.image.GrayscaleImage(name="first", data=frames[0])
     images = pynwb.base.Images(
-        name="images", images=[image], order_of_images=pynwb.base.ImageReferences("order_of_images", [image])
+        name="images", images=[image], order_of_images=pynwb.base.ImageReferences(name="order_of_images", data=[image])
     )
     nwb.add_stimulus_template(images)
     onsets = (starts[:, None] + np.arange(FRAMES) / RATE).ravel()

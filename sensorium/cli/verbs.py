@@ -22,6 +22,7 @@ VERBS = {
         "synthesize": "commands.synthesize:run",
         "download": "commands.download:run",
         "responses": "commands.responses:run",
+        "import-nwb": "commands.import_nwb:run",
         "verify": "commands.verify:run",
         "import-experanto": "commands.experanto:run_import",
         "export-experanto": "commands.experanto:run_export",

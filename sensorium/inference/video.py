@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sensorium.data.pictures import fit_picture
 from sensorium.errors import PredictionError
 from sensorium.mice import FRAMES_PER_SECOND
 
@@ -112,22 +113,7 @@ def resample(clip: Clip, frame_shape: tuple[int, int]) -> NDArray[np.float32]:
     Returns:
         (L, rows, columns) grey levels.
     """
-    from skimage.transform import resize
-
     moments = np.arange(max(1, round(clip.seconds * FRAMES_PER_SECOND))) / FRAMES_PER_SECOND
     shown = np.searchsorted(clip.onsets, moments + 0.5 / FRAMES_PER_SECOND, side="right") - 1
-    scaled: dict[int, NDArray[np.float32]] = {}
-    for index in np.unique(shown).tolist():
-        picture = _crop(clip.frames[index], frame_shape)
-        same = picture.shape == frame_shape
-        scaled[index] = picture if same else resize(picture, frame_shape, anti_aliasing=True).astype(np.float32)
+    scaled = {index: fit_picture(clip.frames[index], frame_shape) for index in np.unique(shown).tolist()}
     return np.stack([scaled[index] for index in shown.tolist()])
-
-
-def _crop(picture: NDArray[np.float32], frame_shape: tuple[int, int]) -> NDArray[np.float32]:
-    """The middle of a picture, in the aspect of `frame_shape`."""
-    rows, columns = picture.shape
-    scale = min(rows / frame_shape[0], columns / frame_shape[1])
-    height, width = max(1, round(frame_shape[0] * scale)), max(1, round(frame_shape[1] * scale))
-    top, left = (rows - height) // 2, (columns - width) // 2
-    return picture[top : top + height, left : left + width]

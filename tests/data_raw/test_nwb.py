@@ -1,0 +1,328 @@
+"""Import of NWB files, written with pynwb in the layouts of three archives."""
+
+import datetime as dt
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from tiny import ROOT, make_config
+
+from sensorium.commands import import_nwb as command
+from sensorium.errors import ConfigError, DataError
+from sensorium.paths import Paths
+from sensorium.recordings.nwb import assign_tiers, import_nwb, read_map
+from sensorium.recordings.raw import RawMouse
+from sensorium.recordings.verify import verify_mouse
+
+pynwb = pytest.importorskip("pynwb")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+RATE = 30.0
+SHAPE = (36, 64)
+TRIALS, FRAMES = 8, 45
+
+
+def start_file():
+    start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    return pynwb.NWBFile(session_description="test", identifier="test", session_start_time=start)
+
+
+def rois(nwb, count, name="PlaneSegmentation", masks=False):
+    device = nwb.devices.get("microscope") or nwb.create_device(name="microscope")
+    channel = pynwb.ophys.OpticalChannel(name="channel", description="green", emission_lambda=500.0)
+    plane = nwb.create_imaging_plane(
+        name=f"plane of {name}",
+        optical_channel=channel,
+        description="V1",
+        device=device,
+        excitation_lambda=900.0,
+        indicator="GCaMP6s",
+        location="V1",
+    )
+    table = pynwb.ophys.PlaneSegmentation(name=name, description="cells", imaging_plane=plane)
+    for neuron in range(count):
+        mask = np.zeros((8, 10))
+        mask[2, neuron] = 1
+        table.add_roi(image_mask=mask)
+    if not masks:
+        for axis, column in enumerate("xyz"):
+            table.add_column(name=column, description="um", data=[10.0 * axis + n for n in range(count)])
+    return table, table.create_roi_table_region(description="all", region=list(range(count)))
+
+
+def segmentation(module, *tables):
+    module.add(pynwb.ophys.ImageSegmentation(plane_segmentations=list(tables)))
+
+
+def responses_at(times, neurons, first=0):
+    """Linear in time, so that interpolation is exact."""
+    return np.asarray(times)[:, None] * (1 + first + np.arange(neurons)) + 1
+
+
+def movie(count):
+    return np.random.default_rng(0).integers(0, 255, (count, *SHAPE), dtype=np.uint8)
+
+
+def series(name, times, data):
+    return pynwb.TimeSeries(name=name, data=data, unit="a.u.", timestamps=times)
+
+
+def position(name, times, data):
+    return pynwb.behavior.SpatialSeries(name=name, data=data, reference_frame="camera", timestamps=times)
+
+
+def save(nwb, path):
+    with pynwb.NWBHDF5IO(path, "w") as io:
+        io.write(nwb)
+    return path
+
+
+def trial_times(gap=0.5):
+    starts = 1.0 + np.arange(TRIALS) * (FRAMES / RATE + gap)
+    return starts, starts + FRAMES / RATE
+
+
+def write_microns(path):
+    nwb = start_file()
+    ophys = nwb.create_processing_module("ophys", "imaging")
+    behavior = nwb.create_processing_module("behavior", "behaviour")
+    starts, stops = trial_times()
+    times = np.arange(0, stops[-1] + 1, 1 / RATE)
+    nwb.add_stimulus(
+        pynwb.image.ImageSeries(name="visual_stimulus", data=movie(len(times)), unit="n.a.", timestamps=times)
+    )
+    slow = np.arange(0, stops[-1] + 1, 1 / 6.3)
+    first, first_region = rois(nwb, 3, "Plane1")
+    second, second_region = rois(nwb, 2, "Plane2")
+    segmentation(ophys, first, second)
+    fluorescence = pynwb.ophys.Fluorescence()
+    ophys.add(fluorescence)
+    for index, (region, count) in enumerate([(first_region, 3), (second_region, 2)], start=1):
+        fluorescence.create_roi_response_series(
+            name=f"RoiResponseSeries{index}",
+            data=responses_at(slow, count, 3 * (index - 1)),
+            rois=region,
+            unit="n.a.",
+            starting_time=0.0,
+            rate=6.3,
+        )
+    behavior.add(series("treadmill_velocity", times, 2 * times))
+    behavior.add(pynwb.behavior.PupilTracking(time_series=[series("pupil_minor_radius", times, times + 5)]))
+    eye = np.stack([times, -times], axis=1)
+    behavior.add(pynwb.behavior.EyeTracking(spatial_series=[position("eye_position", times, eye)]))
+    table = pynwb.epoch.TimeIntervals(name="Trials", description="trials")
+    table.add_column("condition_hash", "clip")
+    for trial in range(TRIALS):
+        clip = "same" if trial in (2, 6) else f"clip{trial}"
+        table.add_row(start_time=starts[trial], stop_time=stops[trial], condition_hash=clip)
+    nwb.add_time_intervals(table)
+    return save(nwb, path)
+
+
+def write_allen(path):
+    nwb = start_file()
+    ophys = nwb.create_processing_module("ophys", "imaging")
+    templates = np.repeat(np.repeat(movie(FRAMES), 2, axis=1), 2, axis=2)
+    nwb.add_stimulus_template(
+        pynwb.image.ImageSeries(name="natural_movie", data=templates, unit="n.a.", starting_time=0.0, rate=RATE)
+    )
+    table = pynwb.epoch.TimeIntervals(name="natural_movie_presentations", description="frames")
+    table.add_column("frame", "index of the template")
+    table.add_column("repeat", "repeat")
+    starts, stops = trial_times()
+    for trial in range(TRIALS):
+        for frame in range(FRAMES):
+            at = starts[trial] + frame / RATE
+            table.add_row(start_time=at, stop_time=at + 1 / RATE, frame=frame, repeat=trial)
+    nwb.add_time_intervals(table)
+    times = np.arange(0, stops[-1] + 1, 1 / 60)
+    cells, region = rois(nwb, 4, masks=True)
+    segmentation(ophys, cells)
+    dff = pynwb.ophys.DfOverF(name="dff")
+    ophys.add(dff)
+    dff.create_roi_response_series(
+        name="traces", data=responses_at(times, 4), rois=region, unit="n.a.", timestamps=times
+    )
+    running = nwb.create_processing_module("running", "running")
+    running.add(series("speed", times, times))
+    ellipse = nwb_ellipse(times)
+    nwb.add_acquisition(pynwb.behavior.EyeTracking(name="EyeTracking", spatial_series=[ellipse]))
+    return save(nwb, path)
+
+
+def nwb_ellipse(times):
+    """A SpatialSeries; the areas that ndx-ellipse-eye-tracking keeps beside the centre are added after writing."""
+    return position("pupil_tracking", times, np.stack([times, times + 1], axis=1))
+
+
+def add_area(path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "a") as opened:
+        group = opened["acquisition/EyeTracking/pupil_tracking"]
+        group["area"] = np.full(len(group["timestamps"]), np.pi * 4)
+    return path
+
+
+def write_lab(path, gap_in=None, neurons=3, spoil=None):
+    nwb = start_file()
+    ophys = nwb.create_processing_module("ophys", "imaging")
+    starts, stops = trial_times()
+    frames = movie(FRAMES)
+    template = pynwb.image.ImageSeries(name="frames", data=frames, unit="n.a.", starting_time=0.0, rate=RATE)
+    nwb.add_stimulus_template(template)
+    image = pynwb.image.GrayscaleImage(name="first", data=frames[0])
+    images = pynwb.base.Images(
+        name="images", images=[image], order_of_images=pynwb.base.ImageReferences(name="order_of_images", data=[image])
+    )
+    nwb.add_stimulus_template(images)
+    onsets = (starts[:, None] + np.arange(FRAMES) / RATE).ravel()
+    shown = np.tile(np.arange(FRAMES, dtype=np.uint32), TRIALS)
+    keep = np.arange(len(onsets)) != 10  # the film dropped a frame
+    nwb.add_stimulus(
+        pynwb.image.IndexSeries(
+            name="clips", data=shown[keep], indexed_images=images, unit="N/A", timestamps=onsets[keep]
+        )
+    )
+    times = np.arange(0, stops[-1] + 1, 1 / 15)
+    if gap_in is not None:
+        times = times[(times < starts[gap_in] + 0.3) | (times > starts[gap_in] + 1.1)]
+    order = np.random.default_rng(1).permutation(len(times))  # written in the wrong order
+    cells, region = rois(nwb, neurons)
+    segmentation(ophys, cells)
+    events = pynwb.ophys.Fluorescence(name="events")
+    ophys.add(events)
+    events.create_roi_response_series(
+        name="deconvolved",
+        data=responses_at(times, neurons)[order],
+        rois=region,
+        unit="n.a.",
+        timestamps=times[order],
+    )
+    nwb.add_acquisition(series("wheel", times, 3 * times))
+    nwb.add_trial_column("set", "tier")
+    for trial in range(TRIALS):
+        stop = starts[trial] if spoil == "stop" and trial == 3 else stops[trial]
+        nwb.add_trial(start_time=starts[trial], stop_time=stop, set="validation" if trial == 7 else "training")
+    return save(nwb, path)
+
+
+def layout(name, **changes):
+    return read_map(ROOT / "conf" / "nwb" / f"{name}.yaml").model_copy(update=changes)
+
+
+def check_responses(mouse, neurons, first_rate=1):
+    starts, _ = trial_times()
+    for trial in range(TRIALS):
+        grid = starts[trial] + np.arange(FRAMES) / RATE
+        expected = grid[None] * (first_rate + np.arange(neurons))[:, None] + 1
+        np.testing.assert_allclose(mouse.load("responses", trial), expected, rtol=1e-6)
+
+
+def test_microns_layout(tmp_path):
+    source = write_microns(tmp_path / "a.nwb")
+    tiers = import_nwb(source, tmp_path / "raw" / "mouse", layout("microns"))
+    mouse = RawMouse(tmp_path / "raw" / "mouse")
+    assert [trial for trial, tier in enumerate(tiers) if tier == "oracle"] == [2, 6]
+    np.testing.assert_array_equal(mouse.coordinates[:, 1], [10, 11, 12, 10, 11])
+    starts, _ = trial_times()
+    check_responses(mouse, 5)
+    first = round(starts[0] * RATE)
+    shown = movie(first + FRAMES)[first:]
+    np.testing.assert_array_equal(mouse.load("videos", 0), shown.transpose(1, 2, 0))
+    grid = starts[0] + np.arange(FRAMES) / RATE
+    np.testing.assert_allclose(mouse.load("behavior", 0), [grid + 5, 2 * grid])
+    np.testing.assert_allclose(mouse.load("pupil_center", 0), [grid, -grid])
+    assert not verify_mouse(mouse.folder, "old").count("error")
+
+
+def test_allen_layout(tmp_path):
+    source = add_area(write_allen(tmp_path / "a.nwb"))
+    tiers = import_nwb(source, tmp_path / "raw" / "mouse", layout("allen"))
+    assert tiers == ["train"] * 6 + ["oracle"] * 2
+    mouse = RawMouse(tmp_path / "raw" / "mouse")
+    check_responses(mouse, 4)
+    np.testing.assert_array_equal(mouse.coordinates, [[n, 2, 0] for n in range(4)])
+    np.testing.assert_allclose(mouse.load("behavior", 0)[0], 4.0)
+    assert mouse.load("videos", 0).shape == (*SHAPE, FRAMES)
+    assert np.abs(mouse.load("videos", 0) - movie(FRAMES).transpose(1, 2, 0)).mean() < 40
+
+
+def test_lab_layout_with_wrong_order_and_a_dropped_frame(tmp_path):
+    tiers = import_nwb(write_lab(tmp_path / "a.nwb"), tmp_path / "raw" / "mouse", layout("lab"))
+    assert tiers == ["train"] * 7 + ["oracle"]
+    mouse = RawMouse(tmp_path / "raw" / "mouse")
+    check_responses(mouse, 3)
+    expected = movie(FRAMES).transpose(1, 2, 0)
+    np.testing.assert_array_equal(mouse.load("videos", 1), expected)
+    np.testing.assert_array_equal(mouse.load("videos", 0)[..., 10], expected[..., 9])
+    assert (mouse.load("behavior", 0)[0] == 1).all()
+    assert (mouse.load("pupil_center", 0) == 0).all()
+
+
+def test_a_gap_makes_the_trial_unusable_or_is_refused(tmp_path):
+    source = write_lab(tmp_path / "a.nwb", gap_in=2)
+    tiers = import_nwb(source, tmp_path / "raw" / "mouse", layout("lab"))
+    assert [trial for trial, tier in enumerate(tiers) if tier == "none"] == [2]
+    assert RawMouse(tmp_path / "raw" / "mouse").valid_length(2, labelled=True) < 15
+    with pytest.raises(DataError, match=r"trial 2: a gap of more than 0\.5 s in responses"):
+        import_nwb(source, tmp_path / "raw" / "other", layout("lab", on_gap="refuse"))
+    assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["mouse"]
+    bridged = import_nwb(source, tmp_path / "raw" / "bridged", layout("lab", max_gap=2.0))
+    assert "none" not in bridged
+
+
+def test_a_folder_joins_files_of_the_same_neurons(tmp_path):
+    (tmp_path / "day").mkdir()
+    write_lab(tmp_path / "day" / "a.nwb")
+    write_lab(tmp_path / "day" / "b.nwb")
+    assert len(import_nwb(tmp_path / "day", tmp_path / "raw" / "mouse", layout("lab"))) == 2 * TRIALS
+    write_lab(tmp_path / "day" / "c.nwb", neurons=4)
+    with pytest.raises(DataError, match=r"c.nwb: other neurons than in a.nwb"):
+        import_nwb(tmp_path / "day", tmp_path / "raw" / "other", layout("lab"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"responses": ["processing/ophys/events/spikes"]}, "no processing/ophys/events/spikes; .* holds: deconvolved"),
+        ({"positions": ["x", "y", "depth"]}, "no processing/ophys/ImageSegmentation/PlaneSegmentation/depth"),
+    ],
+)
+def test_what_a_file_lacks_is_named(tmp_path, change, message):
+    source = write_lab(tmp_path / "a.nwb")
+    with pytest.raises(DataError, match=message):
+        import_nwb(source, tmp_path / "raw" / "mouse", layout("lab", **change))
+    assert not (tmp_path / "raw" / "mouse").exists()
+
+
+def test_an_empty_trial_and_a_foreign_file_are_refused(tmp_path):
+    with pytest.raises(DataError, match="intervals/trials: row 3 lasts"):
+        import_nwb(write_lab(tmp_path / "a.nwb", spoil="stop"), tmp_path / "mouse", layout("lab"))
+    (tmp_path / "text.nwb").write_text("no HDF5", encoding="utf-8")
+    with pytest.raises(DataError, match=r"text.nwb: not a readable NWB file"):
+        import_nwb(tmp_path / "text.nwb", tmp_path / "mouse", layout("lab"))
+    with pytest.raises(DataError, match="no NWB file"):
+        import_nwb(tmp_path / "absent.nwb", tmp_path / "mouse", layout("lab"))
+
+
+def test_a_mapping_with_unknown_keys_is_refused(tmp_path):
+    tree = yaml.safe_load((ROOT / "conf" / "nwb" / "lab.yaml").read_text(encoding="utf-8")) | {"pupill": None}
+    (tmp_path / "map.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    with pytest.raises(ConfigError, match="pupill"):
+        read_map(tmp_path / "map.yaml")
+
+
+def test_a_value_without_tier_is_refused():
+    with pytest.raises(DataError, match="no tier for set 'other'"):
+        assign_tiers(["training", "other"], layout("lab").tier)
+
+
+def test_the_command_writes_below_the_raw_folder_and_replaces_nothing(tmp_path, capsys):
+    source, mapping = write_lab(tmp_path / "a.nwb"), ROOT / "conf" / "nwb" / "lab.yaml"
+    config, paths = make_config(), Paths(tmp_path)
+    command.run(config, paths, Path(source), "animal", mapping)
+    assert "8 trials (1 oracle, 7 train)" in capsys.readouterr().out
+    with pytest.raises(DataError, match="already there"):
+        command.run(config, paths, Path(source), "animal", mapping)
+    with pytest.raises(ConfigError, match="not a name"):
+        command.run(config, paths, Path(source), "../animal", mapping)

@@ -109,5 +109,7 @@ def _print(console: Console, found: Sequence[Finding]) -> None:
         if finding.remedy:
             console.print(f"    {escape(finding.remedy)}")
     counts = Counter(finding.severity for finding in found)
-    listed = ", ".join(f"{counts[each]} {each}{'' if counts[each] == 1 else 's'}" for each in SEVERITIES if counts[each])
+    listed = ", ".join(
+        f"{counts[each]} {each}{'' if counts[each] == 1 else 's'}" for each in SEVERITIES if counts[each]
+    )
     console.print(listed or "Nothing is wrong.")

@@ -83,7 +83,9 @@ def check_predictions(project: Project) -> Iterator[Finding]:
             continue
         split = sorted({path.name for path in found.folder.iterdir() if path.is_dir()})
         if not split:
-            yield Finding("error", f"{project.name(folder)}: holds no mouse.", remedy(folder, "Type `dvc repro predict`."))
+            yield Finding(
+                "error", f"{project.name(folder)}: holds no mouse.", remedy(folder, "Type `dvc repro predict`.")
+            )
 
 
 def _present(project: Project, parent: Path, pattern: str) -> list[Path]:

@@ -1,6 +1,7 @@
 """What a check finds, and what all checks know of the project."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -56,6 +57,11 @@ class Project:
     def name(self, path: Path) -> str:
         """The path relative to the root, where it is below it."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+
+    @staticmethod
+    def typed(path: Path) -> str:
+        """The path as the user types it in the working folder."""
+        return shlex.quote(os.path.relpath(path))
 
 
 Check = Callable[[Project], Iterator[Finding]]

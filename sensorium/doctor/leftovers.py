@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sensorium.doctor.environment import size
-from sensorium.doctor.finding import Finding, Project
+from sensorium.doctor.finding import Finding, Project, of_error
 from sensorium.errors import TrackingError
 from sensorium.files import PARTIAL_SUFFIX, RETIRED_SUFFIX, discard
-from sensorium.tracking.event_log import UPLOADER, WRITER, EventLog, event_logs
+from sensorium.tracking.event_log import UPLOADER, WRITER, event_logs
 from sensorium.tracking.store import TrackingStore
 
 _OLD_SECONDS = 3600.0
@@ -38,19 +38,17 @@ def check_event_logs(project: Project) -> Iterator[Finding]:
             for _ in log.read():
                 pass
         except TrackingError as fault:
-            yield _damaged(log, fault)
+            yield of_error(fault, "warning")
             continue
         waiting += not log.is_uploaded
     if waiting:
         taken = _mebibytes(size(state))
         yield Finding(
-            "warning", f"{waiting} event logs are not in MLflow yet, {taken}.", "Type `sensorium sync`: it uploads them."
+            "warning",
+            f"{waiting} event logs are not in MLflow yet, {taken}.",
+            "Type `sensorium sync`: it uploads them.",
         )
     yield from _removable(project, [path for path in state.glob(".*.*") if path.is_dir()])
-
-
-def _damaged(log: EventLog, fault: TrackingError) -> Finding:
-    return Finding("warning", fault.problem, fault.remedy)
 
 
 def check_siblings(project: Project) -> Iterator[Finding]:
@@ -67,8 +65,8 @@ def check_siblings(project: Project) -> Iterator[Finding]:
         if not output.exists():
             yield Finding(
                 "warning",
-                f"{project.name(path)}: what {project.name(output)} held when a command that was replacing it was killed.",
-                f"Type `mv {project.name(path)} {project.name(output)}`.",
+                f"{project.name(path)}: what {project.name(output)} held before a command that replaced it was killed.",
+                f"Type `mv {project.typed(path)} {project.typed(output)}`.",
             )
     yield from _removable(project, [path for path in found if path not in retired])
 
@@ -86,7 +84,7 @@ def _removable(project: Project, paths: list[Path]) -> Iterator[Finding]:
         yield Finding(
             "note",
             f"{project.name(path)}: left by a command that was killed, {taken}.",
-            f"Type `rm -r {project.name(path)}`.",
+            f"Type `rm -r {project.typed(path)}`.",
             remove,
         )
 
@@ -97,7 +95,7 @@ def check_damaged_databases(project: Project) -> Iterator[Finding]:
         yield Finding(
             "note",
             f"{path.name}: a damaged database that was kept, {_mebibytes(path.stat().st_size)}.",
-            f"When nothing of it is needed: `rm {path.name}`.",
+            f"When nothing of it is needed: `rm {project.typed(path)}`.",
         )
 
 

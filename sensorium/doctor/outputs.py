@@ -7,7 +7,6 @@ last), and reads only what it does not know, up to a limit. A deep one reads eve
 import hashlib
 import json
 import os
-import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -181,12 +180,12 @@ def _judge(project: Project, output: _Output) -> Iterator[Finding]:
         yield Finding(
             "error",
             f"{name}: not the output that dvc.lock records: {_names(output, output.changed)} changed or damaged.",
-            f"{advice} To keep what is on disk instead: `dvc commit {shlex.quote(name)}`.",
+            f"{advice} To keep what is on disk instead: `dvc commit {project.typed(output.path)}`.",
         )
     elif output.missing:
         whole = "dvc checkout" in advice
         fixable = whole and not output.foreign
-        again = f"Type `dvc checkout {shlex.quote(name)}`." if fixable else advice
+        again = f"Type `dvc checkout {project.typed(output.path)}`." if fixable else advice
         yield Finding(
             "error",
             f"{name}: {_names(output, output.missing)} missing.",
@@ -212,12 +211,14 @@ def check_cache(project: Project) -> Iterator[Finding]:
     cache = cache_folder(project.root)
     digests = _needed(cache, locked_digests(project.root))
     lacking = sorted({path for digest, path in digests.items() if not _object(cache, digest).is_file()})
-    present = [name for name in lacking if (project.root / name).exists() and project.root / name not in project.damaged]
+    present = [
+        name for name in lacking if (project.root / name).exists() and project.root / name not in project.damaged
+    ]
     if present:
         yield Finding(
             "warning",
             f"{some(present)}: only in the work tree: DVC's cache has no copy.",
-            f"Type `dvc commit --force {shlex.quote(present[0])}`"
+            f"Type `dvc commit --force {project.typed(project.root / present[0])}`"
             f"{' for each' if len(present) > 1 else ''}: it copies them there and runs nothing.",
         )
     if not project.deep:
@@ -241,7 +242,7 @@ def _needed(cache: Path, outputs: dict[str, str]) -> dict[str, str]:
 
 def _rotten(project: Project, path: Path, digest: str, output: str | None) -> Finding:
     """An object whose content is not what its name says: replaced by an intact copy, where there is one."""
-    remove = f"rm -f {shlex.quote(project.name(path))}"
+    remove = f"rm -f {project.typed(path)}"
     what = f"{project.name(path)}: damaged: its content is not that of its name"
     if output is None:
         return Finding("warning", f"{what}; no output of dvc.lock needs it.", f"Type `{remove}`.")
@@ -249,7 +250,9 @@ def _rotten(project: Project, path: Path, digest: str, output: str | None) -> Fi
     source = _intact_copy(project, path, digest, output)
     if source is None:
         return Finding(
-            "error", what, f"Type `{remove} && dvc pull {shlex.quote(output)}` where it was pushed, or `{remove}; dvc repro`."
+            "error",
+            what,
+            f"Type `{remove} && dvc pull {project.typed(project.root / output)}` where it was pushed, or `{remove}; dvc repro`.",
         )
 
     def replace() -> str:
@@ -258,8 +261,10 @@ def _rotten(project: Project, path: Path, digest: str, output: str | None) -> Fi
             partial.chmod(0o444)  # as DVC protects its objects
         return f"{project.name(path)} was replaced by the intact copy {project.name(source)}"
 
-    again = f"dvc commit --force {shlex.quote(output)}" if source.is_relative_to(project.root / output) else (
-        f"dvc fetch {shlex.quote(output)}"
+    again = (
+        f"dvc commit --force {project.typed(project.root / output)}"
+        if source.is_relative_to(project.root / output)
+        else (f"dvc fetch {project.typed(project.root / output)}")
     )
     return Finding("error", what, f"Type `{remove} && {again}`.", replace)
 

@@ -42,26 +42,30 @@ def check_pipeline(project: Project) -> Iterator[Finding]:
         try:
             trees[name] = _read_stages(path)
         except FileNotFoundError:
-            yield _missing(name)
+            yield _missing(project, name)
         except (UnicodeDecodeError, yaml.YAMLError, ValueError) as fault:
             reason = " ".join(str(fault).split())
             yield (
                 _conflicting(project, path)
                 if _conflict(path)
-                else Finding("error", f"{name}: damaged: {reason}.", _restore(name))
+                else Finding("error", f"{name}: damaged: {reason}.", _restore(project, name))
             )
-    if len(trees) == 2:  # noqa: PLR2004 - both could be read
+    if len(trees) == 2:
         yield from _compare(project, trees[LOCK_FILE])
 
 
-def _missing(name: str) -> Finding:
+def _missing(project: Project, name: str) -> Finding:
     if name == _STAGES:
-        return Finding("error", f"{name}: the file does not exist.", _restore(name))
-    return Finding("warning", f"{name}: the file does not exist: nothing was run yet.", f"Type `git checkout {name}` or `dvc repro`.")
+        return Finding("error", f"{name}: the file does not exist.", _restore(project, name))
+    return Finding(
+        "warning",
+        f"{name}: the file does not exist: nothing was run yet.",
+        f"Type `git checkout {project.typed(project.root / name)}` or `dvc repro`.",
+    )
 
 
-def _restore(name: str) -> str:
-    return f"Type `git checkout {name}`: it brings back the file of the last commit."
+def _restore(project: Project, name: str) -> str:
+    return f"Type `git checkout {project.typed(project.root / name)}`: it brings back the file of the last commit."
 
 
 def _conflict(path: Path) -> bool:
@@ -76,7 +80,7 @@ def _conflicting(project: Project, path: Path) -> Finding:
     return Finding(
         "error",
         f"{name}: line {line} is a conflict marker of git.",
-        f"Take one side: `git checkout HEAD -- {name}` for yours; then `dvc repro` runs what differs.",
+        f"Take one side: `git checkout HEAD -- {project.typed(path)}` for yours; then `dvc repro` runs what differs.",
     )
 
 
@@ -131,6 +135,6 @@ def check_dvc_state(project: Project) -> Iterator[Finding]:
         yield Finding(
             "error",
             f"{project.name(table)}: left by a process that was killed; DVC refuses every command.",
-            f"Type `rm {project.name(table)}`: it holds only the locks of running processes.",
+            f"Type `rm {project.typed(table)}`: it holds only the locks of running processes.",
             remove,
         )

@@ -1,12 +1,16 @@
 """MLflow's database and the registered pair, read as files: MLflow itself takes seconds to import."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from sensorium.doctor.finding import Finding, Project, command
 from sensorium.errors import SensoriumError
 from sensorium.files import sha256
 from sensorium.tracking import database
 from sensorium.tracking.store import TrackingStore
+
+if TYPE_CHECKING:
+    from sensorium.registry.manifest import PairPin
 
 _RESTORE = "sensorium registry restore"
 _REGISTER = "dvc repro register"
@@ -31,11 +35,18 @@ def check_registry(project: Project) -> Iterator[Finding]:
                 fix,
             )
     else:
-        wanted = {} if pin is None else {each.name: each.digest for each in (pin.pair, *pin.models.values())}
+        wanted = _wanted(pin)
         yield from _check_database(project, store, wanted)
     if pin is not None:
         for model in pin.models.values():
             yield from _check_folds(project, model.experiment, model.files)
+
+
+def _wanted(pin: "PairPin | None") -> dict[str, str]:
+    """Digest by name of the models that a pin asks for."""
+    if pin is None:
+        return {}
+    return {pin.pair.name: pin.pair.digest} | {model.name: model.digest for model in pin.models.values()}
 
 
 def _check_database(project: Project, store: TrackingStore, wanted: dict[str, str]) -> Iterator[Finding]:

@@ -252,7 +252,8 @@ def _rotten(project: Project, path: Path, digest: str, output: str | None) -> Fi
         return Finding(
             "error",
             what,
-            f"Type `{remove} && dvc pull {project.typed(project.root / output)}` where it was pushed, or `{remove}; dvc repro`.",
+            f"Type `{remove} && dvc pull {project.typed(project.root / output)}` where it was pushed. Elsewhere "
+            "remove the object and the output, and type `dvc repro`.",
         )
 
     def replace() -> str:

@@ -67,9 +67,9 @@ class Project:
 Check = Callable[[Project], Iterator[Finding]]
 
 
-def of_error(fault: SensoriumError, severity: Severity = "error", fix: Callable[[], str] | None = None) -> Finding:
+def of_error(fault: SensoriumError, severity: Severity = "error") -> Finding:
     """The finding of a check that was refused."""
-    return Finding(severity, fault.problem, fault.remedy, fix)
+    return Finding(severity, fault.problem, fault.remedy)
 
 
 def examine(check: Check, project: Project) -> Iterator[Finding]:

@@ -29,9 +29,10 @@ def check_params(project: Project) -> Iterator[Finding]:
     try:
         project.config = load(path)
     except ConfigError as fault:
-        outdated = _UPDATE in str(fault)
-        fix = command(project.root, *_UPDATE.split()) if outdated else None
-        yield of_error(fault, fix=fix)
+        if _UPDATE in fault.problem:
+            yield Finding("error", fault.problem, f"Type `{_UPDATE}`.", command(project.root, *_UPDATE.split()))
+        else:
+            yield of_error(fault)
 
 
 def check_pipeline(project: Project) -> Iterator[Finding]:

@@ -61,6 +61,7 @@ def run(
     if fix and any(finding.fix for finding in found):
         done = _mend(found)
         found = _examine(paths, deep=deep)
+    found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     console = Console(highlight=False, soft_wrap=True)
     if as_json:
         listed = [{"severity": each.severity, "what": each.what, "remedy": each.remedy} for each in found]
@@ -74,7 +75,7 @@ def run(
 
 
 def _examine(paths: Paths, *, deep: bool) -> list[Finding]:
-    """All findings, the worst first."""
+    """All findings in the order of the checks, which is also that of their fixes: a registry needs its folds."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not deep, transient=True) as progress:
         lock, task = Lock(), progress.add_task("", total=None, visible=False)
@@ -87,8 +88,7 @@ def _examine(paths: Paths, *, deep: bool) -> list[Finding]:
                 progress.advance(task, count)
 
         project = Project(paths, deep=deep, begin=begin, read=read)
-        found = [finding for check in CHECKS for finding in examine(check, project)]
-    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+        return [finding for check in CHECKS for finding in examine(check, project)]
 
 
 def _mend(found: Sequence[Finding]) -> list[str]:

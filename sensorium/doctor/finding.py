@@ -95,7 +95,7 @@ def command(root: Path, *words: str) -> Callable[[], str]:
         )
         if done.returncode:
             reason = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-            raise PipelineError(f"`{text}` failed: {reason[-1]}", "Type it to see all of its output.")
+            raise PipelineError(f"`{text}` failed: {' '.join(reason[-2:])}", "Type it to see all of its output.")
         return f"`{text}` was run"
 
     return run

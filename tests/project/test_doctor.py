@@ -320,7 +320,8 @@ def test_an_error_of_a_check_is_a_finding_and_a_bug_is_not(tmp_path):
 
 def test_a_quick_look_imports_neither_pytorch_nor_mlflow(project):
     program = (
-        "import sys; from pathlib import Path; from sensorium.paths import Paths; from sensorium.commands import doctor; "
+        "import sys; from pathlib import Path; from sensorium.paths import Paths; "
+        "from sensorium.commands import doctor; "
         "doctor.run(Paths(Path.cwd())); print(sorted({'torch', 'mlflow', 'zarr'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -10,6 +10,7 @@ from sensorium import __version__
 from sensorium.cli.errors import INTERRUPTED, describe, report
 from sensorium.cli.verbs import CONTEXT, LazyGroup
 from sensorium.processes import tune_process
+from sensorium.secrets import redact
 
 _DESCRIPTION = """Predict the activity of mouse visual cortex from video.
 
@@ -52,6 +53,7 @@ def main() -> None:
         exit_code, message = describe(fault)
         if exit_code is None:
             raise
+        message = redact(message)
         label = () if exit_code == INTERRUPTED else ("[bold red]Error:[/]",)
         Console(stderr=True, highlight=False, soft_wrap=True).print(*label, escape(message))
         raise SystemExit(exit_code) from fault

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sensorium.errors import TransferError
+from sensorium.secrets import SECRET_OPTIONS
 
 if TYPE_CHECKING:
     from dvc.data_cloud import Remote
 
-SECRET_OPTIONS = frozenset({"access_key_id", "secret_access_key", "session_token", "password", "sse_customer_key"})
-"""Options that give access; they never belong into a file that git tracks."""
 SCHEMES = ("", "file", "s3", "http", "https")
 """Beginnings of the URLs of what can be checked."""
 

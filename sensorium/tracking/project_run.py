@@ -19,10 +19,11 @@ from pathlib import Path
 
 from sensorium.files import atomic_folder, write_text
 from sensorium.paths import Paths
+from sensorium.secrets import redact
 from sensorium.tracking.descriptions import NOTE
 from sensorium.tracking.event_log import now
 from sensorium.tracking.runs import ROLE, log_metrics
-from sensorium.tracking.store import TrackingStore, mlflow_errors, redact
+from sensorium.tracking.store import TrackingStore, mlflow_errors
 
 RUN_VARIABLE = "MLFLOW_RUN_ID"
 """Set by `mlflow run`; stages that the command runs through DVC do not see it."""
@@ -61,13 +62,15 @@ def note_run(paths: Paths, arguments: Sequence[str], fault: str | None) -> None:
         client = TrackingStore.of(paths).client()
         if ROLE not in client.get_run(run_id).data.tags:  # a training names its run itself
             client.update_run(run_id, name=run_name(arguments))
-        if fault is not None:
-            client.set_tag(run_id, NOTE, redact(fault))
+        tags = client.get_run(run_id).data.tags | ({} if fault is None else {NOTE: fault})
+        for tag, value in tags.items():  # MLflow itself records the address of the git remote, password included
+            if (fault is not None and tag == NOTE) or redact(value, paths.root) != value:
+                client.set_tag(run_id, tag, redact(value, paths.root))
 
 
 def run_name(arguments: Sequence[str]) -> str:
     """Verb and options, such as `run evaluate` or `promote margin=0.0 new-data`."""
-    command = " ".join(arguments).removeprefix("project ")
+    command = redact(" ".join(arguments).removeprefix("project "))
     return re.sub(r"--(\S+) (?!--)", r"\1=", command).replace(" --", " ")[:_NAME_LETTERS]
 
 

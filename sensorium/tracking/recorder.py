@@ -17,6 +17,7 @@ from sensorium.errors import TrackingError
 from sensorium.files import digest_json
 from sensorium.mice import short_names
 from sensorium.paths import PARAMS_FILE, Paths
+from sensorium.secrets import find
 from sensorium.tracking import runs
 from sensorium.tracking.event_log import FINISHED, UPLOADER, WRITER, EventLog, event_logs, log_for
 from sensorium.tracking.leaderboard import leaderboard_name
@@ -155,11 +156,24 @@ def start_training_run(
     run = TrainingRun(log, store, link, header, SystemLoad())
     if (paths.root / PARAMS_FILE).exists():
         run.artifact(paths.root / PARAMS_FILE)
-    if made.patch and len(made.patch) <= _PATCH_BYTES:
+    if made.patch and len(made.patch) <= _PATCH_BYTES and _is_public(made.patch, paths.root):
         patch = log.folder / PATCH
         patch.write_bytes(made.patch)
         run.artifact(patch)
     return run
+
+
+def _is_public(patch: bytes, root: Path) -> bool:
+    """Whether a patch holds no credential; one that does is named in a warning."""
+    place = find(patch.decode(errors="replace"), root)
+    if place is not None:
+        _log.warning(
+            "uncommitted changes: line %d of `git diff HEAD` holds what looks like a credential, so the changes are "
+            "not recorded with the run, and `sensorium reproduce` will not know its code. Keep credentials in "
+            ".dvc/config.local or in the environment.",
+            place,
+        )
+    return place is None
 
 
 def record_past(config: Config, paths: Paths, experiment: str, fold: int, run_id: str | None = None) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from sensorium.errors import SensoriumError, TrackingError
 from sensorium.files import waiting_lock
 from sensorium.paths import Paths
+from sensorium.secrets import redact
 from sensorium.tracking.database import ARTIFACTS, RESTORE_DATABASE, check_readable, is_damage, rebase
 from sensorium.tracking.views import TAGS
 
@@ -36,12 +37,6 @@ def set_short_timeouts() -> None:
     """Give up soon on a server that is slow: for a process that sends small things and can try again."""
     os.environ.setdefault(_TIMEOUT, "10")
     os.environ.setdefault(_RETRIES, "1")
-
-
-def redact(text: str) -> str:
-    """The text without the password that `MLFLOW_TRACKING_URI` may carry; MLflow's messages repeat it."""
-    password = urlsplit(os.environ.get(URI_VARIABLE, "")).password
-    return text.replace(password, "***") if password else text
 
 
 def expected_faults() -> tuple[type[Exception], ...]:

@@ -10,9 +10,10 @@ from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from sensorium.secrets import redact
 from sensorium.tracking import leaderboard, runs, sweeps
 from sensorium.tracking.event_log import FINISHED, UPLOADER, WRITER, EventLog, UploadState, event_logs
-from sensorium.tracking.store import TrackingStore, expected_faults, redact
+from sensorium.tracking.store import TrackingStore, expected_faults
 from sensorium.tracking.timeouts import ALLOWANCE_SECONDS, upload_timeout
 
 if TYPE_CHECKING:

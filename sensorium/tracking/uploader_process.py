@@ -21,8 +21,9 @@ import sensorium
 from sensorium.errors import SensoriumError
 from sensorium.files import digest_json, try_lock, waiting_lock
 from sensorium.paths import Paths
+from sensorium.secrets import redact
 from sensorium.tracking.event_log import FINISHED, UPLOADER, WRITER, EventLog, event_logs
-from sensorium.tracking.store import TrackingStore, expected_faults, redact, set_short_timeouts
+from sensorium.tracking.store import TrackingStore, expected_faults, set_short_timeouts
 from sensorium.tracking.timeouts import idle_timeout, upload_timeout, warn_once
 from sensorium.tracking.uploader import Uploader, close_if_killed
 

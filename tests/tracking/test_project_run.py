@@ -44,6 +44,17 @@ def test_a_refused_command_leaves_the_reason_on_its_run(project, adopted, monkey
     assert note in capsys.readouterr().err
 
 
+def test_credentials_stay_out_of_the_run(project, adopted, monkeypatch):
+    client = project.store.client()
+    client.set_tag(adopted, "mlflow.source.git.repoURL", "https://me:planted-password@host/x.git")
+    monkeypatch.setattr(sys, "argv", ["sensorium", "predict", "-e", "https://me:planted-password@host", "-s", "folds"])
+    with pytest.raises(SystemExit):
+        main()
+    run = client.get_run(adopted)
+    assert run.data.tags["mlflow.source.git.repoURL"] == "https://me:***@host/x.git"
+    assert "planted-password" not in str(run.to_dictionary())
+
+
 def test_a_training_keeps_the_name_that_it_gave(project, adopted, monkeypatch):
     client = project.store.client()
     client.set_tag(adopted, "sensorium.role", "fold")

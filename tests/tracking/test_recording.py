@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
 
@@ -457,3 +458,35 @@ def test_a_record_of_a_training_that_is_in_another_store_claims_nothing(project,
     write_json(project.paths.run_link(EXPERIMENT, 0), {"run_id": "e" * 32})
     recorder.record_past(project.config, project.paths, EXPERIMENT, 0, made.info.run_id)
     assert not {"sensorium.threads", "sensorium.hardware"} & client.get_run(made.info.run_id).data.tags.keys()
+
+
+def every_byte(folder):
+    """Content of every file below a folder, outside of git and of what the test itself planted."""
+    planted = {folder / ".dvc" / "config.local", folder / "notes.py"}
+    files = [file for file in folder.rglob("*") if file.is_file() and ".git" not in file.parts]
+    return b"\n".join(file.read_bytes() for file in files if file not in planted)
+
+
+def test_credentials_reach_nothing_that_a_training_writes(project, inline, monkeypatch, caplog):
+    root = project.paths.root
+    planted = {name: f"planted-{name}-credential" for name in ("variable", "local", "typed", "address")}
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", planted["variable"])
+    (root / ".dvc").mkdir()
+    (root / ".dvc" / "config.local").write_text(f"['remote \"store\"']\n    password = {planted['local']}\n")
+    for command in (["init", "--quiet"], ["add", "params.yaml"]):
+        subprocess.run(["git", "-C", str(root), *command], check=True)
+    (root / "notes.py").write_text("")
+    subprocess.run(["git", "-C", str(root), "add", "notes.py"], check=True)
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "-C", str(root), *author, "commit", "--quiet", "-m", "first"], check=True)
+    (root / "notes.py").write_text(
+        f"A = '{planted['variable']}'\nB = '{planted['local']}'\npassword = {planted['typed']}\n"
+        f"URL = 'https://me:{planted['address']}@host/x'\n"
+    )
+    train(project)
+    written = every_byte(root) + caplog.text.encode()
+    assert b"holds what looks like a credential" in written
+    assert [name for name, value in planted.items() if value.encode() in written] == []
+    (root / "notes.py").write_text("A = 1\n")
+    train(project, fold=1)
+    assert list(root.rglob("uncommitted.patch")), "changes without a credential are recorded"

@@ -61,6 +61,7 @@ VERBS = {
     "Pipeline": {
         "run": "commands.run:run",
         "config": "commands.config:run",
+        "doctor": "commands.doctor:run",
         "experiment new": "commands.experiment:run_new",
         "experiment add": "commands.experiment:run_add",
         "remote check": "commands.remote:run",

@@ -43,7 +43,7 @@ def read(root: Path, targets: Sequence[str]) -> StageGraph:
     try:
         # DVC takes targets, and names stages, relative to the working folder.
         with contextlib.chdir(root), Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
-            _repair(Path(repo.tmp_dir, RWLOCK_FILE))
+            repair_rwlock(Path(repo.tmp_dir, RWLOCK_FILE))
             graph = get_active_graph(repo.index.graph)
             stages = plan_repro(graph, _collect(repo, targets))
             needs = {
@@ -54,7 +54,7 @@ def read(root: Path, targets: Sequence[str]) -> StageGraph:
         raise PipelineError(f"{root}: {error}", "`dvc status` shows the same error in full.") from error
 
 
-def _repair(table: Path) -> None:
+def repair_rwlock(table: Path) -> None:
     """Remove DVC's table of busy paths if a killed process left half of it; called under DVC's lock.
 
     DVC rewrites the table in place and refuses every command once it is damaged; it holds nothing but

@@ -5,9 +5,12 @@ that the addresses belong to is recorded in the database itself, and they are re
 one: a copy works on its own files, and nothing outside the project is read or written.
 """
 
+import importlib.util
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -94,7 +97,7 @@ def set_aside(path: Path) -> Path | None:
 
     Returns its new name, or None where the database is whole or there is none.
     """
-    if not path.exists() or _is_whole(path):
+    if not path.exists() or is_whole(path):
         return None
     number = 1
     while (target := path.with_name(f"{path.name}.damaged-{number}")).exists():
@@ -107,7 +110,12 @@ def set_aside(path: Path) -> Path | None:
     return target
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
+    """Whether SQLite finds every page as it wrote it.
+
+    Raises:
+        TrackingError: the database cannot be opened.
+    """
     try:
         with closing(_connect(path)) as connection:
             return bool(connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok")
@@ -116,6 +124,67 @@ def _is_whole(path: Path) -> bool:
             return False
         with database_errors(path):
             raise
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version of MLflow's model registry, as the database has it."""
+
+    name: str
+    version: int
+    digest: str | None
+    """Tag `sensorium.digest`: identity of the content."""
+    folder: Path | None
+    """Its files, where they are on this machine."""
+
+
+def registered(path: Path) -> list[RegisteredVersion]:
+    """All versions of the model registry, read without MLflow.
+
+    Raises:
+        TrackingError: the database cannot be read.
+    """
+    with database_errors(path), closing(_connect(path)) as connection:
+        rows = connection.execute(
+            "SELECT version.name, version.version, tag.value, coalesce(storage_location, source) "
+            "FROM model_versions AS version LEFT JOIN model_version_tags AS tag "
+            "ON tag.name = version.name AND tag.version = version.version AND tag.key = 'sensorium.digest' "
+            "WHERE current_stage != 'Deleted_Internal'"
+        ).fetchall()
+    return [RegisteredVersion(name, number, digest, _folder(address)) for name, number, digest, address in rows]
+
+
+def _folder(address: str | None) -> Path | None:
+    parts = urlsplit(address or "")
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def schema(path: Path) -> str | None:
+    """Revision of the tables; None where MLflow has made none.
+
+    Raises:
+        TrackingError: the database cannot be read.
+    """
+    with database_errors(path), closing(_connect(path)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+            return None
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return None if row is None else str(row[0])
+
+
+def newest_schema() -> str | None:
+    """Revision of the tables that the installed MLflow makes, read from its migrations; None where it has not one."""
+    found = importlib.util.find_spec("mlflow")
+    if found is None or found.origin is None:
+        return None
+    scripts = Path(found.origin).parent.glob("store/db_migrations/versions/*.py")
+    texts = [script.read_text(encoding="utf-8") for script in scripts]
+    made, replaced = (
+        {match[1] for text in texts if (match := re.search(rf"^{key} = ['\"](\w+)", text, re.MULTILINE))}
+        for key in ("revision", "down_revision")
+    )
+    newest = made - replaced
+    return newest.pop() if len(newest) == 1 else None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

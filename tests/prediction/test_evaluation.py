@@ -6,6 +6,7 @@ from itertools import groupby
 import numpy as np
 import pandas as pd
 import pytest
+from prediction_runs import forget_checksums
 from rich.console import Console
 
 from sensorium.commands import results

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.data.pictures import fit_picture
+from sensorium.pictures import fit_picture
 from sensorium.errors import PredictionError
 from sensorium.mice import FRAMES_PER_SECOND
 

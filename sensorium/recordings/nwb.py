@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
 from sensorium.architectures import Section
-from sensorium.data.pictures import fit_picture
+from sensorium.pictures import fit_picture
 from sensorium.errors import ConfigError, DataError
 from sensorium.files import atomic_folder
 from sensorium.mice import FRAMES_PER_SECOND, Tier

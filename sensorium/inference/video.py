@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sensorium.pictures import fit_picture
 from sensorium.errors import PredictionError
 from sensorium.mice import FRAMES_PER_SECOND
+from sensorium.pictures import fit_picture
 
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in the grey level, Rec. 601."""

@@ -15,10 +15,10 @@ import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
 from sensorium.architectures import Section
-from sensorium.pictures import fit_picture
 from sensorium.errors import ConfigError, DataError
 from sensorium.files import atomic_folder
 from sensorium.mice import FRAMES_PER_SECOND, Tier
+from sensorium.pictures import fit_picture
 from sensorium.recordings.raw_writer import write_meta, write_trial
 from sensorium.recordings.synthetic.statistics import write_statistics
 

@@ -32,8 +32,12 @@ def redact(text: str, root: Path | None = None) -> str:
         text: a message, a tag or a line of a log.
         root: the project, whose .dvc/config.local is read as well.
     """
+    return _masked(text, known(root))
+
+
+def _masked(text: str, values: set[str]) -> str:
     masked = _PASSWORD.sub(rf"\1{MASK}", text)
-    for value in sorted(known(root), key=len, reverse=True):
+    for value in sorted(values, key=len, reverse=True):
         masked = masked.replace(value, MASK)
     return masked
 
@@ -44,8 +48,9 @@ def find(text: str, root: Path | None = None) -> int | None:
     Beyond what `redact` masks, options of DVC's remotes that give access and keys of AWS are credentials here, also
     where their values are not known. Arguments as for `redact`.
     """
+    values = known(root)
     for number, line in enumerate(text.splitlines(), start=1):
-        if _ASSIGNMENT.match(line) or _AWS_KEY.search(line) or redact(line, root) != line:
+        if _ASSIGNMENT.match(line) or _AWS_KEY.search(line) or _masked(line, values) != line:
             return number
     return None
 
@@ -60,7 +65,7 @@ def known(root: Path | None = None) -> set[str]:
 
 def _of_environment() -> Iterator[str]:
     for name, value in os.environ.items():
-        if _NAMES.search(name.upper()) and not Path(value).exists():
+        if _NAMES.search(name.upper()) and not os.path.exists(value):  # noqa: PTH110 - a Path refuses long tokens
             yield value
         for url in _URL.findall(value):
             yield from _of_url(url)

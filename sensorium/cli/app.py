@@ -1,6 +1,7 @@
 """The `sensorium` command, and the one place where errors become exit codes."""
 
 import sys
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -9,6 +10,8 @@ from rich.markup import escape
 from sensorium import __version__
 from sensorium.cli.errors import INTERRUPTED, describe, report
 from sensorium.cli.verbs import CONTEXT, LazyGroup
+from sensorium.errors import ConfigError
+from sensorium.paths import find_root
 from sensorium.processes import tune_process
 from sensorium.secrets import redact
 
@@ -43,6 +46,14 @@ def _options(
     """Hold the options that stand before the verb."""
 
 
+def _project() -> Path | None:
+    """The project around the working directory; None outside of one."""
+    try:
+        return find_root()
+    except ConfigError:
+        return None
+
+
 def main() -> None:
     """Run the command line; a user's mistake or a failing disk prints one message, no traceback."""
     tune_process()
@@ -53,7 +64,7 @@ def main() -> None:
         exit_code, message = describe(fault)
         if exit_code is None:
             raise
-        message = redact(message)
+        message = redact(message, _project())
         label = () if exit_code == INTERRUPTED else ("[bold red]Error:[/]",)
         Console(stderr=True, highlight=False, soft_wrap=True).print(*label, escape(message))
         raise SystemExit(exit_code) from fault

@@ -61,16 +61,17 @@ def note_run(paths: Paths, arguments: Sequence[str], fault: str | None) -> None:
     with mlflow_errors(paths):
         client = TrackingStore.of(paths).client()
         if ROLE not in client.get_run(run_id).data.tags:  # a training names its run itself
-            client.update_run(run_id, name=run_name(arguments))
-        tags = client.get_run(run_id).data.tags | ({} if fault is None else {NOTE: fault})
-        for tag, value in tags.items():  # MLflow itself records the address of the git remote, password included
-            if (fault is not None and tag == NOTE) or redact(value, paths.root) != value:
-                client.set_tag(run_id, tag, redact(value, paths.root))
+            client.update_run(run_id, name=redact(run_name(arguments), paths.root))
+        if fault is not None:
+            client.set_tag(run_id, NOTE, redact(fault, paths.root))
+        for tag, value in client.get_run(run_id).data.tags.items():
+            if (masked := redact(value, paths.root)) != value:  # MLflow records the address of the git remote
+                client.set_tag(run_id, tag, masked)
 
 
 def run_name(arguments: Sequence[str]) -> str:
     """Verb and options, such as `run evaluate` or `promote margin=0.0 new-data`."""
-    command = redact(" ".join(arguments).removeprefix("project "))
+    command = " ".join(arguments).removeprefix("project ")
     return re.sub(r"--(\S+) (?!--)", r"\1=", command).replace(" --", " ")[:_NAME_LETTERS]
 
 

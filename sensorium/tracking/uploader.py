@@ -149,7 +149,7 @@ def upload_remaining(store: TrackingStore) -> dict[str, str | None]:
                     log.remove()
                 results[log.name] = None
             except expected_faults() as fault:
-                results[log.name] = redact(str(fault))
+                results[log.name] = redact(str(fault), store.home)
     return results
 
 

@@ -194,7 +194,7 @@ def serve(store: TrackingStore, starter: int, lock: int) -> None:
 
 
 class _Redacting(logging.Formatter):
-    """Keeps the password of the tracking URI out of the log."""
+    """Keeps credentials of the environment and of URLs out of the log."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))

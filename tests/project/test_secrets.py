@@ -29,6 +29,12 @@ def test_a_path_is_no_credential(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert redact(f"{tmp_path}: missing") == f"{tmp_path}: missing"
 
 
+def test_a_token_longer_than_a_file_name_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = "t0ken+" * 200
+    monkeypatch.setenv("AWS_SESSION_TOKEN", token)
+    assert redact(f"refused: {token}") == "refused: ***"
+
+
 def test_the_password_of_any_url_is_masked() -> None:
     assert redact("clone https://me:hidden@host/x failed") == "clone https://me:***@host/x failed"
     assert redact("see http://host:5000/a@b") == "see http://host:5000/a@b"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sensorium import __version__, files
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
-from sensorium.inference.predictions import PROVENANCE_FILE, Predictions, write_prediction
+from sensorium.inference.predictions import Predictions, write_prediction, write_provenance
 
 Weights = Mapping[str, float]
 """Weight by experiment: none is negative, their sum is one."""
@@ -117,4 +117,4 @@ def average(
             )
         means: dict[str, Any] = {"mean_of": [part.provenance for part in members]}
         means |= {} if weights is None else {"weights": list(weights)}
-        files.write_json(partial / PROVENANCE_FILE, {"code_version": __version__, "split": split, **means})
+        write_provenance(partial, {"code_version": __version__, "split": split, **means})

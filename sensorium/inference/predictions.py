@@ -125,6 +125,20 @@ def write_prediction(work: Path, mouse: str, trial: int, prediction: Float32Arra
         np.save(stream, np.ascontiguousarray(checked), allow_pickle=False)
 
 
+def write_provenance(folder: Path, provenance: dict[str, Any]) -> None:
+    """Write what made the predictions, and the checksum of each of them, into a folder that holds them all.
+
+    Args:
+        folder: holds <mouse>/<trial>.npy.
+        provenance: plain JSON.
+    """
+    checksums = {
+        mouse.name: {trial.stem: zlib.crc32(trial.read_bytes()) for trial in sorted(mouse.glob("*.npy"))}
+        for mouse in sorted(path for path in folder.iterdir() if path.is_dir())
+    }
+    files.write_json(folder / PROVENANCE_FILE, provenance | {_CHECKSUMS: checksums})
+
+
 def publish_predictions(work: Path, folder: Path, provenance: dict[str, Any]) -> None:
     """Move all trials to their final folder at once, and remove the working folder.
 
@@ -138,9 +152,5 @@ def publish_predictions(work: Path, folder: Path, provenance: dict[str, Any]) ->
     with files.atomic_folder(folder) as partial:
         for mouse in sorted(path for path in work.iterdir() if path.is_dir()):
             shutil.move(mouse, partial / mouse.name)
-        checksums = {
-            mouse.name: {trial.stem: zlib.crc32(trial.read_bytes()) for trial in sorted(mouse.glob("*.npy"))}
-            for mouse in sorted(path for path in partial.iterdir() if path.is_dir())
-        }
-        files.write_json(partial / PROVENANCE_FILE, provenance | {_CHECKSUMS: checksums})
+        write_provenance(partial, provenance)
     shutil.rmtree(work)

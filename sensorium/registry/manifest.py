@@ -11,13 +11,13 @@ from pydantic import Field, model_validator
 
 from sensorium.config import FoldsConfig, PredictionConfig
 from sensorium.errors import TrackingError
-from sensorium.files import Record, digest_json, sha256
+from sensorium.files import Record, digest_json, read_json, sha256
 from sensorium.paths import Paths
 from sensorium.recovery import later_remedy, remedy
 
 TEACHER, STUDENT, PAIR = "sensorium-teacher", "sensorium-student", "sensorium-pair"
 """Names in MLflow's model registry."""
-WEIGHTS = "model.safetensors"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _DIGESTED_SUFFIXES = (".safetensors", ".json")
 REGISTER = "Type `sensorium register`."
 RESTORE = "Type `sensorium registry restore`: it registers the trained folds of data/experiments again."
@@ -124,7 +124,7 @@ def trained_content(folds: FoldsConfig, paths: Paths, name: str, experiment: str
     """Content of an experiment's trained folds on disk.
 
     Raises:
-        TrackingError: a fold that params.yaml trains is missing.
+        TrackingError: a fold that params.yaml trains is missing, or its weights are not those of its config.json.
     """
     files = {}
     for fold in folds.train.values():
@@ -137,4 +137,17 @@ def trained_content(folds: FoldsConfig, paths: Paths, name: str, experiment: str
         for path in sorted(folder.rglob("*")):
             if path.name.endswith(_DIGESTED_SUFFIXES):
                 files[f"{folder.name}/{path.relative_to(folder).as_posix()}"] = sha256(path)
+        _check_weights(folder, files[f"{folder.name}/{WEIGHTS}"], f"Type `dvc repro train@{experiment}-{fold}`.")
     return ModelContent(name=name, experiment=experiment, files=files, digest=content_digest(experiment, files))
+
+
+def _check_weights(folder: Path, digest: str, otherwise: str) -> None:
+    """Make sure that a fold's weights have the digest that its config.json names; PyTorch is not needed for it."""
+    path = folder / CONFIG
+    about = read_json(path, TrackingError, later_remedy(path, otherwise))
+    weights = about.get("weights") if isinstance(about, dict) else None
+    if not isinstance(weights, dict) or weights.get("sha256") != digest:
+        raise TrackingError(
+            f"{folder / WEIGHTS}: its SHA-256 is not the one in {CONFIG}: damaged or foreign.",
+            remedy(folder, otherwise),
+        )

@@ -106,6 +106,14 @@ def test_nan_is_refused(predicted, tiny_config, project):
     assert "1 values are NaN or infinite" in _refused(tiny_config, project)
 
 
+def test_a_flipped_bit_of_an_ensemble_is_refused(predicted, tiny_config, project):
+    path = max(project.predictions(ENSEMBLE, "final_test_main").rglob("*.npy"))
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(bytes(content))
+    assert f"{path}: changed since it was predicted" in _refused(tiny_config, project)
+
+
 def test_trials_shorter_than_the_scored_frames_are_refused(predicted, tiny_config, project):
     longer = tiny_config.evaluation.model_copy(update={"frames": 63})
     config = tiny_config.model_copy(update={"evaluation": longer})

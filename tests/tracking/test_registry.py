@@ -155,6 +155,14 @@ def test_a_version_that_holds_something_else_does_not_serve_the_pin(registered):
         load_pair(registered.paths.pair_pin, registered.paths)
 
 
+@pytest.mark.parametrize("content", [b"", b"other weights"])
+def test_damaged_weights_are_refused_and_nothing_is_registered(trained, content):
+    (trained.paths.fold("true_batch_001", 1) / "model.safetensors").write_bytes(content)
+    with pytest.raises(TrackingError, match=r"fold_1/model\.safetensors: its SHA-256 is not the one in config\.json"):
+        register_pair(trained.config, trained.paths)
+    assert trained.store.client().search_registered_models() == []
+
+
 def test_an_untrained_fold_is_refused_and_nothing_is_registered(trained):
     shutil.rmtree(trained.paths.fold("true_batch_001", 1))
     with pytest.raises(TrackingError, match=r"fold_1: the fold is not trained") as told:

@@ -22,6 +22,8 @@ from sensorium.paths import PARAMS_FILE, Paths
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 """Arithmetic, in Lightning Fabric's words: float32; fp16 with loss scaling; bfloat16."""
+MOUSE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What a folder, a stage of DVC and an argument can all be called."""
 EXPERIMENT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 EXPERIMENT_RULE = "use letters, digits, '_' and '-', at most 64, and begin with a letter"
 """What a folder, a stage of DVC, a key of params.yaml and an argument can all be called."""
@@ -44,7 +46,7 @@ class DatasetConfig(Section):
     @model_validator(mode="after")
     def _check_names(self) -> Self:
         for name in self.mice:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            if not MOUSE_NAME.fullmatch(name):
                 raise ValueError(
                     f"mice: {name!r} cannot name a folder, a stage and an argument alike; use letters, digits, '.', "
                     "'_' and '-', and begin with a letter or digit"

@@ -1,7 +1,45 @@
-"""Pictures of any size in the form of a mouse's frames."""
+"""Pictures and films of any size in the form of a mouse's frames."""
+
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sensorium.errors import SensoriumError
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""Weights of red, green and blue in the grey level, Rec. 601."""
+
+
+def read_film(path: Path, error: type[SensoriumError], remedy: str) -> tuple[NDArray[np.uint8], float | None]:
+    """Decode a film such as .mp4.
+
+    Args:
+        path: the film.
+        error: class of what is raised.
+        remedy: what to do where it cannot be read.
+
+    Returns:
+        Its frames (L, rows, columns) in grey levels, and how many it shows per second, None where it does not say.
+
+    Raises:
+        SensoriumError: of the class `error`, when PyAV is not installed or the film is damaged.
+    """
+    try:
+        import av
+    except ImportError:
+        raise error(
+            f"{path}: films are read with PyAV, which is not installed.",
+            "Type `pip install sensorium[video]`, or convert the film to .npy.",
+        ) from None
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            frames = [frame.to_ndarray(format="gray") for frame in container.decode(stream)]
+            rate = stream.average_rate
+    except (av.error.FFmpegError, IndexError) as fault:
+        raise error(f"{path}: not a readable film ({fault}).", remedy) from fault
+    return np.array(frames, np.uint8), None if rate is None else float(rate)
 
 
 def fit_picture(picture: NDArray[np.float32], frame_shape: tuple[int, int]) -> NDArray[np.float32]:

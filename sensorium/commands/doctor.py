@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from sensorium.doctor import content, environment, leftovers, outputs, settings, tracking
+from sensorium.doctor import content, environment, leftovers, outputs, settings, storage, tracking
 from sensorium.doctor.finding import SEVERITIES, Check, Finding, Project, examine
 from sensorium.errors import SensoriumError
 from sensorium.paths import Paths
@@ -25,8 +25,8 @@ CHECKS: tuple[Check, ...] = (
     settings.check_dvc_state,
     settings.check_pipeline,
     outputs.check_outputs,
-    outputs.check_cache,
-    outputs.check_remotes,
+    storage.check_cache,
+    storage.check_remotes,
     content.check_stores,
     content.check_folds,
     content.check_weights,

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from sensorium.commands.options import Mouse, require_choice, select_mice
+from sensorium.commands.options import Mouse, new_mouse, require_choice, require_free, select_mice
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, DataError
@@ -38,12 +38,12 @@ def run_export(
     stores = [MouseStore(paths.store(name)) for name in mice]
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for store in stores:
-        _require_free(output / store.name)
+        require_free(output / store.name)
     for store in stores:
         with atomic_folder(output / store.name) as partial, Progress(console=console, transient=True) as progress:
             task = progress.add_task(store.name, total=store.trials)
             export_session(store, partial, functools.partial(progress.advance, task))
-            _require_free(output / store.name)
+            require_free(output / store.name)
         console.print(f"{output / store.name}: {store.trials} trials of {store.neurons} neurons.")
 
 
@@ -85,7 +85,7 @@ def run_import(
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     raw = config.raw_folder(paths.root)
     for source in sessions:
-        place = raw / _name(name or (Path.cwd() / source).name or source.resolve().name)
+        place = raw / new_mouse(name or (Path.cwd() / source).name or source.resolve().name)
         if len(sessions) > 1 and os.path.lexists(place):
             console.print(f"{place}: already there, left as it is.")
         else:
@@ -95,12 +95,12 @@ def run_import(
 def _import(source: Path, place: Path, paths: Paths, choice: Choice, console: Console) -> None:
     busy = DataError(f"{place}: another process is writing this mouse.", "Wait until it has finished.")
     with exclusive_lock(paths.lock(f"raw-{place.name}"), busy, place):
-        _require_free(place)
+        require_free(place)
         session = Session(source, choice)
         with atomic_folder(place) as partial, Progress(console=console, transient=True) as progress:
             task = progress.add_task(place.name, total=len(session.trials))
             session.write(partial, lambda: progress.advance(task))
-            _require_free(place)
+            require_free(place)
     console.print(
         f"{place}: {len(session.trials)} trials of {session.neurons} neurons. "
         f"In {PARAMS_FILE}: `{place.name}: {session.mouse_set}` in dataset.mice."
@@ -111,20 +111,6 @@ def _import(source: Path, place: Path, paths: Paths, choice: Choice, console: Co
         console.print(f"{session.uncovered} trials have the tier none: a signal does not cover their time.")
     for device in session.missing:
         console.print(f"There is no {device}: its channels are 0.")
-
-
-def _require_free(place: Path) -> None:
-    if os.path.lexists(place):
-        raise DataError(f"{place}: already there.", "Choose another name or folder, or move it away first.")
-
-
-def _name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ConfigError(
-            f"mouse {name!r}: cannot name a folder and a stage alike.",
-            "Name it with -m: letters, digits, '.', '_', '-'.",
-        )
-    return name
 
 
 def _kinds(text: str) -> list[str]:

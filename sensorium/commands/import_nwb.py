@@ -1,17 +1,20 @@
 """Import recordings from Neurodata Without Borders files."""
 
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 
+from sensorium.commands.options import new_mouse, require_free
 from sensorium.config import Config
-from sensorium.errors import ConfigError
+from sensorium.errors import DataError
+from sensorium.files import exclusive_lock
 from sensorium.paths import Paths
-from sensorium.recordings.nwb import import_nwb, read_map
+from sensorium.recordings.nwb.mapping import read_map
+from sensorium.recordings.nwb.reader import import_nwb
 
 
 def run(
@@ -27,9 +30,13 @@ def run(
         ConfigError: the mapping or the name cannot be used.
         DataError: a file lacks what the mapping names, or the mouse is already there.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", mouse):
-        raise ConfigError(f"mouse {mouse!r}: not a name.", "Use letters, digits, '.', '_' and '-'.")
-    target = config.raw_folder(paths.root) / mouse
-    tiers = import_nwb(source, target, read_map(mapping))
+    target, layout = config.raw_folder(paths.root) / new_mouse(mouse), read_map(mapping)
+    busy = DataError(f"{target}: another process is writing this mouse.", "Wait until it has finished.")
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    with exclusive_lock(paths.lock(f"raw-{mouse}"), busy, target):
+        require_free(target)
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task(mouse, total=None)
+            tiers = import_nwb(source, target, layout, lambda total: progress.update(task, total=total, advance=1))
     counts = ", ".join(f"{count} {tier}" for tier, count in sorted(Counter(tiers).items()))
-    Console(highlight=False, soft_wrap=True).print(f"Wrote {target}: {len(tiers)} trials ({counts}).")
+    console.print(f"{target}: {len(tiers)} trials ({counts}).")

@@ -1,12 +1,14 @@
 """Option types that several verbs share, and the choices among what params.yaml lists."""
 
+import os
 import re
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sensorium.config import Config
-from sensorium.errors import ConfigError
+from sensorium.config import MOUSE_NAME, Config
+from sensorium.errors import ConfigError, DataError
 from sensorium.mice import NEURONS, SPLITS, TRACKS
 from sensorium.paths import PARAMS_FILE, Paths
 
@@ -37,6 +39,30 @@ def select_mice(config: Config, mouse: str | None) -> list[str]:
     if mouse not in known:
         raise ConfigError(f"mouse {mouse!r}: not in {PARAMS_FILE}.", f"Choose one of: {', '.join(known)}.")
     return [mouse]
+
+
+def new_mouse(name: str) -> str:
+    """The name of a mouse that is to be imported.
+
+    Raises:
+        ConfigError: it cannot name a folder, a stage and an argument alike.
+    """
+    if not MOUSE_NAME.fullmatch(name):
+        raise ConfigError(
+            f"mouse {name!r}: cannot name a folder and a stage alike.",
+            "Name it with -m: letters, digits, '.', '_' and '-', beginning with a letter or digit.",
+        )
+    return name
+
+
+def require_free(place: Path) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        DataError: a file, a folder or a link is there.
+    """
+    if os.path.lexists(place):
+        raise DataError(f"{place}: already there.", "Choose another name or folder, or move it away first.")
 
 
 def select_folds(config: Config, text: str | None) -> list[int]:

@@ -1,4 +1,4 @@
-"""Outputs, DVC's cache and remotes, compared with the digests of dvc.lock.
+"""Outputs compared with the digests of dvc.lock.
 
 A quick look asks DVC's table of known files (path, inode, size and time of change give the digest that was computed
 last), and reads only what it does not know, up to a limit. A deep one reads every file, and trusts no time stamp.
@@ -7,24 +7,20 @@ last), and reads only what it does not know, up to a limit. A deep one reads eve
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sensorium.doctor.finding import Finding, Project, command, some
-from sensorium.files import atomic_file
 from sensorium.recovery import cache_folder, locked_digests, remedy
 
-_FOLDER = ".dir"
+FOLDER_SUFFIX = ".dir"
+"""End of the digest of a folder, whose object lists its files."""
 _UNKNOWN_BYTES = 64 * 2**20
 """So much that DVC does not know is read in a quick look."""
 _BLOCK = 2**20
 _JOBS = min(8, os.cpu_count() or 1)
-_TIMEOUT = 10.0
-"""Seconds that a server may take to answer."""
 _REPRO = "Type `dvc repro`."
 _IGNORED = (".partial", ".retired")
 
@@ -54,7 +50,7 @@ def check_outputs(project: Project) -> Iterator[Finding]:
             project.damaged.add(path)
             yield _missing(project, path)
             continue
-        files = _files(cache, path, digest)
+        files = listed_files(cache, path, digest)
         if files is None:
             unlisted.append(name)
         else:
@@ -85,11 +81,11 @@ def _missing(project: Project, path: Path) -> Finding:
     )
 
 
-def _files(cache: Path, path: Path, digest: str) -> dict[Path, str] | None:
+def listed_files(cache: Path, path: Path, digest: str) -> dict[Path, str] | None:
     """Files of an output by path; None where the cache lacks the list, or it is damaged."""
-    if not digest.endswith(_FOLDER):
+    if not digest.endswith(FOLDER_SUFFIX):
         return {path: digest}
-    content = _object(cache, digest)
+    content = object_path(cache, digest)
     try:
         listed = json.loads(content.read_text(encoding="utf-8"))
         return {path / str(entry["relpath"]): str(entry["md5"]) for entry in listed}
@@ -97,7 +93,8 @@ def _files(cache: Path, path: Path, digest: str) -> dict[Path, str] | None:
         return None
 
 
-def _object(folder: Path, digest: str) -> Path:
+def object_path(folder: Path, digest: str) -> Path:
+    """Where a cache or a remote keeps the object of a digest."""
     return folder / "files" / "md5" / digest[:2] / digest[2:]
 
 
@@ -204,134 +201,3 @@ def _names(output: _Output, paths: list[Path]) -> str:
     if paths == [output.path]:
         return "its content is"
     return some([path.relative_to(output.path).as_posix() for path in paths])
-
-
-def check_cache(project: Project) -> Iterator[Finding]:
-    """Look whether DVC's cache has every output, and read all of its objects in a deep examination."""
-    cache = cache_folder(project.root)
-    digests = _needed(cache, locked_digests(project.root))
-    lacking = sorted({path for digest, path in digests.items() if not _object(cache, digest).is_file()})
-    present = [
-        name for name in lacking if (project.root / name).exists() and project.root / name not in project.damaged
-    ]
-    if present:
-        yield Finding(
-            "warning",
-            f"{some(present)}: only in the work tree: DVC's cache has no copy.",
-            f"Type `dvc commit --force {project.typed(project.root / present[0])}`"
-            f"{' for each' if len(present) > 1 else ''}: it copies them there and runs nothing.",
-        )
-    if not project.deep:
-        return
-    objects = [path for path in sorted((cache / "files" / "md5").glob("??/*")) if path.is_file()]
-    project.begin("DVC's cache", sum(path.stat().st_size for path in objects))
-    for path, digest in zip(objects, md5_all(project, objects), strict=True):
-        wanted = path.parent.name + path.name
-        if digest != wanted.removesuffix(_FOLDER):
-            yield _rotten(project, path, wanted, digests.get(wanted))
-
-
-def _needed(cache: Path, outputs: dict[str, str]) -> dict[str, str]:
-    """Output by the digest of every object that it consists of."""
-    found = {}
-    for name, digest in outputs.items():
-        found[digest] = name
-        found |= dict.fromkeys((_files(cache, Path(name), digest) or {}).values(), name)
-    return found
-
-
-def _rotten(project: Project, path: Path, digest: str, output: str | None) -> Finding:
-    """An object whose content is not what its name says: replaced by an intact copy, where there is one."""
-    remove = f"rm -f {project.typed(path)}"
-    what = f"{project.name(path)}: damaged: its content is not that of its name"
-    if output is None:
-        return Finding("warning", f"{what}; no output of dvc.lock needs it.", f"Type `{remove}`.")
-    what = f"{what}; it belongs to {output}."
-    source = _intact_copy(project, path, digest, output)
-    if source is None:
-        return Finding(
-            "error",
-            what,
-            f"Type `{remove} && dvc pull {project.typed(project.root / output)}` where it was pushed. Elsewhere "
-            "remove the object and the output, and type `dvc repro`.",
-        )
-
-    def replace() -> str:
-        with atomic_file(path) as partial:
-            shutil.copyfile(source, partial)
-            partial.chmod(0o444)  # as DVC protects its objects
-        return f"{project.name(path)} was replaced by the intact copy {project.name(source)}"
-
-    again = (
-        f"dvc commit --force {project.typed(project.root / output)}"
-        if source.is_relative_to(project.root / output)
-        else (f"dvc fetch {project.typed(project.root / output)}")
-    )
-    return Finding("error", what, f"Type `{remove} && {again}`.", replace)
-
-
-def _intact_copy(project: Project, path: Path, digest: str, output: str) -> Path | None:
-    """A file of the output, or an object of a remote that is a folder, which has the digest."""
-    files = _files(path.parents[3], project.root / output, locked_digests(project.root)[output]) or {}
-    places = [place for place, known in files.items() if known == digest]
-    places += [_object(folder, digest) for _, folder in _folders(project)]
-    for place in places:
-        if place.is_file() and md5_all(project, [place]) == [digest.removesuffix(_FOLDER)]:
-            return place
-    return None
-
-
-def _folders(project: Project) -> list[tuple[str, Path]]:
-    """Remotes that are folders of this machine."""
-    return [(name, Path(url)) for name, url in _remotes(project) if "://" not in url]
-
-
-def _remotes(project: Project) -> list[tuple[str, str]]:
-    settings = _settings(project)
-    return [(name, str(options.get("url", ""))) for name, options in settings["remote"].items()]
-
-
-def _settings(project: Project) -> Any:
-    from dvc.config import Config
-
-    return Config(str(project.root / ".dvc"), validate=False)
-
-
-def check_remotes(project: Project) -> Iterator[Finding]:
-    """Look whether remotes are configured and, where they are folders, whether they are there."""
-    settings = _settings(project)
-    default = settings["core"].get("remote")
-    if default is None or default not in settings["remote"]:
-        named = f"core.remote names {default!r}, which is not configured" if default else "none is configured"
-        yield Finding(
-            "warning",
-            f"remotes: {named}: the outputs are on this machine only.",
-            "Type `dvc remote add --default NAME URL`, then `dvc push`.",
-        )
-    for name, folder in _folders(project):
-        if not folder.is_dir():
-            yield Finding(
-                "warning",
-                f"remote {name!r}: the folder {folder} does not exist.",
-                f"Mount it, or type `dvc remote modify {name} url FOLDER`.",
-            )
-    if project.deep:
-        yield from _try_servers(project)
-
-
-def _try_servers(project: Project) -> Iterator[Finding]:
-    """Sign in to the remotes that are elsewhere, and list a little."""
-    from dvc.repo import Repo
-
-    from sensorium.errors import TransferError
-    from sensorium.remote.check import check
-    from sensorium.remote.config import open_remote
-
-    with Repo(str(project.root)) as repo:
-        for name, url in _remotes(project):
-            if "://" not in url:
-                continue
-            try:
-                check(open_remote(repo.config, name, _TIMEOUT), [], lambda *_, **__: None, read_only=True)
-            except TransferError as fault:
-                yield Finding("warning", fault.problem, fault.remedy or f"Type `sensorium remote check {name}`.")

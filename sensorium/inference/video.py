@@ -8,10 +8,8 @@ from numpy.typing import NDArray
 
 from sensorium.errors import PredictionError
 from sensorium.mice import FRAMES_PER_SECOND
-from sensorium.pictures import fit_picture
+from sensorium.pictures import LUMA, fit_picture, read_film
 
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)
-"""Weights of red, green and blue in the grey level, Rec. 601."""
 _GIF_SECONDS = 0.1
 """Duration of a GIF's frame that states none, as browsers show it."""
 _FORMATS = "an .npy file of shape (frames, rows, columns), a .gif, or an .mp4"
@@ -56,8 +54,8 @@ def _read_array(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as fault:
         raise PredictionError(f"{path}: not a readable .npy file ({fault}).", f"Give {_FORMATS}.") from fault
-    if array.ndim == 4 and array.shape[-1] == len(_GREY):
-        array = array @ _GREY
+    if array.ndim == 4 and array.shape[-1] == len(LUMA):
+        array = array @ LUMA
     if array.ndim != 3 or array.dtype.kind not in "uif":
         raise PredictionError(f"{path}: {array.dtype} of shape {array.shape}.", f"Give {_FORMATS}.")
     frames = array.astype(np.float32)
@@ -83,21 +81,8 @@ def _read_gif(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
 
 
 def _read_film(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    try:
-        import av
-    except ImportError:
-        raise PredictionError(
-            f"{path}: films are read with PyAV, which is not installed.",
-            "Type `pip install sensorium[video]`, or convert the film to .gif or .npy.",
-        ) from None
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            frames = [frame.to_ndarray(format="gray").astype(np.float32) for frame in container.decode(stream)]
-            rate = float(stream.average_rate or FRAMES_PER_SECOND)
-    except (av.error.FFmpegError, IndexError) as fault:
-        raise PredictionError(f"{path}: not a readable film ({fault}).", f"Give {_FORMATS}.") from fault
-    return np.array(frames, np.float32), np.full(len(frames), 1 / rate)
+    frames, rate = read_film(path, PredictionError, f"Give {_FORMATS}.")
+    return frames.astype(np.float32), np.full(len(frames), 1 / (rate or FRAMES_PER_SECOND))
 
 
 def resample(clip: Clip, frame_shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ import datetime as dt
 from pathlib import Path
 
 import numpy as np
+import pynwb
 import pytest
 import yaml
 from tiny import ROOT, make_config
@@ -11,15 +12,19 @@ from tiny import ROOT, make_config
 from sensorium.commands import import_nwb as command
 from sensorium.errors import ConfigError, DataError
 from sensorium.paths import Paths
-from sensorium.recordings.nwb import assign_tiers, import_nwb, read_map
+from sensorium.recordings.nwb import reader
+from sensorium.recordings.nwb.mapping import assign_tiers, read_map
 from sensorium.recordings.raw import RawMouse
 from sensorium.recordings.verify import verify_mouse
 
-pynwb = pytest.importorskip("pynwb")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 RATE = 30.0
 SHAPE = (36, 64)
 TRIALS, FRAMES = 8, 45
+
+
+def import_nwb(source, target, mapping):
+    return reader.import_nwb(source, target, mapping, lambda _: None)
 
 
 def start_file():
@@ -321,8 +326,8 @@ def test_the_command_writes_below_the_raw_folder_and_replaces_nothing(tmp_path, 
     source, mapping = write_lab(tmp_path / "a.nwb"), ROOT / "conf" / "nwb" / "lab.yaml"
     config, paths = make_config(), Paths(tmp_path)
     command.run(config, paths, Path(source), "animal", mapping)
-    assert "8 trials (1 oracle, 7 train)" in capsys.readouterr().out
+    assert "8 trials (1 oracle, 7 train)" in capsys.readouterr().err
     with pytest.raises(DataError, match="already there"):
         command.run(config, paths, Path(source), "animal", mapping)
-    with pytest.raises(ConfigError, match="not a name"):
+    with pytest.raises(ConfigError, match="cannot name a folder"):
         command.run(config, paths, Path(source), "../animal", mapping)

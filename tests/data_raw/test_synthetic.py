@@ -18,11 +18,11 @@ from sensorium.files import exclusive_lock
 from sensorium.mice import MODALITIES, STATISTICS, TEST_TIERS, labelled_tiers
 from sensorium.paths import Paths
 from sensorium.recordings.raw import RawMouse
+from sensorium.recordings.statistics import summarise
 from sensorium.recordings.synthetic import exact, neurons
 from sensorium.recordings.synthetic import mouse as synthetic
 from sensorium.recordings.synthetic.marker import MARKER, changes
 from sensorium.recordings.synthetic.movies import KINDS, natural, parametric, present
-from sensorium.recordings.synthetic.statistics import summarise
 from sensorium.seeding import generator
 
 

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sensorium.errors import DataError
 from sensorium.mice import FRAMES_PER_SECOND
+from sensorium.pictures import LUMA, fit_picture, read_film
 from sensorium.recordings.experanto.meta import Meta, read_timestamps
 from sensorium.recordings.raw import read_array
 
@@ -20,8 +22,6 @@ _OFFSET = 1e-4
 """Seconds by which a frame may appear late and still counts as shown, as in Experanto's ScreenInterpolator."""
 _GREY_LEVEL = 128
 """Of a blank screen that states none."""
-_LUMA = np.array([0.299, 0.587, 0.114])
-"""Weights of red, green and blue in the grey level, Rec. 601."""
 _FILES = (".npy", ".mp4", ".png", ".jpg")
 
 
@@ -49,16 +49,14 @@ class ScreenTrial:
         return times
 
     def frames(self, size: tuple[int, int]) -> Float64Array:
-        """What was on the screen at `times`: (L, H, W) grey levels, scaled to `size` without aliasing.
+        """What was on the screen at `times`: (L, H, W) grey levels, cut and scaled to `size`.
 
         Raises:
             DataError: the file of the frames is missing, damaged, of another shape, or holds NaN.
         """
-        from skimage.transform import resize
-
         stored = self._stored()
         if stored.shape[1:] != size:
-            stored = np.array([resize(picture, size, anti_aliasing=True, preserve_range=True) for picture in stored])
+            stored = np.array([fit_picture(picture.astype(np.float32), size) for picture in stored], np.float64)
         shown = np.searchsorted(self.stamps, self.times + _OFFSET, side="right") - 1
         return stored[shown].reshape(-1, *size)
 
@@ -70,9 +68,9 @@ class ScreenTrial:
                 raise DataError(f"{self.meta.path}: interleave_value: {level!r}.", "Write a grey level from 0 to 255.")
             return np.full((1, *self.size), float(level))
         path = self._file()
-        array = _read(path)
-        if array.ndim >= 3 and array.shape[-1] == len(_LUMA):
-            array = array @ _LUMA
+        array: npt.NDArray[Any] = _read(path)
+        if array.ndim >= 3 and array.shape[-1] == len(LUMA):
+            array = array @ LUMA
         if self.kind == "image" and array.ndim == 2:
             array = array[None]
         expected = (len(self.stamps), *self.size)
@@ -96,11 +94,11 @@ class ScreenTrial:
         )
 
 
-def _read(path: Path) -> npt.NDArray[np.generic]:
+def _read(path: Path) -> npt.NDArray[Any]:
     if path.suffix == ".npy":
         return read_array(path)
     if path.suffix == ".mp4":
-        return _read_film(path)
+        return read_film(path, DataError, "Restore the file.")[0]
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -108,21 +106,6 @@ def _read(path: Path) -> npt.NDArray[np.generic]:
             return np.asarray(image.convert("L"))
     except (UnidentifiedImageError, OSError, SyntaxError) as fault:
         raise DataError(f"{path}: not a readable picture ({fault}).", "Restore the file.") from fault
-
-
-def _read_film(path: Path) -> npt.NDArray[np.uint8]:
-    try:
-        import av
-    except ImportError:
-        raise DataError(
-            f"{path}: films are read with PyAV, which is not installed.", "Type `pip install sensorium[video]`."
-        ) from None
-    try:
-        with av.open(str(path)) as container:
-            frames = [frame.to_ndarray(format="gray") for frame in container.decode(container.streams.video[0])]
-    except (av.error.FFmpegError, IndexError) as fault:
-        raise DataError(f"{path}: not a readable film ({fault}).", "Restore the file.") from fault
-    return np.array(frames, np.uint8)
 
 
 def read_screen(folder: Path) -> tuple[Meta, list[ScreenTrial]]:

@@ -16,7 +16,7 @@ from sensorium.recordings.experanto import sequence
 from sensorium.recordings.experanto.screen import ScreenTrial, read_screen
 from sensorium.recordings.raw import read_array
 from sensorium.recordings.raw_writer import write_meta, write_trial
-from sensorium.recordings.synthetic.statistics import write_statistics
+from sensorium.recordings.statistics import write_statistics
 
 Float64Array = npt.NDArray[np.float64]
 

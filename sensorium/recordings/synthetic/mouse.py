@@ -18,10 +18,10 @@ from sensorium.config import SyntheticConfig
 from sensorium.files import atomic_folder, digest_json
 from sensorium.mice import TEST_TIERS, TIERS, MouseSet, labelled_tiers
 from sensorium.recordings.raw_writer import write_meta, write_trial
+from sensorium.recordings.statistics import write_statistics
 from sensorium.recordings.synthetic import movies, neurons
 from sensorium.recordings.synthetic.exact import uniform
 from sensorium.recordings.synthetic.marker import TRUTH_FOLDER, is_marked, read_digest, require_untouched, write_marker
-from sensorium.recordings.synthetic.statistics import write_statistics
 from sensorium.seeding import generator
 
 GENERATOR_VERSION = 2

@@ -1,177 +1,30 @@
-"""Imports recordings from Neurodata Without Borders files (https://nwb-schema.readthedocs.io) as a raw mouse.
+"""Turns NWB files into a raw mouse, trial by trial.
 
-A mapping names the places in the HDF5 file. Continuous signals are interpolated linearly at 30 Hz; a frame of the
-movie is the one shown at the middle of the frame's 1/30 s. Only time stamps are held for a whole file, values are read
-trial by trial. L frames, K channels, N neurons, H W pixels.
+Continuous signals are interpolated linearly at 30 Hz; a frame of the movie is the one shown at the middle of its
+1/30 s. Only time stamps are held for a whole file. L frames, N neurons, H W pixels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
-from sensorium.architectures import Section
 from sensorium.errors import ConfigError, DataError
 from sensorium.files import atomic_folder
-from sensorium.mice import FRAMES_PER_SECOND, Tier
-from sensorium.pictures import fit_picture
+from sensorium.mice import FRAMES_PER_SECOND
+from sensorium.pictures import LUMA, fit_picture
+from sensorium.recordings.nwb.mapping import MAP_REMEDY, NwbMap, SignalMap, assign_tiers
+from sensorium.recordings.nwb.signals import Float64Array, Signal
 from sensorium.recordings.raw_writer import write_meta, write_trial
-from sensorium.recordings.synthetic.statistics import write_statistics
+from sensorium.recordings.statistics import write_statistics
 
 if TYPE_CHECKING:
     import h5py
 
-Float64Array = npt.NDArray[np.float64]
-_MAP = "Correct the mapping; `h5ls -r FILE` lists what the file holds."
 
-
-class MovieMap(Section):
-    """Where the movie is."""
-
-    path: str
-    """An ImageSeries or OpticalSeries, an IndexSeries, or a table with one row per presented frame."""
-    templates: str | None = None
-    """The images that an IndexSeries or a table refers to."""
-    frame: str | None = None
-    """Column of the table with the index of the image; null where `path` is no table."""
-
-
-class SignalMap(Section):
-    """Where a behavioural signal is."""
-
-    path: str
-    """A TimeSeries, such as a SpatialSeries or an EllipseSeries."""
-    dataset: str = "data"
-    """Its dataset with the values; `area` of an EllipseSeries for example."""
-    area: bool = False
-    """Whether the values are areas, converted to diameters of circles."""
-
-
-class TrialsMap(Section):
-    """Which intervals are trials."""
-
-    table: str = "intervals/trials"
-    start: str = "start_time"
-    stop: str = "stop_time"
-    group: str | None = None
-    """Column whose consecutive equal values make one trial, for tables with a row per frame."""
-
-
-class TierMap(Section):
-    """Which trial has which tier; `train` where nothing below applies."""
-
-    column: str | None = None
-    """Column with the tier, or with a value of `values`."""
-    values: dict[str, Tier] = Field(default_factory=dict)
-    """Tier by value of the column."""
-    repeated: Tier | None = None
-    """Tier of trials whose value of the column occurs more than once, such as an identifier of the clip."""
-    last: dict[Tier, float] = Field(default_factory=dict)
-    """Share (0 to 1) of the trials at the end of the session, by tier, in their order."""
-
-
-class NwbMap(Section):
-    """Where a laboratory's files hold what a raw mouse needs."""
-
-    frame_shape: tuple[PositiveInt, PositiveInt] = (36, 64)
-    """Rows and columns of the frames that are written, pixels."""
-    max_gap: PositiveFloat = 0.5
-    """Longest time between two valid samples that is bridged, seconds."""
-    on_gap: Literal["none", "refuse"] = "none"
-    """What a longer gap does: the trial gets the tier `none`, or the file is refused."""
-    movie: MovieMap
-    responses: list[str] = Field(min_length=1)
-    """RoiResponseSeries, one per imaging plane: fluorescence, dF/F or deconvolved events."""
-    running: SignalMap | None = None
-    """Running speed; null gives 0."""
-    pupil_size: SignalMap | None = None
-    """Pupil dilation; null gives 1."""
-    pupil_position: SignalMap | None = None
-    """Pupil centre (T, 2); null gives 0."""
-    trials: TrialsMap = TrialsMap()
-    tier: TierMap = TierMap()
-    positions: list[str] | Literal["image_mask"] | None = None
-    """Columns x, y and z of the PlaneSegmentation, the centroids of its masks in pixels, or null for zeros."""
-
-
-def read_map(path: Path) -> NwbMap:
-    """Read a mapping.
-
-    Raises:
-        ConfigError: it cannot be read, or has unknown, missing or wrong keys.
-    """
-    try:
-        return NwbMap.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
-        raise ConfigError(
-            f"{path}: not readable as YAML ({fault}).", "Give a mapping such as conf/nwb/lab.yaml."
-        ) from None
-    except ValidationError as fault:
-        found = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'content'}: {one['msg']}" for one in fault.errors())
-        raise ConfigError(f"{path}: {found}.", "The keys are described in docs/how-to/nwb.md.") from None
-
-
-class Signal:
-    """Values over time: time stamps are sorted, those that are NaN or repeated are left out."""
-
-    def __init__(self, node: "h5py.Group", values: "h5py.Dataset", times: Float64Array) -> None:
-        self._values = values
-        self.width = int(np.prod(values.shape[1:]))
-        if len(times) != len(values):
-            raise DataError(
-                f"{node.file.filename}: {node.name}: {len(times)} time stamps for {len(values)} samples.",
-                "Correct the file: each sample needs its time.",
-            )
-        times_kept, kept = np.unique(times, return_index=True)
-        sound = np.isfinite(times_kept)
-        self.times, self._rows = times_kept[sound], kept[sound]
-        self._scale = float(values.attrs.get("conversion", 1.0)), float(values.attrs.get("offset", 0.0))
-
-    def read(self, positions: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-        """Samples at positions of the sorted time stamps, (len, ...)."""
-        rows, inverse = np.unique(self._rows[positions], return_inverse=True)
-        if not len(rows):
-            return np.zeros((0, *self._values.shape[1:]))
-        dense = rows[-1] - rows[0] + 1 == len(rows)
-        found: npt.NDArray[Any] = self._values[rows[0] : rows[-1] + 1] if dense else self._values[rows]
-        return found[inverse]
-
-    def at(self, grid: Float64Array, max_gap: float) -> Float64Array:
-        """Linear interpolation (K, L) at the times of `grid`; NaN in gaps above `max_gap` seconds."""
-        first = max(0, int(np.searchsorted(self.times, grid[0] - max_gap)) - 1)
-        last = int(np.searchsorted(self.times, grid[-1] + max_gap, side="right")) + 1
-        positions = np.arange(first, min(last, len(self.times)))
-        samples = self.read(positions).reshape(len(positions), -1).astype(np.float64)
-        samples = samples * self._scale[0] + self._scale[1]
-        return np.stack([_interpolate(self.times[positions], column, grid, max_gap) for column in samples.T])
-
-    def shown(self, grid: Float64Array, max_gap: float) -> npt.NDArray[np.intp]:
-        """Position (L,) of the sample that holds at each time, -1 where the last one is older than `max_gap`."""
-        middle = grid + 0.5 / FRAMES_PER_SECOND
-        found = np.searchsorted(self.times, middle, side="right") - 1
-        old = (found < 0) | (middle - self.times[np.maximum(found, 0)] > max_gap)
-        return np.where(old, -1, found)
-
-
-def _interpolate(times: Float64Array, values: Float64Array, grid: Float64Array, max_gap: float) -> Float64Array:
-    valid = np.isfinite(values)
-    times, values = times[valid], values[valid]
-    if not len(times):
-        return np.full(len(grid), np.nan)
-    after = np.searchsorted(times, grid - 1e-9)
-    left, right = times[np.maximum(after - 1, 0)], times[np.minimum(after, len(times) - 1)]
-    inside = (after > 0) & (after < len(times))
-    exact = np.abs(right - grid) < 1e-6
-    distance = np.where(inside, right - left, np.minimum(np.abs(grid - left), np.abs(grid - right)))
-    result: Float64Array = np.where(exact | (distance <= max_gap), np.interp(grid, times, values), np.nan)
-    return result
-
-
-class _File:
+class _Recording:
     """One open NWB file, seen through a mapping."""
 
     def __init__(self, opened: "h5py.File", layout: NwbMap) -> None:
@@ -187,19 +40,16 @@ class _File:
 
     def _get(self, path: str) -> Any:
         if path not in self._file:
-            parent = path.rpartition("/")[0]
-            there = (
-                ", ".join(self._file[parent]) if parent in self._file and hasattr(self._file[parent], "keys") else ""
-            )
-            hint = f"; {parent} holds: {there or 'nothing'}" if parent in self._file else ""
-            raise DataError(f"{self._file.filename}: there is no {path}{hint}.", _MAP)
+            parent = self._file.get(path.rpartition("/")[0])
+            there = f"; {parent.name} holds: {', '.join(parent) or 'nothing'}" if hasattr(parent, "keys") else ""
+            raise DataError(f"{self._file.filename}: there is no {path}{there}.", MAP_REMEDY)
         return self._file[path]
 
     def _column(self, table: str, name: str) -> npt.NDArray[Any]:
-        values = self._get(f"{table}/{name}")[()]
-        return (
-            np.array([v.decode() if isinstance(v, bytes) else v for v in values]) if values.dtype == object else values
-        )
+        values: npt.NDArray[Any] = self._get(f"{table}/{name}")[()]
+        if values.dtype != object:
+            return values
+        return np.array([value.decode() if isinstance(value, bytes) else value for value in values])
 
     def _signal(self, path: str, dataset: str = "data") -> Signal:
         group, values = self._get(path), self._get(f"{path}/{dataset}")
@@ -217,7 +67,7 @@ class _File:
         if signal.width != width:
             raise DataError(
                 f"{self._file.filename}: {place.path}/{place.dataset}: {signal.width} values per sample, not {width}.",
-                _MAP,
+                MAP_REMEDY,
             )
         return signal
 
@@ -230,7 +80,7 @@ class _File:
         else:
             group, starts = self._get(place.path), self._column(place.path, "start_time")
             if self._templates is None:
-                raise DataError(f"{self._file.filename}: movie.frame needs movie.templates.", _MAP)
+                raise DataError(f"{self._file.filename}: movie.frame needs movie.templates.", MAP_REMEDY)
             self._movie, pictures = Signal(group, self._get(f"{place.path}/{place.frame}"), starts), self._templates
         if pictures.ndim not in (3, 4) or 0 in pictures.shape:
             raise DataError(
@@ -265,7 +115,7 @@ class _File:
             masks = self._get(f"{table.name.lstrip('/')}/image_mask")
             return np.array([_centroid(masks[row]) for row in rows.tolist()])
         if len(wanted) != 3:
-            raise ConfigError("positions: name three columns, x, y and z.", _MAP)
+            raise ConfigError("positions: name three columns, x, y and z.", MAP_REMEDY)
         return np.stack([self._column(table.name.lstrip("/"), name)[rows] for name in wanted], axis=1).astype(float)
 
     def trial(self, start: float, stop: float) -> dict[str, Float64Array]:
@@ -303,7 +153,7 @@ class _File:
                 found = self._templates[int(found)]
             picture = found.astype(np.float32)
             if picture.ndim == 3:
-                picture = picture @ np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601
+                picture = picture @ LUMA
             video[..., shown == position] = fit_picture(picture, self._layout.frame_shape)[..., None]
         return video
 
@@ -313,22 +163,21 @@ def _centroid(mask: npt.NDArray[Any]) -> tuple[float, float, float]:
     return (float(columns.mean()), float(rows.mean()), 0.0) if len(rows) else (0.0, 0.0, 0.0)
 
 
-def import_nwb(source: Path, target: Path, layout: NwbMap) -> list[str]:
+def import_nwb(source: Path, target: Path, layout: NwbMap, advance: Callable[[int], None]) -> list[str]:
     """Write the recordings of an NWB file, or of a folder of them, as one raw mouse.
 
     Args:
         source: a file, or a folder whose files *.nwb are joined in the order of their names.
-        target: the mouse's folder, which must not exist.
+        target: the mouse's folder, which does not exist.
         layout: where the files hold what.
+        advance: called once per trial with the number of trials.
 
     Returns:
         The tier of every trial.
 
     Raises:
-        DataError: a file lacks what the mapping names, or neurons of the files differ, or the target exists.
+        DataError: a file lacks what the mapping names, or neurons of the files differ.
     """
-    if target.exists():
-        raise DataError(f"{target}: already there.", "Choose another name, or remove the folder.")
     files = sorted(source.glob("*.nwb")) if source.is_dir() else [source]
     if not files or not files[0].is_file():
         raise DataError(f"{source}: no NWB file.", "Give a file, or a folder of files that end in .nwb.")
@@ -338,10 +187,11 @@ def import_nwb(source: Path, target: Path, layout: NwbMap) -> list[str]:
         padded, trial = max(lengths), 0
         for path in files:
             with _opened(path) as opened:
-                recording = _File(opened, layout)
+                recording = _Recording(opened, layout)
                 for start, stop, _ in recording.trials:
                     tiers[trial] = _write(folder, trial, recording.trial(start, stop), tiers[trial], padded, layout)
                     trial += 1
+                    advance(len(tiers))
         train = [index for index, tier in enumerate(tiers) if tier == "train"]
         if not train:
             raise DataError(
@@ -372,41 +222,15 @@ def _measure(files: Sequence[Path], layout: NwbMap) -> tuple[list[int], list[str
     known: Float64Array | None = None
     for path in files:
         with _opened(path) as opened:
-            recording = _File(opened, layout)
+            recording = _Recording(opened, layout)
             if known is not None and not np.array_equal(known, recording.coordinates):
                 raise DataError(f"{path}: other neurons than in {files[0].name}.", "Import each as a mouse of its own.")
             known = recording.coordinates
             lengths += [round((stop - start) * FRAMES_PER_SECOND) for start, stop, _ in recording.trials]
             values += [value for _, _, value in recording.trials]
     if not lengths or known is None:
-        raise DataError(f"{files[0]}: {layout.trials.table} has no trial.", _MAP)
+        raise DataError(f"{files[0]}: {layout.trials.table} has no trial.", MAP_REMEDY)
     return lengths, values, known
-
-
-def assign_tiers(values: Sequence[str], rule: TierMap) -> list[str]:
-    """Tier of every trial.
-
-    Args:
-        values: value of the tier's column, by trial.
-        rule: what they mean.
-
-    Raises:
-        DataError: a value has no tier.
-    """
-    tiers = ["train"] * len(values)
-    for trial, value in enumerate(values):
-        if rule.repeated is not None:
-            tiers[trial] = rule.repeated if values.count(value) > 1 else "train"
-        elif rule.column is not None:
-            if value not in rule.values:
-                raise DataError(f"trial {trial}: no tier for {rule.column} {value!r}.", "Add it to tier.values.")
-            tiers[trial] = rule.values[value]
-    end = len(tiers)
-    for tier, share in reversed(rule.last.items()):
-        first = max(0, end - round(share * len(tiers)))
-        tiers[first:end] = [tier] * (end - first)
-        end = first
-    return tiers
 
 
 def _write(folder: Path, trial: int, arrays: dict[str, Float64Array], tier: str, padded: int, layout: NwbMap) -> str:

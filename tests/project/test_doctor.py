@@ -13,6 +13,7 @@ import pytest
 import typer
 import yaml
 from tiny import derived, tiny_tree
+from typed_commands import typed
 
 from sensorium.commands import doctor
 from sensorium.doctor.finding import Finding, Project, examine
@@ -27,19 +28,6 @@ _PIPELINE = {
     },
     "single": {"cmd": "mkdir -p data && echo one > data/one.txt", "outs": ["data/one.txt"]},
 }
-_ENVIRONMENT = os.environ | {
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "GIT_CONFIG_GLOBAL": os.devnull,
-    "GIT_AUTHOR_NAME": "a",
-    "GIT_AUTHOR_EMAIL": "a@example.org",
-    "GIT_COMMITTER_NAME": "a",
-    "GIT_COMMITTER_EMAIL": "a@example.org",
-}
-
-
-def typed(text):
-    """Type a command in the working folder."""
-    return subprocess.run(["sh", "-c", text], env=_ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +46,6 @@ def template(tmp_path_factory):
         ):
             done = typed(text)
             assert done.returncode == 0, done.stderr
-    return root
-
-
-@pytest.fixture
-def project(template, tmp_path, monkeypatch):
-    """A copy of the template, and the working folder."""
-    root = tmp_path / "project"
-    shutil.copytree(template, root)
-    monkeypatch.chdir(root)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return root
 
 

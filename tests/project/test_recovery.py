@@ -3,13 +3,11 @@
 import os
 import shlex
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
 from tiny import ROOT, tiny_tree
+from typed_commands import typed
 
 from sensorium.recovery import remedy
 
@@ -43,24 +41,8 @@ def template(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def project(template, tmp_path, monkeypatch):
-    """A copy of the template, and the working folder."""
-    root = tmp_path / "project"
-    shutil.copytree(template, root)
-    monkeypatch.chdir(root)
-    return root
-
-
 def dvc(*arguments):
     return typed(f"dvc {shlex.join(arguments)}")
-
-
-def typed(command):
-    """What a command typed in the working folder does."""
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": programs}
-    return subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
 
 
 def test_settings_that_are_wrong_are_refused_before_anything_is_removed(project):

@@ -135,7 +135,7 @@ def trained_content(folds: FoldsConfig, paths: Paths, name: str, experiment: str
                 remedy(folder, f"Type `dvc repro train@{experiment}-{fold}`."),
             )
         for path in sorted(folder.rglob("*")):
-            if path.name.endswith(_DIGESTED_SUFFIXES):
+            if path.name.endswith(_DIGESTED_SUFFIXES) and path.is_file():
                 files[f"{folder.name}/{path.relative_to(folder).as_posix()}"] = sha256(path)
         _check_weights(folder, files[f"{folder.name}/{WEIGHTS}"], f"Type `dvc repro train@{experiment}-{fold}`.")
     return ModelContent(name=name, experiment=experiment, files=files, digest=content_digest(experiment, files))

@@ -163,6 +163,14 @@ def test_damaged_weights_are_refused_and_nothing_is_registered(trained, content)
     assert trained.store.client().search_registered_models() == []
 
 
+def test_a_description_that_links_to_nowhere_is_refused(trained):
+    path = trained.paths.fold("true_batch_001", 1) / "config.json"
+    path.unlink()
+    path.symlink_to("nowhere")
+    with pytest.raises(TrackingError, match=r"fold_1/config\.json: the file does not exist"):
+        register_pair(trained.config, trained.paths)
+
+
 def test_an_untrained_fold_is_refused_and_nothing_is_registered(trained):
     shutil.rmtree(trained.paths.fold("true_batch_001", 1))
     with pytest.raises(TrackingError, match=r"fold_1: the fold is not trained") as told:

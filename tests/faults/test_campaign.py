@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from campaign import GOOD, Campaign, combinations, sample
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 COUNT = 40
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.format import open_memmap
 
 from sensorium.mice import MODALITIES, STATISTICS
 
 Float64Array = npt.NDArray[np.float64]
 
-_BLOCK_BYTES = 1 << 28  # memory for the stacked trials; longer rows of pixels or neurons are worked off in blocks
+_BLOCK_BYTES = 1 << 24  # memory for the stacked trials, of which several copies are made
 
 
 def summarise(stacked: Float64Array) -> dict[str, Float64Array]:
@@ -45,16 +46,26 @@ def _sum(stacked: Float64Array) -> Float64Array:
     return functools.reduce(np.add, stacked)
 
 
+def _block(files: list[Path], first: int, count: int, header: int) -> Float64Array:
+    """Values (trials, count) of every file, flat; read, as pages of a mapped file would count as memory.
+
+    Args:
+        files: float64 arrays of one shape.
+        first: position of the first value.
+        count: number of values, fewer at the end.
+        header: bytes before the values.
+    """
+    return np.stack([np.fromfile(file, np.float64, count, offset=header + 8 * first) for file in files])
+
+
 def write_statistics(folder: Path, trials: list[int]) -> None:
-    """Summarise the training trials of a written mouse, in bounded memory."""
+    """Summarise the training trials of a written mouse, in memory that does not grow with their number."""
     for modality in MODALITIES:
-        files = [np.load(folder / "data" / modality / f"{trial}.npy", mmap_mode="r") for trial in trials]
-        rows = max(1, _BLOCK_BYTES // (files[0][0].nbytes * len(files)))
-        blocks = [
-            summarise(np.stack([file[first : first + rows] for file in files]))
-            for first in range(0, len(files[0]), rows)
-        ]
+        files = [folder / "data" / modality / f"{trial}.npy" for trial in trials]
+        shown = open_memmap(files[0], mode="r")
+        count = max(1, _BLOCK_BYTES // (shown.itemsize * len(files)))
+        blocks = [summarise(_block(files, first, count, shown.offset)) for first in range(0, shown.size, count)]
         target = folder / "meta" / "statistics" / modality / "all"
         target.mkdir(parents=True)
         for name in STATISTICS:
-            np.save(target / f"{name}.npy", np.concatenate([block[name] for block in blocks]))
+            np.save(target / f"{name}.npy", np.concatenate([block[name] for block in blocks]).reshape(shown.shape))

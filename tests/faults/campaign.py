@@ -110,7 +110,10 @@ READERS: list[tuple[str, tuple[str, ...]]] = [
     (r"\.dvc/cache/files/.*", ("dvc checkout", "sensorium results")),
 ]
 """Which commands read a file, by its path; the first pattern that fits counts."""
-_NO_RESULT = re.compile(r"(^|/)(\.git|\.venv|\.sensorium|__pycache__|tmp)(/|$)|mlflow\.db|^\.dvc/|provenance")
+_NO_RESULT = re.compile(
+    r"(^|/)(\.git|\.venv|\.sensorium|__pycache__|tmp)(/|$)|mlflow\.db|^\.dvc/|provenance|^data/out-of-fold/"
+)
+"""Files that are no results. Those of data/out-of-fold hold digests of the inputs, and must follow a changed one."""
 _QUOTED = re.compile(r"`((?:rm|dvc|sensorium|mlflow|git|make) [^`]*)`")
 _PLAIN = re.compile(r"\b((?:dvc|sensorium|mlflow) [a-z][^\s;,]*(?: [^\s;,]*[\w/*])*)")
 

@@ -36,4 +36,5 @@ def test_no_fault_of_a_sample_ends_badly(finished, tmp_path, monkeypatch):
     campaign = Campaign(finished, tmp_path)
     outcomes = [campaign.run(combination) for combination in sample(combinations(finished), COUNT, seed=0)]
     assert len(outcomes) == COUNT
-    assert [outcome for outcome in outcomes if outcome.verdict not in GOOD] == []
+    failures = [str(outcome) for outcome in outcomes if outcome.verdict not in GOOD]
+    assert not failures, "\n".join(failures)

@@ -16,13 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from sensorium.errors import DataError
-from sensorium.recovery import remedy
+from sensorium.files import read_json, sha256
+from sensorium.recovery import later_remedy, remedy
 
 Grouping = Literal["exact", "near"]
 UNLABELLED = -1
 """Fold of a trial that is no labelled data."""
 TABLE = "folds.csv"
 REPORT = "report.json"
+CHECKSUM = "table_sha256"
+"""Key of the report: digest of the table; reports of earlier versions have none."""
 COLUMNS = ("mouse", "trial", "tier", "hash", "group", "fold")
 _REMEDY = "Run `dvc repro folds`."
 
@@ -62,6 +65,7 @@ class Folds:
             DataError: the table is missing or damaged.
         """
         path = folder / TABLE
+        _check_digest(folder)
         try:
             with path.open(encoding="utf-8", newline="") as stream:
                 lines = list(csv.DictReader(stream))
@@ -107,3 +111,13 @@ class Folds:
             DataError: the table does not hold the mouse.
         """
         return np.array([row.group for row in self._mouse(mouse)], dtype=np.uint64)
+
+
+def _check_digest(folder: Path) -> None:
+    """Compare the table with its report; either may be missing, which is not of this function's concern."""
+    path, report = folder / TABLE, folder / REPORT
+    if not (path.is_file() and report.exists()):
+        return
+    known = read_json(report, DataError, later_remedy(report, _REMEDY))
+    if isinstance(known, dict) and known.get(CHECKSUM, digest := sha256(path)) != digest:
+        raise DataError(f"{path}: changed since it was written, or damaged.", remedy(path, _REMEDY))

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sensorium.data.folds import COLUMNS, REPORT, TABLE, UNLABELLED, Grouping, TrialFold
+from sensorium.data.folds import CHECKSUM, COLUMNS, REPORT, TABLE, UNLABELLED, Grouping, TrialFold
 from sensorium.data.layout import THUMBNAIL_STEP
 from sensorium.data.store import MouseStore, common_frame
 from sensorium.errors import DataError
-from sensorium.files import atomic_folder, digest_json, write_json, write_text
+from sensorium.files import atomic_folder, digest_json, sha256, write_json, write_text
 from sensorium.recordings.similarity import Pairs, connect, near_pairs, same_value_pairs
 
 
@@ -125,5 +125,6 @@ def write_folds(stores: Sequence[MouseStore], count: int, grouping: Grouping, fo
     with atomic_folder(folder) as partial:
         lines = [list(COLUMNS), *(row.cells() for row in rows)]
         write_text(partial / TABLE, "".join(",".join(line) + "\n" for line in lines))
+        report[CHECKSUM] = sha256(partial / TABLE)
         write_json(partial / REPORT, report)
     return report

@@ -105,6 +105,16 @@ def test_near_grouping_keeps_repeats_together_that_exact_hashes_split(leaky, gro
     assert report["trials_by_fold"][NEW_MOUSE] == expected.tolist()
 
 
+def test_a_table_that_was_changed_is_refused(stores, tmp_path):
+    write_folds(stores, 2, "exact", tmp_path / "folds")
+    path = tmp_path / "folds" / "folds.csv"
+    lines = path.read_text().splitlines()
+    lines[1] = lines[1][:-1] + ("0" if lines[1].endswith("1") else "1")
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=r"folds\.csv: changed since it was written, or damaged"):
+        Folds.load(tmp_path / "folds")
+
+
 def test_a_mouse_without_a_trial_in_a_fold_is_named(stores, tmp_path):
     with pytest.raises(DataError, match=r"dynamic\S+: no labelled trial in fold \d+") as fault:
         write_folds(stores, 40, "exact", tmp_path / "folds")

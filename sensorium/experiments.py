@@ -79,8 +79,9 @@ def register_resolver(root: Path) -> None:
         check_files(root)
         names = [str(name) for name in experiments]
         teachers = {name: OmegaConf.select(experiments, f"{name}.distillation.teacher") for name in names}
+        starts = {name: OmegaConf.select(experiments, f"{name}.start.experiment") for name in names}
         trained = {str(name): fold for name, fold in folds.items()}
-        return OmegaConf.create(pipeline(dataset, teachers, trained, list(members)))
+        return OmegaConf.create(pipeline(dataset, teachers, starts, trained, list(members)))
 
     OmegaConf.register_new_resolver(RESOLVER, derive, replace=True)
 
@@ -241,8 +242,7 @@ def update_pipeline(root: Path) -> bool:
 def _with_pipeline(text: str) -> str:
     tree = yaml.safe_load(text)
     tree.pop("pipeline", None)
-    config = parse(tree, PARAMS_FILE)
-    derived = pipeline(config.dataset.model_dump(), config.teachers, config.folds.train, config.ensemble.members)
+    derived = parse(tree, PARAMS_FILE).derived_pipeline
     return _edited(text, lambda edited: edited.update({"pipeline": derived}))
 
 

@@ -122,9 +122,14 @@ def compose(root: Path, preset: str, overrides: Sequence[str] = ()) -> str:
     return text
 
 
+_MISSING = re.compile(r"Missing mandatory value: (\S+)")
+
+
 def _first_lines(fault: Exception) -> str:
     if isinstance(fault, yaml.MarkedYAMLError) and fault.problem_mark is not None:
         return f"{fault.problem_mark.name}, line {fault.problem_mark.line + 1}: not valid YAML: {fault.problem}."
+    if left := _MISSING.search(str(fault)):
+        return f"the preset has no value of {left[1]}."
     lines = [line.strip().removesuffix(" Config search path:") for line in str(fault).splitlines() if line.strip()]
     return " ".join(lines[:2])
 
@@ -133,6 +138,8 @@ def _remedy(root: Path, fault: Exception) -> str:
     missing = re.search(r"Could not (?:find|load) 'experiment/([^']+)'", str(fault))
     if missing:
         return _choose(known_experiments(root), missing[1])
+    if left := _MISSING.search(str(fault)):
+        return f"Set it: -S '{left[1]}=<value>'; the comment of the preset's file has an example."
     return "Correct the file or key named above; docs/how-to/experiments.md explains the files of conf/."
 
 

@@ -48,9 +48,13 @@ TINY_BASELINE = {
 _TRAINING = {"samples_per_epoch": 24, "batch_size": 6, "warmup_epochs": 1, "cosine_epochs": 1}
 
 
+OPEN = {"transfer": ["dataset.mice={my-mouse: old}"]}
+"""What presets leave to their user."""
+
+
 def preset_tree(name: str, *overrides: str) -> dict[str, Any]:
     """A preset of conf/ as a plain tree."""
-    tree: dict[str, Any] = yaml.safe_load(compose(ROOT, name, overrides))
+    tree: dict[str, Any] = yaml.safe_load(compose(ROOT, name, [*OPEN.get(name, ()), *overrides]))
     return tree
 
 

@@ -17,7 +17,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from sensorium.architectures import Fraction, ModelConfig, Positive, Section, settings_class
 from sensorium.errors import ConfigError
-from sensorium.mice import MouseSet
+from sensorium.mice import TRACKS, MouseSet
 from sensorium.paths import PARAMS_FILE, Paths
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
@@ -283,6 +283,13 @@ class RegistryConfig(Section):
     """Experiment registered as the student."""
 
 
+class SubmissionConfig(Section):
+    """What is predicted of the competition's test trials, and submitted."""
+
+    tracks: tuple[Literal["main", "bonus"], ...] = ("main", "bonus")
+    """Tracks; none where the mice have no such trials."""
+
+
 class Training(Section):
     """One training of the pipeline: a fold of an experiment."""
 
@@ -292,7 +299,7 @@ class Training(Section):
     """Fold that is held out."""
     depends_on: str
     """What the training needs besides data and code: the same fold of its teacher, or only the table of folds."""
-    starts_from: str
+    starts_from: str = ""
     """The same fold of the experiment that it starts from, or only the table of folds."""
 
 
@@ -305,6 +312,10 @@ class PipelineConfig(Section):
     """What the store of every mouse depends on besides code: the mouse's folder where the recordings are yours
     (`dataset.get` is `verify`). Recordings that can be had again are no dependency, so that a clone which pulled the
     stores needs none."""
+    splits: tuple[str, ...] = ()
+    """Splits that are predicted besides the folds, a mean over all members for each."""
+    submissions: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """The two splits, `live` and `final`, of each track that is submitted to."""
     trainings: dict[str, Training]
     """Every training by the name of its stage, `<experiment>-<fold>`."""
 
@@ -318,6 +329,7 @@ def pipeline(
     starts: Mapping[str, str | None],
     folds: Mapping[str, int],
     members: Sequence[str],
+    tracks: Sequence[str],
 ) -> dict[str, Any]:
     """The section `pipeline`, as plain values.
 
@@ -327,6 +339,7 @@ def pipeline(
         starts: experiment that an experiment starts from, None where there is none; the same keys as `teachers`.
         folds: folds to train by name, `folds.train` of params.yaml.
         members: experiments of the ensemble.
+        tracks: tracks to submit to.
     """
     paths = Paths(Path())
     own = dataset["get"] == "verify"
@@ -345,7 +358,14 @@ def pipeline(
         for name, teacher in teachers.items()
         for fold in folds.values()
     }
-    return {"ensemble": ",".join(sorted(members)), "recordings": recordings, "trainings": trainings}
+    submissions = {track: dict(zip(("live", "final"), TRACKS[track], strict=True)) for track in tracks}
+    return {
+        "ensemble": ",".join(sorted(members)),
+        "recordings": recordings,
+        "splits": [split for track in tracks for split in TRACKS[track]],
+        "submissions": submissions,
+        "trainings": trainings,
+    }
 
 
 class RuntimeConfig(Section):
@@ -381,6 +401,7 @@ class Config(Section):
     evaluation: EvaluationConfig
     ensemble: EnsembleConfig
     registry: RegistryConfig
+    submission: SubmissionConfig = SubmissionConfig()
     runtime: RuntimeConfig
     pipeline: PipelineConfig | None = None
     """Derived; only dvc.yaml reads it."""
@@ -462,7 +483,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _check_pipeline(self) -> Self:
         derived = self.derived_pipeline
-        if self.pipeline is not None and self.pipeline.model_dump() != derived:
+        if self.pipeline is not None and self.pipeline.model_dump(mode="json") != derived:
             raise ValueError(
                 "pipeline: does not fit the dataset, experiments, folds and ensemble that it is derived from; "
                 "after changing them by hand, type `sensorium config --update`"
@@ -488,7 +509,7 @@ class Config(Section):
     def derived_pipeline(self) -> dict[str, Any]:
         """The section `pipeline` that fits the other sections, as plain values."""
         dataset, folds, members = self.dataset.model_dump(), self.folds.train, self.ensemble.members
-        return pipeline(dataset, self.teachers, self.starts, folds, members)
+        return pipeline(dataset, self.teachers, self.starts, folds, members, self.submission.tracks)
 
     def experiment(self, name: str) -> ExperimentConfig:
         """Settings of one experiment.

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from sensorium.config import Config, parse, pipeline
+from sensorium.config import Config, parse
 from sensorium.experiments import compose
 from sensorium.recordings.synthetic.mouse import Recipe, write_mouse
 
@@ -74,8 +74,7 @@ def tiny_tree(raw: str = "data/sensorium_all_2023") -> dict[str, Any]:
 def derived(tree: dict[str, Any]) -> dict[str, Any]:
     """The tree with the section `pipeline` that belongs to its other sections."""
     config = parse({key: value for key, value in tree.items() if key != "pipeline"}, "tests/tiny.py")
-    members = pipeline(config.dataset.model_dump(), config.teachers, config.folds.train, config.ensemble.members)
-    return tree | {"pipeline": members}
+    return tree | {"pipeline": config.derived_pipeline}
 
 
 def make_config(raw: str = "data/sensorium_all_2023") -> Config:

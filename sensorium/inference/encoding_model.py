@@ -289,7 +289,7 @@ def _numbers(name: str, value: ArrayLike, dimensions: int) -> NDArray[np.float32
     if values.ndim != dimensions:
         raise PredictionError(f"{name}: shape {values.shape}, expected {dimensions} dimensions.")
     if not values.size:
-        raise PredictionError(f"{name}: shape {values.shape} holds no value.")
+        raise PredictionError(f"{name}: holds no value.")
     if not np.isfinite(values).all():
         raise PredictionError(
             f"{name}: holds NaN, infinity, or a number that is too large for float32.",

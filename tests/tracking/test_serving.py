@@ -200,7 +200,7 @@ def test_hostile_requests_are_refused_with_the_reason_and_the_model_still_answer
 
 def test_a_video_without_pixels_is_refused(served, trial):
     mouse = next(iter(served.config.dataset.mice))
-    with pytest.raises(MlflowException, match=r"video: shape \(0, 8, 40\) holds no value"):
+    with pytest.raises(MlflowException, match="video: holds no value"):
         load().predict(trial | {"video": np.zeros((0, 8, FRAMES))}, params={"mouse": mouse})
 
 

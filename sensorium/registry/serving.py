@@ -6,8 +6,6 @@ safetensors and JSON are read, and every file of a pair is verified against the 
 L frames of a trial, h w pixels, N neurons of one mouse.
 """
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,10 @@ from numpy.typing import NDArray
 from sensorium.errors import SensoriumError, TrackingError
 from sensorium.files import read_json
 from sensorium.inference.encoding_model import EncodingModel
-from sensorium.paths import Paths
 from sensorium.registry.flavor import ENSEMBLE
 from sensorium.registry.manifest import RESTORE, ModelManifest, PairManifest
-from sensorium.registry.model_registry import MANIFEST, ModelRegistry
-from sensorium.tracking.store import TrackingStore
+from sensorium.registry.model_registry import MANIFEST
+from sensorium.registry.registered import mlflow_registry, pair_content
 
 
 class TrialPredictor:
@@ -86,24 +83,12 @@ def _load_pyfunc(path: str) -> TrialPredictor:
     file = Path(path) / MANIFEST
     if "models" in read_json(file, TrackingError, RESTORE):
         pair = PairManifest.load(file, TrackingError, RESTORE)
-        registry = _registry()
-        folds = {model.experiment: registry.folds(model) for model in pair.models.values()}
+        found = pair_content(mlflow_registry(), pair)
         roles = {role: model.experiment for role, model in pair.models.items()}
-        return TrialPredictor(EncodingModel(folds, pair.prediction, weights=pair.weights), roles)
+        return TrialPredictor(EncodingModel(found.folds, found.prediction, weights=found.weights), roles)
     model = ModelManifest.load(file, TrackingError, RESTORE)
     faults = model.faults(file.parent)
     if faults:
         raise TrackingError(f"{model.name} in {file.parent}: {'; '.join(faults)}.", RESTORE)
     folds = {model.experiment: [file.parent / fold for fold in model.folds]}
     return TrialPredictor(EncodingModel(folds, model.prediction), {model.role: model.experiment})
-
-
-def _registry() -> ModelRegistry:
-    """The registry that MLflow itself uses; what has to be fetched is kept in a folder of the user's."""
-    import mlflow
-
-    uri = mlflow.get_registry_uri()
-    database = Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir()) / f"sensorium-{os.getuid()}"
-    root = database.parent if database is not None else cache
-    return ModelRegistry(Paths(root), TrackingStore(uri, root, root))

@@ -22,6 +22,7 @@ from sensorium.files import Record
 from sensorium.inference.ensemble import Weights, check_weights, combine, in_order
 from sensorium.inference.member import Member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput, prediction_device
+from sensorium.inference.video import read_clip, resample
 from sensorium.mice import FRAMES_PER_SECOND, short_name
 from sensorium.model import checkpoint
 from sensorium.model.checkpoint import ModelInfo
@@ -219,9 +220,7 @@ class EncodingModel:
     def _frames(self, video: ArrayLike | str | Path, known: MouseInfo | None) -> NDArray[np.float32]:
         height, width = self.canvas
         if isinstance(video, str | Path):
-            from sensorium.inference.video import read_clip, resample
-
-            frames = resample(read_clip(Path(video), None), known.frame if known else (height, width))
+            frames = _read(Path(video), known.frame if known else self.canvas)
         else:
             frames = _numbers("video", video, 3)
         if frames.shape[1] > height or frames.shape[2] > width:
@@ -277,6 +276,17 @@ def _common(infos: Mapping[Path, ModelInfo]) -> ModelInfo:
                     "Load folds that were trained on the same mice with the same window.",
                 )
     return info
+
+
+def _read(path: Path, frame: tuple[int, int]) -> NDArray[np.float32]:
+    """Frames (L, h, w) of a file, in the size and at the rate of the recordings."""
+    try:
+        return resample(read_clip(path, None), frame)
+    except ModuleNotFoundError as fault:
+        raise PredictionError(
+            f"{path}: reading and scaling videos needs {fault.name}, which is not installed.",
+            "Type `pip install 'sensorium[video]'`, or give an array in the size of the recordings.",
+        ) from fault
 
 
 def _numbers(name: str, value: ArrayLike, dimensions: int) -> NDArray[np.float32]:

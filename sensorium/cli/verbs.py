@@ -23,6 +23,7 @@ VERBS = {
         "download": "commands.download:run",
         "responses": "commands.responses:run",
         "import-nwb": "commands.import_nwb:run",
+        "export-nwb": "commands.export_nwb:run",
         "verify": "commands.verify:run",
         "import-experanto": "commands.experanto:run_import",
         "export-experanto": "commands.experanto:run_export",

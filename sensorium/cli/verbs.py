@@ -56,6 +56,7 @@ VERBS = {
         "promote": "commands.promote:run",
         "rollback": "commands.promote:run_rollback",
         "compare": "commands.compare:run",
+        "diff": "commands.diff:run",
         "reproduce": "commands.reproduce:run",
         "sync": "commands.sync:run",
         "registry restore": "commands.restore:run",

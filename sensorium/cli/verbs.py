@@ -58,6 +58,7 @@ VERBS = {
         "compare": "commands.compare:run",
         "diff": "commands.diff:run",
         "reproduce": "commands.reproduce:run",
+        "receipt": "commands.reproduce:run_receipt",
         "sync": "commands.sync:run",
         "registry restore": "commands.restore:run",
     },

@@ -40,6 +40,26 @@ class Mice(Record):
     mice: dict[str, MouseInfo]
 
 
+class Score(Record):
+    """Single-trial correlation out of fold."""
+
+    mean: float
+    """Over folds and mice."""
+    low: float
+    high: float
+    """Ends of the 95 % interval: mice and folds are resampled (`sensorium.evaluation.comparison`)."""
+    mice: dict[str, float]
+    """Mean over folds by mouse."""
+
+
+class ScoreTable(Record):
+    """scores.json."""
+
+    metric: Literal["single_trial_correlation"] = "single_trial_correlation"
+    scores: dict[str, Score]
+    """By experiment, and `ensemble` for the mean of several; without those that were not evaluated."""
+
+
 class ReleaseConfig(Record):
     """config.json of a published model."""
 
@@ -50,6 +70,8 @@ class ReleaseConfig(Record):
     weights: dict[str, float] | None = None
     """Weight of each experiment in the mean; None for equal weights."""
     prediction: PredictionConfig
+    recordings: dict[str, str]
+    """Digest of the raw recordings by mouse, as in the provenance of predictions."""
     files: dict[Annotated[str, AfterValidator(_inside)], str]
     """SHA-256 of every other file, by path."""
     digest: str

@@ -57,6 +57,7 @@ VERBS = {
         "reproduce": "commands.reproduce:run",
         "sync": "commands.sync:run",
         "registry restore": "commands.restore:run",
+        "publish": "commands.publish:run",
     },
     "Pipeline": {
         "run": "commands.run:run",

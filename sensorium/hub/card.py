@@ -118,8 +118,8 @@ def _scores(facts: Facts) -> str:
             *lines,
             "",
             "Single-trial correlation between prediction and response, each fold's models on the trials that they have",
-            "not learnt from; what `predict` returns is the mean over folds. The interval is of the bootstrap over mice",
-            "and folds. The same numbers are in `scores.json`.",
+            "not learnt from; what `predict` returns is the mean over folds. The interval is of the bootstrap over",
+            "mice and folds. The same numbers are in `scores.json`.",
         ]
     )
 

@@ -83,9 +83,7 @@ def write_release(target: str, paths: Paths, folder: Path) -> ReleaseConfig:
         weights=content.weights,
         prediction=content.prediction,
         recordings=facts.recordings,
-        files={
-            path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
-        },
+        files={file.relative_to(folder).as_posix(): sha256(file) for file in written},
     )
     config.save(folder / CONFIG)
     return config

@@ -113,8 +113,12 @@ def is_release(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and not (folder / "model.safetensors").exists()
 
 
-def verify(folder: Path) -> ReleaseConfig:
+def verify(folder: Path, name: str | None = None) -> ReleaseConfig:
     """Make sure that every file of a published model is there and as it was published.
+
+    Args:
+        folder: the published model.
+        name: what to call it in messages; the folder by default.
 
     Raises:
         CheckpointError: files are missing or damaged, or of another format.
@@ -123,7 +127,7 @@ def verify(folder: Path) -> ReleaseConfig:
     faults = list(_faults(folder, config))
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise CheckpointError(f"{folder}: {'; '.join(faults[:3])}{more}.", AGAIN)
+        raise CheckpointError(f"{name or folder}: {'; '.join(faults[:3])}{more}.", AGAIN)
     return config
 
 

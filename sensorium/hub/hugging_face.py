@@ -17,6 +17,8 @@ from sensorium.hub.release import CONFIG, ReleaseConfig, verify
 
 Result = TypeVar("Result")
 
+_GIT_SETTINGS = ".gitattributes"
+"""A file of the hub's own in every repository."""
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _PAUSES = (1.0, 4.0)
 """Seconds before the second and the third attempt, where another attempt may help."""
@@ -67,12 +69,21 @@ class Repository:
         api = _api()
         present = self._present(api, revision)
         if present is None or not keeps(present, folder, self._label(revision), revision):
-            message = f"Publish {ReleaseConfig.read(folder).digest[:12]}"
-            upload = partial(api.upload_folder, repo_id=self.name, folder_path=str(folder), commit_message=message)
             self._try(None, partial(api.create_repo, self.name, exist_ok=True))
-            self._try(None, partial(upload, delete_patterns=["*"]))
+            self._try(None, partial(self._commit, api, folder))
             if revision is not None:
                 self._try(None, partial(api.create_tag, self.name, tag=revision))
+
+    def _commit(self, api: Any, folder: Path) -> None:
+        """Replace the content of the repository in one commit, so that no reader sees half of it."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        config = ReleaseConfig.read(folder)
+        files = [*config.files, CONFIG]
+        stale = sorted(set(api.list_repo_files(self.name)) - {*files, _GIT_SETTINGS})
+        changes = [CommitOperationAdd(name, folder / name) for name in files]
+        changes += [CommitOperationDelete(name) for name in stale]
+        api.create_commit(self.name, changes, commit_message=f"Publish {config.digest[:12]}")
 
     def _present(self, api: Any, revision: str | None) -> Path | None:
         """Folder with the config.json that the repository has in a revision; None where it has none."""
@@ -129,6 +140,8 @@ def _explain(fault: Exception, status: int | None) -> tuple[str, str]:
         return f"{endpoint} {problem} ({status})", remedy
     if status is not None:
         return f"{endpoint} answers {status}", "Try again later."
+    if isinstance(fault, ValueError):
+        return f"{endpoint} is asked for something that it does not have ({fault})", "Correct owner, name and revision."
     reason = str(fault.__cause__ or fault).strip().partition("\n")[0]
     return f"{endpoint} cannot be reached ({reason})", "Check the network and HF_ENDPOINT, then try again."
 

@@ -5,9 +5,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
-from prediction_runs import STUDENT, TEACHER, TIER, train
+from prediction_runs import STUDENT, TEACHER, TIER, train, trial_of
 
 import sensorium
 from sensorium.errors import CheckpointError, ConfigError, PredictionError
@@ -16,21 +15,6 @@ from sensorium.inference.ensemble import combine
 from sensorium.mice import short_name
 from sensorium.model import checkpoint
 from sensorium.stages import predict
-
-
-@pytest.fixture
-def trained(project, tiny_config, stores):
-    """A project with two folds of two experiments, and its settings on disk."""
-    for experiment in (TEACHER, STUDENT):
-        for fold in (0, 1):
-            train(tiny_config, project, stores, experiment, fold)
-    (project.root / "params.yaml").write_text(yaml.safe_dump(tiny_config.model_dump(mode="json")))
-    return project
-
-
-def trial_of(store, number):
-    states = store.states(number).T
-    return {"video": store.video(number), "mouse": store.name, "behavior": states[:2], "pupil_center": states[2:]}
 
 
 def test_an_experiment_predicts_what_its_stage_writes(trained, tiny_config, stores):

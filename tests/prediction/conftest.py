@@ -106,7 +106,7 @@ def trained(tiny_config: Config, project: Paths, stores: list[MouseStore]) -> Pa
 
 
 @pytest.fixture
-def trained(project: Paths, tiny_config: Config, stores: list[MouseStore]) -> Paths:
+def loadable(project: Paths, tiny_config: Config, stores: list[MouseStore]) -> Paths:
     """A project with two folds of two experiments, and its settings on disk."""
     for experiment in (TEACHER, STUDENT):
         for fold in (0, 1):

@@ -80,10 +80,11 @@ class _Handler(BaseHTTPRequestHandler):
 def _create(handler, hub, body):
     wanted = json.loads(body)
     name = "/".join(part for part in (wanted.get("organization"), wanted["name"]) if part)
+    url = f"http://{handler.headers['Host']}/{name}"
     if name in hub.commits:
-        return handler.answer(409, {"error": "exists"})
+        return handler.answer(409, {"error": "exists", "url": url})
     hub.commits[name], hub.tags[name] = [{}], {}
-    return handler.answer(200, {"url": f"http://{handler.headers['Host']}/{name}"})
+    return handler.answer(200, {"url": url})
 
 
 def _info(handler, hub, _, name, revision="main"):

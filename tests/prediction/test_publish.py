@@ -22,11 +22,11 @@ from sensorium.model import checkpoint
 
 
 @pytest.fixture
-def licensed(trained):
+def licensed(loadable):
     """A project that may be published."""
-    (trained.root / "LICENSE").write_text("MIT License\n\nCopyright\n")
-    (trained.root / "CITATION.cff").write_text("cff-version: 1.2.0\n")
-    return trained
+    (loadable.root / "LICENSE").write_text("MIT License\n\nCopyright\n")
+    (loadable.root / "CITATION.cff").write_text("cff-version: 1.2.0\n")
+    return loadable
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_changed_objects_of_a_bucket_are_never_kept(bucket, licensed, release, t
     key = f"pair/{TEACHER}/fold_0/model.safetensors"
     whole = bucket.get_object(Bucket="weights", Key=key)["Body"].read()
     bucket.put_object(Bucket="weights", Key=key, Body=whole[:-1])
-    with pytest.raises(CheckpointError, match="s3://weights/pair: .* is damaged or was changed"):
+    with pytest.raises(CheckpointError, match=r"s3://weights/pair: .* is damaged or was changed"):
         sensorium.load("s3://weights/pair")
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
     bucket.put_object(Bucket="weights", Key=key, Body=whole)
@@ -243,7 +243,7 @@ def test_the_hub(hub, licensed, release, stores):
 def test_answers_of_the_hub(hub, licensed, release, status, requests_made, problem, tmp_path):
     publish.run(licensed, str(release), "hf://lab/pair")
     hub.requests.clear()
-    shutil.rmtree(tmp_path / "hub")
+    shutil.rmtree(tmp_path / "hub", ignore_errors=True)
     hub.faults = [status] * 9
     with pytest.raises(TransferError, match=f"hf://lab/pair: http://127.0.0.1.* {problem}"):
         sensorium.load("hf://lab/pair")
@@ -252,7 +252,7 @@ def test_answers_of_the_hub(hub, licensed, release, status, requests_made, probl
 
 def test_a_fault_that_passes_is_not_noticed(hub, licensed, release, tmp_path):
     publish.run(licensed, str(release), "hf://lab/pair")
-    shutil.rmtree(tmp_path / "hub")
+    shutil.rmtree(tmp_path / "hub", ignore_errors=True)
     hub.faults = [500, 429]
     assert sensorium.load("hf://lab/pair").readouts
 
@@ -260,14 +260,14 @@ def test_a_fault_that_passes_is_not_noticed(hub, licensed, release, tmp_path):
 def test_half_a_download_and_changed_bytes_of_the_hub(hub, licensed, release, stores, tmp_path):
     publish.run(licensed, str(release), "hf://lab/pair")
     name = f"{TEACHER}/fold_1/model.safetensors"
-    shutil.rmtree(tmp_path / "hub")
+    shutil.rmtree(tmp_path / "hub", ignore_errors=True)
     hub.half = name
     with pytest.raises(TransferError, match="hf://lab/pair: "):
         sensorium.load("hf://lab/pair")
     hub.half = None
     whole = hub.commits["lab/pair"][-1][name]
     hub.swapped = {name: whole[:-1] + bytes([whole[-1] ^ 1])}
-    shutil.rmtree(tmp_path / "hub")
+    shutil.rmtree(tmp_path / "hub", ignore_errors=True)
     with pytest.raises(CheckpointError, match=f"hf://lab/pair: {name} is damaged or was changed"):
         sensorium.load("hf://lab/pair")
     hub.swapped = {}
@@ -283,7 +283,7 @@ def test_without_a_network_a_model_that_was_fetched_is_loaded(hub, licensed, rel
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
         assert sensorium.load("hf://lab/pair").readouts
-        shutil.rmtree(tmp_path / "hub")
+        shutil.rmtree(tmp_path / "hub", ignore_errors=True)
         with pytest.raises(TransferError, match="cannot be reached"):
             sensorium.load("hf://lab/pair")
 

@@ -1,6 +1,9 @@
 """Pictures and films of any size in the form of a mouse's frames."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +28,27 @@ def read_film(path: Path, error: type[SensoriumError], remedy: str) -> tuple[NDA
     Raises:
         SensoriumError: of the class `error`, when PyAV is not installed or the film is damaged.
     """
+    with _open_film(path, error, remedy) as film:
+        rate = film.streams.video[0].average_rate
+        frames = [frame.to_ndarray(format="gray") for frame in film.decode(film.streams.video[0])]
+    return np.array(frames, np.uint8), None if rate is None else float(rate)
+
+
+def film_frames(path: Path, error: type[SensoriumError], remedy: str) -> Iterator[NDArray[np.uint8]]:
+    """The frames (rows, columns) of a film in grey levels, one at a time; arguments and errors as `read_film`."""
+    with _open_film(path, error, remedy) as film:
+        for frame in film.decode(film.streams.video[0]):
+            yield frame.to_ndarray(format="gray")
+
+
+def film_length(path: Path, error: type[SensoriumError], remedy: str) -> int:
+    """Number of frames that a film states; arguments and errors as `read_film`."""
+    with _open_film(path, error, remedy) as film:
+        return int(film.streams.video[0].frames)
+
+
+@contextmanager
+def _open_film(path: Path, error: type[SensoriumError], remedy: str) -> Iterator[Any]:
     try:
         import av
     except ImportError:
@@ -34,12 +58,9 @@ def read_film(path: Path, error: type[SensoriumError], remedy: str) -> tuple[NDA
         ) from None
     try:
         with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            frames = [frame.to_ndarray(format="gray") for frame in container.decode(stream)]
-            rate = stream.average_rate
+            yield container
     except (av.error.FFmpegError, IndexError) as fault:
         raise error(f"{path}: not a readable film ({fault}).", remedy) from fault
-    return np.array(frames, np.uint8), None if rate is None else float(rate)
 
 
 def fit_picture(picture: NDArray[np.float32], frame_shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -1,8 +1,12 @@
 """`sensorium publish`: a folder that holds all that a user needs, and the places that it can lie in."""
 
 import json
+import os
 import shutil
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import boto3
 import numpy as np
@@ -11,14 +15,16 @@ import requests
 import yaml
 from hub_server import TOKEN, hub_server
 from moto.server import ThreadedMotoServer
-from prediction_runs import TEACHER, contents, trial_of
+from prediction_runs import STUDENT, TEACHER, contents, trial_of
 
 import sensorium
 from sensorium.commands import publish
 from sensorium.errors import CheckpointError, ConfigError, DataError, TransferError
 from sensorium.files import digest_json
-from sensorium.hub import hugging_face
+from sensorium.hub import hugging_face, publishing
+from sensorium.inference.encoding_model import EncodingModel
 from sensorium.model import checkpoint
+from sensorium.registry.registered import Registered
 
 
 @pytest.fixture
@@ -303,3 +309,103 @@ def test_weights_of_other_neurons_are_not_published(licensed, tmp_path):
     with pytest.raises(CheckpointError, match="has other neurons there than in the data"):
         publish.run(licensed, str(licensed.experiment(TEACHER)), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def evaluate(project, stores, digests):
+    """Leave scores of the teacher, and out-of-fold predictions that name the weights they are of."""
+    project.evaluation.mkdir(parents=True)
+    rows = ["source,mouse,fold,tier,single_trial_correlation"]
+    rows += [
+        f"{TEACHER},{mouse},{fold},all,{0.1 * number + 0.01 * fold}"
+        for number, mouse in enumerate([*(store.name for store in stores), "all"], 2)
+        for fold in (0, 1)
+    ]
+    (project.evaluation / "scores.csv").write_text("\n".join(rows) + "\n")
+    parts = [{"weights": {TEACHER: [digest]}} for digest in digests]
+    folder = project.predictions(TEACHER, "folds")
+    folder.mkdir(parents=True)
+    (folder / "provenance.json").write_text(json.dumps({"assignments": parts}))
+
+
+def test_scores_are_those_of_the_published_weights(licensed, stores, tmp_path):
+    folds = [licensed.fold(TEACHER, fold) for fold in (0, 1)]
+    evaluate(licensed, stores, map(checkpoint.digest, folds))
+    publish.run(licensed, str(licensed.experiment(TEACHER)), str(tmp_path / "out"))
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())["scores"]
+    assert scores[TEACHER]["mice"] == pytest.approx(
+        {store.name: 0.1 * number + 0.005 for number, store in enumerate(stores, 2)}
+    )
+    assert scores[TEACHER]["low"] < scores[TEACHER]["mean"] < scores[TEACHER]["high"]
+    assert scores[TEACHER]["mean"] == 0.305
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| {TEACHER} | 0.3050 | " in card
+    assert yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.305
+    publish.run(licensed, str(folds[0]), str(tmp_path / "single"))  # of which there are no scores
+    assert json.loads((tmp_path / "single" / "scores.json").read_text())["scores"] == {}
+
+
+def test_a_pair_is_published_with_its_weights_and_score(licensed, tiny_config, stores, monkeypatch, tmp_path):
+    folds = {name: [licensed.fold(name, fold) for fold in (0, 1)] for name in (TEACHER, STUDENT)}
+    paired = {store.name: {"0": 0.5, "1": 0.6} for store in stores}
+    weights = {TEACHER: 0.25, STUDENT: 0.75}
+    found = Registered(folds, tiny_config.prediction, weights, paired)
+    monkeypatch.setattr(publishing, "find_registered", lambda address, paths: found)
+    publish.run(licensed, "models:/sensorium-pair@champion", str(tmp_path / "pair"))
+    model = sensorium.load(tmp_path / "pair")
+    assert model.weights == weights
+    trial = trial_of(stores[0], 0)
+    whole = EncodingModel(folds, tiny_config.prediction, weights=weights)
+    assert np.array_equal(model.predict(**trial), whole.predict(**trial))
+    assert "| ensemble | 0.5500 | 0.5000 to 0.6000 |" in model.card
+    assert f"| {STUDENT} | dwiseneuro | 0, 1 | 0.75 |" in model.card
+
+
+_FRESH = """
+import importlib.util, json, sys, time
+import numpy as np
+import torch
+import sensorium
+started = time.process_time()
+model = sensorium.load(sys.argv[1])
+with np.load(sys.argv[2]) as trial:
+    responses = model.predict(trial["video"], str(trial["mouse"]), trial["behavior"], trial["pupil_center"])
+seconds = time.process_time() - started
+np.save(sys.argv[3], responses)
+missing = [name for name in ("dvc", "mlflow", "typer", "pandas", "lightning_fabric") if not importlib.util.find_spec(name)]
+print(json.dumps({"seconds": seconds, "missing": missing}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_fresh_environment_has_what_predictions_need(release, stores, tmp_path):
+    root = Path(__file__).parents[2]
+    source = shutil.copytree(root, tmp_path / "source", ignore=_nothing_but_code)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("sensorium-*.whl")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "fresh"], check=True)
+    python = tmp_path / "fresh" / "bin" / "python"
+    locked = ["--constraint", str(root / "requirements.lock")]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *locked, str(wheel)], check=True)
+    trial = trial_of(stores[0], 0)
+    np.savez(tmp_path / "trial.npz", **trial)
+    files = [release, tmp_path / "trial.npz", tmp_path / "out.npy"]
+    done = subprocess.run(
+        [python, "-c", _FRESH, *map(str, files)],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"]},
+    )
+    found = json.loads(done.stdout)
+    assert found["missing"] == ["dvc", "mlflow", "typer", "pandas", "lightning_fabric"]
+    assert found["seconds"] < 3
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), sensorium.load(release).predict(**trial), rtol=1e-5)
+
+
+def _nothing_but_code(folder, names):
+    top = Path(folder) == Path(__file__).parents[2]
+    wanted = {"sensorium", "pyproject.toml", "README.md", "LICENSE"}
+    return {name for name in names if (top and name not in wanted) or name == "__pycache__"}

@@ -1,6 +1,7 @@
 """`sensorium.load`: folds and experiments in memory predict what the stages write."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -73,6 +74,16 @@ def test_a_file_is_brought_into_the_form_of_the_recordings(loadable, stores, tmp
     pictures[0].save(tmp_path / "clip.gif", save_all=True, append_images=pictures[1:], duration=100)
     responses = sensorium.load(loadable.experiment(TEACHER)).predict(tmp_path / "clip.gif", stores[0].name)
     assert responses.shape == (stores[0].neurons, 45)
+
+
+def test_a_file_that_nothing_reads(loadable, stores, tmp_path, monkeypatch):
+    Image.fromarray(np.zeros((30, 60), np.uint8)).save(tmp_path / "clip.gif")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    model = sensorium.load(loadable.experiment(TEACHER))
+    with pytest.raises(
+        PredictionError, match=r"needs PIL, which is not installed\.\nType `pip install 'sensorium\[video"
+    ):
+        model.predict(tmp_path / "clip.gif", stores[0].name)
 
 
 def test_folds_outside_of_a_project_know_no_mouse(loadable, stores, tmp_path):

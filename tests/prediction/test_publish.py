@@ -371,7 +371,8 @@ with np.load(sys.argv[2]) as trial:
     responses = model.predict(trial["video"], str(trial["mouse"]), trial["behavior"], trial["pupil_center"])
 seconds = time.process_time() - started
 np.save(sys.argv[3], responses)
-missing = [name for name in ("dvc", "mlflow", "typer", "pandas", "lightning_fabric") if not importlib.util.find_spec(name)]
+platform = ("dvc", "mlflow", "typer", "pandas", "lightning_fabric")
+missing = [name for name in platform if not importlib.util.find_spec(name)]
 print(json.dumps({"seconds": seconds, "missing": missing}))
 """
 

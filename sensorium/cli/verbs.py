@@ -61,6 +61,7 @@ VERBS = {
         "receipt": "commands.reproduce:run_receipt",
         "sync": "commands.sync:run",
         "registry restore": "commands.restore:run",
+        "publish": "commands.publish:run",
     },
     "Pipeline": {
         "run": "commands.run:run",

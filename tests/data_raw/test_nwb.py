@@ -3,6 +3,8 @@
 import datetime as dt
 from pathlib import Path
 
+import av
+import h5py
 import numpy as np
 import pynwb
 import pytest
@@ -13,7 +15,7 @@ from sensorium.commands import import_nwb as command
 from sensorium.errors import ConfigError, DataError
 from sensorium.paths import Paths
 from sensorium.recordings.nwb import reader
-from sensorium.recordings.nwb.mapping import assign_tiers, read_map
+from sensorium.recordings.nwb.mapping import NwbMap, TrialsMap, assign_tiers, read_map
 from sensorium.recordings.raw import RawMouse
 from sensorium.recordings.verify import verify_mouse
 
@@ -21,6 +23,21 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::Deprecat
 RATE = 30.0
 SHAPE = (36, 64)
 TRIALS, FRAMES = 8, 45
+TABLE = {
+    "movie": {
+        "path": "intervals/natural_movie_presentations",
+        "frame": "frame",
+        "templates": "stimulus/templates/natural_movie",
+    },
+    "responses": ["processing/ophys/dff/traces"],
+    "running": {"path": "processing/running/speed"},
+    "pupil_size": {"path": "acquisition/EyeTracking/pupil_tracking", "dataset": "area", "area": True},
+    "pupil_position": {"path": "acquisition/EyeTracking/pupil_tracking"},
+    "trials": {"table": "intervals/natural_movie_presentations", "group": "repeat"},
+    "tier": {"last": {"oracle": 0.25}},
+    "positions": "image_mask",
+}
+"""A table with one row per presented frame, templates, dF/F, and an ellipse around the pupil."""
 
 
 def import_nwb(source, target, mapping):
@@ -87,44 +104,72 @@ def trial_times(gap=0.5):
     return starts, starts + FRAMES / RATE
 
 
-def write_microns(path):
+def write_film(path, frames):
+    """A film without loss."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=60)
+        stream.height, stream.width = frames.shape[1:]
+        stream.pix_fmt = "gray"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray")))
+        container.mux(stream.encode())
+
+
+def write_microns(path, films=("first.avi", "second.avi")):
+    """The layout of DANDI 000402: two films of 60 Hz beside the file, radii of the pupil, m/s, a mask per neuron."""
     nwb = start_file()
     ophys = nwb.create_processing_module("ophys", "imaging")
-    behavior = nwb.create_processing_module("behavior", "behaviour")
     starts, stops = trial_times()
     times = np.arange(0, stops[-1] + 1, 1 / RATE)
-    nwb.add_stimulus(
-        pynwb.image.ImageSeries(name="visual_stimulus", data=movie(len(times)), unit="n.a.", timestamps=times)
+    frames = movie(len(times))
+    half = len(frames) // 2
+    for name, part in zip(films, [frames[:half], frames[half:]], strict=True):
+        write_film(path.parent / name, part)
+    nwb.add_acquisition(
+        pynwb.image.ImageSeries(
+            name="Video",
+            external_file=list(films),
+            starting_frame=[0, half],
+            format="external",
+            timestamps=times,
+        )
     )
     slow = np.arange(0, stops[-1] + 1, 1 / 6.3)
-    first, first_region = rois(nwb, 3, "Plane1")
-    second, second_region = rois(nwb, 2, "Plane2")
-    segmentation(ophys, first, second)
+    counts = {1: 3, 2: 2, 10: 1}
+    regions = {index: rois(nwb, count, f"PlaneSegmentation{index}", masks=True) for index, count in counts.items()}
+    segmentation(ophys, *(table for table, _ in regions.values()))
     fluorescence = pynwb.ophys.Fluorescence()
     ophys.add(fluorescence)
-    for index, (region, count) in enumerate([(first_region, 3), (second_region, 2)], start=1):
+    first = 0
+    for index, (_, region) in regions.items():
         fluorescence.create_roi_response_series(
             name=f"RoiResponseSeries{index}",
-            data=responses_at(slow, count, 3 * (index - 1)),
+            data=responses_at(slow, counts[index], first),
             rois=region,
             unit="n.a.",
             starting_time=0.0,
             rate=6.3,
         )
-    behavior.add(series("treadmill_velocity", times, 2 * times))
-    behavior.add(pynwb.behavior.PupilTracking(time_series=[series("pupil_minor_radius", times, times + 5)]))
+        first += counts[index]
+    nwb.add_acquisition(
+        pynwb.TimeSeries(name="treadmill_velocity", data=2 * times, unit="m/s", conversion=0.01, timestamps=times)
+    )
+    radii = [series(f"pupil_{which}_radius", times, times + more) for which, more in (("minor", 5), ("major", 6))]
+    nwb.add_acquisition(pynwb.behavior.PupilTracking(time_series=radii))
     eye = np.stack([times, -times], axis=1)
-    behavior.add(pynwb.behavior.EyeTracking(spatial_series=[position("eye_position", times, eye)]))
-    table = pynwb.epoch.TimeIntervals(name="Trials", description="trials")
+    nwb.add_acquisition(pynwb.behavior.EyeTracking(spatial_series=[position("eye_position", times, eye)]))
+    table = pynwb.epoch.TimeIntervals(name="Clip", description="clips")
     table.add_column("condition_hash", "clip")
     for trial in range(TRIALS):
         clip = "same" if trial in (2, 6) else f"clip{trial}"
         table.add_row(start_time=starts[trial], stop_time=stops[trial], condition_hash=clip)
     nwb.add_time_intervals(table)
-    return save(nwb, path)
+    with h5py.File(save(nwb, path), "a") as opened:  # a name that pynwb no longer writes
+        opened.move("acquisition/Video", "acquisition/Video: stimulus_17797_4_10_v4")
+    return path
 
 
-def write_allen(path):
+def write_table(path):
     nwb = start_file()
     ophys = nwb.create_processing_module("ophys", "imaging")
     templates = np.repeat(np.repeat(movie(FRAMES), 2, axis=1), 2, axis=2)
@@ -161,7 +206,6 @@ def nwb_ellipse(times):
 
 
 def add_area(path):
-    h5py = pytest.importorskip("h5py")
     with h5py.File(path, "a") as opened:
         group = opened["acquisition/EyeTracking/pupil_tracking"]
         group["area"] = np.full(len(group["timestamps"]), np.pi * 4)
@@ -228,21 +272,116 @@ def test_microns_layout(tmp_path):
     tiers = import_nwb(source, tmp_path / "raw" / "mouse", layout("microns"))
     mouse = RawMouse(tmp_path / "raw" / "mouse")
     assert [trial for trial, tier in enumerate(tiers) if tier == "oracle"] == [2, 6]
-    np.testing.assert_array_equal(mouse.coordinates[:, 1], [10, 11, 12, 10, 11])
+    np.testing.assert_array_equal(mouse.coordinates[:, 0], [0, 1, 2, 0, 1, 0])
     starts, _ = trial_times()
-    check_responses(mouse, 5)
-    first = round(starts[0] * RATE)
-    shown = movie(first + FRAMES)[first:]
-    np.testing.assert_array_equal(mouse.load("videos", 0), shown.transpose(1, 2, 0))
+    check_responses(mouse, 6)
+    frames = movie(round((starts[-1] + FRAMES / RATE) * RATE) + 1)
+    for trial in range(TRIALS):
+        first = round(starts[trial] * RATE)
+        shown = frames[first : first + FRAMES]
+        np.testing.assert_array_equal(mouse.load("videos", trial), shown.transpose(1, 2, 0), f"trial {trial}")
     grid = starts[0] + np.arange(FRAMES) / RATE
-    np.testing.assert_allclose(mouse.load("behavior", 0), [grid + 5, 2 * grid])
+    np.testing.assert_allclose(mouse.load("behavior", 0), [grid + 6, 2 * grid])  # major radius, cm/s
     np.testing.assert_allclose(mouse.load("pupil_center", 0), [grid, -grid])
     assert not verify_mouse(mouse.folder, "old").count("error")
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda film: film.unlink(), "second.avi: the film of .* is missing"),
+        (lambda film: film.write_bytes(b"no film"), "second.avi: not a readable film"),
+        (lambda film: write_film(film, movie(3)), "second.avi: ends before frame"),
+    ],
+)
+def test_an_unsound_film_is_named(tmp_path, damage, message):
+    source = write_microns(tmp_path / "a.nwb")
+    damage(tmp_path / "second.avi")
+    with pytest.raises(DataError, match=message):
+        import_nwb(source, tmp_path / "raw" / "mouse", layout("microns"))
+    assert not list(tmp_path.glob("raw/*"))
+
+
+def write_visual_coding(path, ordered=True, blank=False):
+    """The layout of DANDI 000728: Images shown by an IndexSeries in a loop; epochs; a pixel mask per neuron."""
+    nwb = start_file()
+    ophys = nwb.create_processing_module("ophys", "imaging")
+    behavior = nwb.create_processing_module("behavior", "behaviour")
+    pictures = [pynwb.base.Image(name=f"Frame{index}", data=frame) for index, frame in enumerate(movie(FRAMES))]
+    order = pynwb.base.ImageReferences(name="order_of_images", data=pictures[::-1])
+    more = {"order_of_images": order} if ordered else {}
+    images = pynwb.base.Images(name="natural_movie_one", images=pictures, **more)
+    nwb.add_stimulus_template(images)
+    shown = np.tile(np.arange(FRAMES, dtype=np.uint32), TRIALS)
+    if blank:
+        shown[3] = 2**32 - 1
+    onsets = 1 + np.arange(len(shown)) / RATE
+    nwb.add_stimulus(
+        pynwb.image.IndexSeries(
+            name="natural_movie_one_stimulus", data=shown, indexed_images=images, unit="N/A", timestamps=onsets
+        )
+    )
+    epochs = pynwb.epoch.TimeIntervals(name="epochs", description="stimuli")
+    epochs.add_column("stimulus_type", "kind")
+    end = onsets[-1] + 1 / RATE
+    for start, stop, kind in [(0, 1, "spontaneous"), (1, end, "natural_movie_one"), (end, end + 1, "spontaneous")]:
+        epochs.add_row(start_time=start, stop_time=stop, stimulus_type=kind)
+    nwb.add_time_intervals(epochs)
+    times = np.arange(0, onsets[-1] + 1, 1 / 31)
+    table, _ = rois(nwb, 0, masks=True)
+    for neuron in range(4):
+        table.add_roi(pixel_mask=[(neuron, 5, 1.0), (neuron + 2, 7, 0.5)])
+    segmentation(ophys, table)
+    dff = pynwb.ophys.DfOverF(name="DfOverF")
+    ophys.add(dff)
+    region = table.create_roi_table_region(description="all", region=list(range(4)))
+    dff.create_roi_response_series(
+        name="DfOverFEvents", data=responses_at(times, 4), rois=region, unit="n.a.", timestamps=times
+    )
+    behavior.add(pynwb.behavior.BehavioralTimeSeries(time_series=series("running_speed", times, times)))
+    behavior.add(pynwb.behavior.PupilTracking(time_series=series("pupil_size", times, times + 1)))
+    eye = position("pupil_location", times, np.stack([times, -times], axis=1))
+    behavior.add(pynwb.behavior.EyeTracking(spatial_series=[eye]))
+    return save(nwb, path)
+
+
 def test_allen_layout(tmp_path):
-    source = add_area(write_allen(tmp_path / "a.nwb"))
+    source = write_visual_coding(tmp_path / "a.nwb")
     tiers = import_nwb(source, tmp_path / "raw" / "mouse", layout("allen"))
+    assert tiers == ["train"] * 6 + ["oracle"] * 2
+    mouse = RawMouse(tmp_path / "raw" / "mouse")
+    np.testing.assert_array_equal(mouse.coordinates, [[n + 1, 6, 0] for n in range(4)])
+    reversed_order = movie(FRAMES)[::-1].transpose(1, 2, 0)
+    for trial in range(TRIALS):
+        grid = 1 + (trial * FRAMES + np.arange(FRAMES)) / RATE
+        np.testing.assert_array_equal(mouse.load("videos", trial), reversed_order)
+        np.testing.assert_allclose(mouse.load("behavior", trial), [grid + 1, grid])
+        np.testing.assert_allclose(mouse.load("responses", trial)[3], 4 * grid + 1)
+
+
+def test_images_without_an_order_follow_the_numbers_in_their_names(tmp_path):
+    source = write_visual_coding(tmp_path / "a.nwb", ordered=False)
+    import_nwb(source, tmp_path / "raw" / "mouse", layout("allen"))
+    mouse = RawMouse(tmp_path / "raw" / "mouse")
+    np.testing.assert_array_equal(mouse.load("videos", 1), movie(FRAMES).transpose(1, 2, 0))
+
+
+def test_a_blank_screen_is_refused_or_grey(tmp_path):
+    source, mapping = write_visual_coding(tmp_path / "a.nwb", blank=True), layout("allen")
+    with pytest.raises(DataError, match="image 4294967295, but there are 45"):
+        import_nwb(source, tmp_path / "raw" / "mouse", mapping)
+    grey = mapping.model_copy(update={"movie": mapping.movie.model_copy(update={"blank": 127})})
+    epochs = TrialsMap(table="intervals/epochs", where={"stimulus_type": "natural_movie_one"}, longest=FRAMES / RATE)
+    tiers = import_nwb(source, tmp_path / "raw" / "mouse", grey.model_copy(update={"trials": epochs}))
+    assert len(tiers) == TRIALS
+    video = RawMouse(tmp_path / "raw" / "mouse").load("videos", 0)
+    assert (video[..., 3] == 127).all()
+    np.testing.assert_array_equal(np.delete(video, 3, -1), np.delete(movie(FRAMES)[::-1].transpose(1, 2, 0), 3, -1))
+
+
+def test_a_table_with_a_row_per_frame(tmp_path):
+    source = add_area(write_table(tmp_path / "a.nwb"))
+    tiers = import_nwb(source, tmp_path / "raw" / "mouse", NwbMap.model_validate(TABLE))
     assert tiers == ["train"] * 6 + ["oracle"] * 2
     mouse = RawMouse(tmp_path / "raw" / "mouse")
     check_responses(mouse, 4)

@@ -73,11 +73,15 @@ class _Recording:
         starts = read_column(table, place.start).astype(np.float64)
         stops = starts + _usual_step(starts) if place.stop is None else read_column(table, place.stop)
         values = read_column(table, column) if column else np.full(len(starts), "")
-        rows = np.arange(len(starts) + 1)
+        kept = np.full(len(starts), True)
+        for name, wanted in place.where.items():
+            kept &= read_column(table, name).astype(str) == wanted
+        key = np.arange(len(starts))
         if place.group is not None or place.restart is not None:
             key = read_column(table, str(place.group or place.restart))
-            ends = key[1:] != key[:-1] if place.group is not None else key[1:] < key[:-1]
-            rows = np.concatenate([[0], np.flatnonzero(ends) + 1, [len(key)]])
+        starts, stops, values, key = starts[kept], stops[kept], values[kept], key[kept]
+        ends = key[1:] < key[:-1] if place.restart is not None else key[1:] != key[:-1]
+        rows = np.concatenate([[0], np.flatnonzero(ends) + 1, [len(key)]]) if len(key) else np.zeros(1, int)
         for first, end in zip(rows[:-1].tolist(), rows[1:].tolist(), strict=True):
             start, stop = float(starts[first]), float(stops[end - 1])
             if not round((stop - start) * FRAMES_PER_SECOND) > 0:

@@ -73,11 +73,11 @@ def fit_picture(picture: NDArray[np.float32], frame_shape: tuple[int, int]) -> N
     Returns:
         (rows, columns) of `frame_shape`; a picture of that size is returned as it is.
     """
-    from skimage.transform import resize
-
     picture = _crop(picture, frame_shape)
     if picture.shape == frame_shape:
         return picture
+    from skimage.transform import resize
+
     scaled: NDArray[np.float32] = resize(picture, frame_shape, anti_aliasing=True).astype(np.float32)
     return scaled
 

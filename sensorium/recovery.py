@@ -9,6 +9,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def remedy(path: Path, otherwise: str) -> str:
         otherwise: how it is made anew.
     """
     root = next((folder for folder in path.parents if (folder / LOCK_FILE).is_file()), None)
-    if root is None:
+    if root is None or find_spec("dvc") is None:
         return otherwise
     name = path.relative_to(root)
     outputs = {

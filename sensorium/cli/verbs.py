@@ -34,6 +34,7 @@ VERBS = {
     "Training": {
         "train": "stages.train:run",
         "sweep": "commands.sweep:run",
+        "learning-curve": "commands.learning_curve:run",
         "model": "commands.model:run",
         "checkpoints": "commands.checkpoints:run",
         "weights import": "commands.weights:run_import",

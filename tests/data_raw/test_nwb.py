@@ -9,14 +9,18 @@ import numpy as np
 import pynwb
 import pytest
 import yaml
+from nwbinspector import inspect_nwbfile
 from tiny import ROOT, make_config
 
 from sensorium.commands import import_nwb as command
+from sensorium.commands import synthesize_nwb
 from sensorium.errors import ConfigError, DataError
 from sensorium.paths import Paths
 from sensorium.recordings.nwb import reader
 from sensorium.recordings.nwb.mapping import NwbMap, TrialsMap, assign_tiers, read_map
+from sensorium.recordings.nwb.sample import sample_recipe
 from sensorium.recordings.raw import RawMouse
+from sensorium.recordings.synthetic.mouse import Simulation
 from sensorium.recordings.verify import verify_mouse
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -38,6 +42,13 @@ TABLE = {
     "positions": "image_mask",
 }
 """A table with one row per presented frame, templates, dF/F, and an ellipse around the pupil."""
+INDEXED = {
+    "movie": {"path": "stimulus/presentation/clips", "templates": "stimulus/templates/frames"},
+    "responses": ["processing/ophys/events/deconvolved"],
+    "running": {"path": "acquisition/wheel"},
+    "tier": {"column": "set", "values": {"training": "train", "validation": "oracle"}},
+}
+"""Clips as IndexSeries, deconvolved events, a column with the tier, no pupil."""
 
 
 def import_nwb(source, target, mapping):
@@ -212,7 +223,7 @@ def add_area(path):
     return path
 
 
-def write_lab(path, gap_in=None, neurons=3, spoil=None):
+def write_indexed(path, gap_in=None, neurons=3, spoil=None):
     nwb = start_file()
     ophys = nwb.create_processing_module("ophys", "imaging")
     starts, stops = trial_times()
@@ -253,6 +264,10 @@ def write_lab(path, gap_in=None, neurons=3, spoil=None):
         stop = starts[trial] if spoil == "stop" and trial == 3 else stops[trial]
         nwb.add_trial(start_time=starts[trial], stop_time=stop, set="validation" if trial == 7 else "training")
     return save(nwb, path)
+
+
+def indexed(**changes):
+    return NwbMap.model_validate(INDEXED | changes)
 
 
 def layout(name, **changes):
@@ -391,8 +406,8 @@ def test_a_table_with_a_row_per_frame(tmp_path):
     assert np.abs(mouse.load("videos", 0) - movie(FRAMES).transpose(1, 2, 0)).mean() < 40
 
 
-def test_lab_layout_with_wrong_order_and_a_dropped_frame(tmp_path):
-    tiers = import_nwb(write_lab(tmp_path / "a.nwb"), tmp_path / "raw" / "mouse", layout("lab"))
+def test_an_index_with_wrong_order_and_a_dropped_frame(tmp_path):
+    tiers = import_nwb(write_indexed(tmp_path / "a.nwb"), tmp_path / "raw" / "mouse", indexed())
     assert tiers == ["train"] * 7 + ["oracle"]
     mouse = RawMouse(tmp_path / "raw" / "mouse")
     check_responses(mouse, 3)
@@ -404,25 +419,25 @@ def test_lab_layout_with_wrong_order_and_a_dropped_frame(tmp_path):
 
 
 def test_a_gap_makes_the_trial_unusable_or_is_refused(tmp_path):
-    source = write_lab(tmp_path / "a.nwb", gap_in=2)
-    tiers = import_nwb(source, tmp_path / "raw" / "mouse", layout("lab"))
+    source = write_indexed(tmp_path / "a.nwb", gap_in=2)
+    tiers = import_nwb(source, tmp_path / "raw" / "mouse", indexed())
     assert [trial for trial, tier in enumerate(tiers) if tier == "none"] == [2]
     assert RawMouse(tmp_path / "raw" / "mouse").valid_length(2, labelled=True) < 15
     with pytest.raises(DataError, match=r"trial 2: a gap of more than 0\.5 s in responses"):
-        import_nwb(source, tmp_path / "raw" / "other", layout("lab", on_gap="refuse"))
+        import_nwb(source, tmp_path / "raw" / "other", indexed(on_gap="refuse"))
     assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["mouse"]
-    bridged = import_nwb(source, tmp_path / "raw" / "bridged", layout("lab", max_gap=2.0))
+    bridged = import_nwb(source, tmp_path / "raw" / "bridged", indexed(max_gap=2.0))
     assert "none" not in bridged
 
 
 def test_a_folder_joins_files_of_the_same_neurons(tmp_path):
     (tmp_path / "day").mkdir()
-    write_lab(tmp_path / "day" / "a.nwb")
-    write_lab(tmp_path / "day" / "b.nwb")
-    assert len(import_nwb(tmp_path / "day", tmp_path / "raw" / "mouse", layout("lab"))) == 2 * TRIALS
-    write_lab(tmp_path / "day" / "c.nwb", neurons=4)
+    write_indexed(tmp_path / "day" / "a.nwb")
+    write_indexed(tmp_path / "day" / "b.nwb")
+    assert len(import_nwb(tmp_path / "day", tmp_path / "raw" / "mouse", indexed())) == 2 * TRIALS
+    write_indexed(tmp_path / "day" / "c.nwb", neurons=4)
     with pytest.raises(DataError, match=r"c.nwb: other neurons than in a.nwb"):
-        import_nwb(tmp_path / "day", tmp_path / "raw" / "other", layout("lab"))
+        import_nwb(tmp_path / "day", tmp_path / "raw" / "other", indexed())
 
 
 @pytest.mark.parametrize(
@@ -433,20 +448,20 @@ def test_a_folder_joins_files_of_the_same_neurons(tmp_path):
     ],
 )
 def test_what_a_file_lacks_is_named(tmp_path, change, message):
-    source = write_lab(tmp_path / "a.nwb")
+    source = write_indexed(tmp_path / "a.nwb")
     with pytest.raises(DataError, match=message):
-        import_nwb(source, tmp_path / "raw" / "mouse", layout("lab", **change))
+        import_nwb(source, tmp_path / "raw" / "mouse", indexed(**change))
     assert not (tmp_path / "raw" / "mouse").exists()
 
 
 def test_an_empty_trial_and_a_foreign_file_are_refused(tmp_path):
     with pytest.raises(DataError, match="intervals/trials: row 3 lasts"):
-        import_nwb(write_lab(tmp_path / "a.nwb", spoil="stop"), tmp_path / "mouse", layout("lab"))
+        import_nwb(write_indexed(tmp_path / "a.nwb", spoil="stop"), tmp_path / "mouse", indexed())
     (tmp_path / "text.nwb").write_text("no HDF5", encoding="utf-8")
     with pytest.raises(DataError, match=r"text.nwb: not a readable NWB file"):
-        import_nwb(tmp_path / "text.nwb", tmp_path / "mouse", layout("lab"))
+        import_nwb(tmp_path / "text.nwb", tmp_path / "mouse", indexed())
     with pytest.raises(DataError, match="no NWB file"):
-        import_nwb(tmp_path / "absent.nwb", tmp_path / "mouse", layout("lab"))
+        import_nwb(tmp_path / "absent.nwb", tmp_path / "mouse", indexed())
 
 
 def test_a_mapping_with_unknown_keys_is_refused(tmp_path):
@@ -458,15 +473,51 @@ def test_a_mapping_with_unknown_keys_is_refused(tmp_path):
 
 def test_a_value_without_tier_is_refused():
     with pytest.raises(DataError, match="no tier for set 'other'"):
-        assign_tiers(["training", "other"], layout("lab").tier)
+        assign_tiers(["training", "other"], indexed().tier)
 
 
 def test_the_command_writes_below_the_raw_folder_and_replaces_nothing(tmp_path, capsys):
-    source, mapping = write_lab(tmp_path / "a.nwb"), ROOT / "conf" / "nwb" / "lab.yaml"
+    source, mapping = write_indexed(tmp_path / "a.nwb"), tmp_path / "map.yaml"
+    mapping.write_text(yaml.safe_dump(INDEXED), encoding="utf-8")
     config, paths = make_config(), Paths(tmp_path)
-    command.run(config, paths, Path(source), "animal", mapping)
+    command.run(config, paths, Path(source), "animal", mapping, frame_size="18x32")
     assert "8 trials (1 oracle, 7 train)" in capsys.readouterr().err
+    assert RawMouse(config.raw_folder(tmp_path) / "animal").load("videos", 0).shape == (18, 32, FRAMES)
     with pytest.raises(DataError, match="already there"):
         command.run(config, paths, Path(source), "animal", mapping)
     with pytest.raises(ConfigError, match="cannot name a folder"):
         command.run(config, paths, Path(source), "../animal", mapping)
+    with pytest.raises(ConfigError, match="not a size"):
+        command.run(config, paths, Path(source), "other", mapping, frame_size="18")
+
+
+def test_the_sample_of_a_laboratory_is_valid_and_comes_back(tmp_path):
+    source = tmp_path / "lab.nwb"
+    synthesize_nwb.run(source, neurons=6, trials=16, seed=3)
+    assert list(inspect_nwbfile(source)) == []
+    with pytest.raises(DataError, match="already there"):
+        synthesize_nwb.run(source, neurons=6, trials=16, seed=3)
+    tiers = import_nwb(source, tmp_path / "raw" / "mouse", layout("lab"))
+    recipe = sample_recipe(6, 16, 3)
+    simulation, plan = Simulation(recipe), recipe.plan()
+    shown = [trial for trial, video in enumerate(plan) if video.tier in ("train", "oracle")]
+    lost = [number for number, tier in enumerate(tiers) if tier == "none"]
+    assert len(tiers) == 16
+    assert 8 in lost  # the scan was interrupted
+    mouse, videos, states, correlations = RawMouse(tmp_path / "raw" / "mouse"), [], [], []
+    np.testing.assert_array_equal(mouse.unit_ids, simulation.unit_ids)
+    np.testing.assert_allclose(mouse.coordinates, simulation.coordinates)
+    for number, trial in enumerate(shown):
+        if number not in lost:
+            assert tiers[number] == plan[trial].tier
+            true, length = simulation.trial(trial), mouse.valid_length(number, labelled=True)
+            assert length == len(true.movie)
+            imported = mouse.load("videos", number)[..., :length]
+            videos.append((imported == true.movie.transpose(1, 2, 0)).all(axis=(0, 1)).mean())
+            found = mouse.load("behavior", number)[:, :length]
+            states.append(np.abs(found - true.behavior.channels).mean(axis=1) / np.ptp(true.behavior.channels, axis=1))
+            pairs = zip(mouse.load("responses", number)[:, :length], true.responses, strict=True)
+            correlations += [np.corrcoef(*pair)[0, 1] for pair in pairs]
+    assert np.mean(videos) > 0.98  # but for dropped frames
+    assert np.max(states) < 0.05
+    assert np.median(correlations) > 0.7  # the scan is half as fast as the simulation

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pynwb
 
 _CHUNK_BYTES = 2**20
+_EMPTY_FRAMES = 0.03
+"""Duration of an unusable trial without any frame, frames: an interval of the format is never empty."""
 Array = npt.NDArray[Any]
 
 
@@ -144,7 +146,7 @@ class _Source:
         for trial, video in enumerate(self._shown):
             nwb.add_trial(
                 start_time=starts[trial] / FRAMES_PER_SECOND,
-                stop_time=starts[trial + 1] / FRAMES_PER_SECOND,
+                stop_time=max(starts[trial + 1], starts[trial] + _EMPTY_FRAMES) / FRAMES_PER_SECOND,
                 tier=str(self._store.tiers[trial]),
                 video=video,
                 first_frame=frames[video],

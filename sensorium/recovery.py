@@ -80,8 +80,16 @@ def trained_folds(folds: Iterable[int], paths: Paths, experiment: str) -> dict[i
 def locked_digests(root: Path) -> dict[str, str]:
     """Digest of every output in dvc.lock, by path; empty without a lock file."""
     try:
-        lock = yaml.load((root / LOCK_FILE).read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe one
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return parse_lock((root / LOCK_FILE).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return {}
+
+
+def parse_lock(text: str) -> dict[str, str]:
+    """Digest of every output in the text of a dvc.lock, by path; empty where it is not valid YAML."""
+    try:
+        lock = yaml.load(text, _Loader)  # noqa: S506 - a safe one
+    except yaml.YAMLError:
         return {}
     stages = lock.get("stages") if isinstance(lock, dict) else None
     return {

@@ -20,6 +20,7 @@ from sensorium.paths import PARAMS_FILE, Paths, find_root
 VERBS = {
     "Data": {
         "synthesize": "commands.synthesize:run",
+        "synthesize-nwb": "commands.synthesize_nwb:run",
         "download": "commands.download:run",
         "responses": "commands.responses:run",
         "import-nwb": "commands.import_nwb:run",

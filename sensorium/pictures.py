@@ -52,7 +52,7 @@ def read_film(path: Path, error: type[SensoriumError], remedy: str) -> tuple[NDA
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            frames = []
+            frames: list[NDArray[np.uint8]] = []
             for frame in container.decode(stream):
                 require_size(path, len(frames) + 1, (frame.width, frame.height), error)
                 frames.append(frame.to_ndarray(format="gray"))

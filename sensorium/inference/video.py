@@ -73,7 +73,7 @@ def _read_gif(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
 
     try:
         with Image.open(path) as image:
-            require_size(path, image.n_frames, image.size, PredictionError)
+            require_size(path, getattr(image, "n_frames", 1), image.size, PredictionError)
             pairs = [
                 (np.asarray(frame.convert("L"), np.float32), frame.info.get("duration", 0) / 1000 or _GIF_SECONDS)
                 for frame in ImageSequence.Iterator(image)

@@ -265,7 +265,7 @@ class Campaign:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.cwd() == str(self._copy.place):
+                if process.cwd() == str(self._copy.place) and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except psutil.Error:  # it ended, or is not ours
                 continue

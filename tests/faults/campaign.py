@@ -18,6 +18,7 @@ The work is done by commands in forked processes of one server (see processes.py
 """
 
 import argparse
+import contextlib
 import os
 import re
 import sys
@@ -36,7 +37,7 @@ from rich.console import Console
 TIMEOUT_SECONDS = 180
 GOOD = ("right", "refused", "explained", "undetected")
 """Verdicts that are no failure."""
-TEACHER, STUDENT = "true_batch_001", "distillation_001"
+TEACHER, STUDENT, BASELINE = "true_batch_001", "distillation_001", "baseline_001"
 SPLIT = "live_test_main"
 
 
@@ -99,13 +100,14 @@ FAULTS: dict[str, Callable[[Path, Path], None]] = {
 """What is done to a file; the second argument is another file of the same name or kind."""
 
 PREDICT = f"sensorium predict -e {TEACHER} -s {SPLIT}"
-OUT_OF_FOLD = f"sensorium predict -e {TEACHER} -s folds"
+OUT_OF_FOLD = f"sensorium predict -e {BASELINE} -s folds"
 ENSEMBLE = f"sensorium ensemble -e {STUDENT},{TEACHER} -s {SPLIT} --pin data/registry/pair.json"
 SUBMISSION = f"sensorium submission -e {STUDENT},{TEACHER} -t main"
 READERS: list[tuple[str, tuple[str, ...]]] = [
     (r"data/store/.*", (PREDICT, "sensorium evaluate", "sensorium inspect")),
     (r"data/folds/.*", (OUT_OF_FOLD, "sensorium evaluate")),
-    (rf"data/experiments/{TEACHER}/.*", (PREDICT, OUT_OF_FOLD, "sensorium register")),
+    (rf"data/experiments/{TEACHER}/.*", (PREDICT, "sensorium register")),
+    (rf"data/experiments/{BASELINE}/.*", (OUT_OF_FOLD, "sensorium results")),
     (r"data/experiments/.*", ("sensorium register", "sensorium results")),
     (r"data/predictions/[^/]*/out-of-fold/.*", ("sensorium evaluate", "sensorium report")),
     (r"data/predictions/.*", (SUBMISSION,)),
@@ -175,9 +177,8 @@ def sample(all_of_them: list[Combination], count: int, seed: int) -> list[Combin
 
 
 def digests(copy: ProjectCopy) -> dict[str, str]:
-    """Digest of every file that is a result, by path; of one that must not be read, nothing."""
-    names = [name for name in copy.files() if not _NO_RESULT.search(name)]
-    return {name: copy.digest(name) if os.access(copy.place / name, os.R_OK) else "" for name in names}
+    """Digest of every file that is a result, by path."""
+    return copy.digests(_NO_RESULT)
 
 
 def remedies(message: str) -> list[str]:
@@ -202,6 +203,7 @@ class Campaign:
         """Take a finished project and a folder for its copy."""
         os.environ["DVC_SITE_CACHE_DIR"] = str(workshop / "site-cache")
         os.environ |= {"SENSORIUM_UPLOADER_IDLE_TIMEOUT": "0", "CI": "true"}  # no process outlives its command
+        os.environ["OMP_NUM_THREADS"] = "1"  # half of the time, where the machine has other work
         self._processes = ForkedProcesses() if forked else RealProcesses()
         self._copy = ProjectCopy(project, workshop / "project")
         self._expected: dict[str, dict[str, str]] = {}
@@ -298,7 +300,7 @@ def report(outcomes: list[Outcome]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Run a campaign; exit code 1 where a combination failed."""
+    """Run a campaign; exit code 1 where a combination failed. Ctrl-C ends it with the table of what was done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("project", type=Path)
     parser.add_argument("--count", type=int, default=1000)
@@ -309,9 +311,9 @@ def main() -> None:
     options = parser.parse_args()
     drop_privileges()
     drawn = sample(combinations(options.project), options.count, options.seed)
-    with tempfile.TemporaryDirectory() as workshop:
+    console, outcomes = Console(highlight=False, soft_wrap=True, markup=False), []
+    with tempfile.TemporaryDirectory() as workshop, contextlib.suppress(KeyboardInterrupt):
         campaign = Campaign(options.project.resolve(), Path(workshop), forked=options.processes == "forked")
-        console, outcomes = Console(highlight=False, soft_wrap=True, markup=False), []
         for number, combination in enumerate(drawn, start=1):
             start = time.monotonic()
             outcome = campaign.run(combination)
@@ -329,7 +331,7 @@ def main() -> None:
     console.print(Counter(outcome.verdict for outcome in outcomes))
     if options.table:
         options.table.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    sys.exit(any(outcome.verdict not in GOOD for outcome in outcomes))
+    sys.exit(any(outcome.verdict not in GOOD for outcome in outcomes) or len(outcomes) < len(drawn))
 
 
 if __name__ == "__main__":

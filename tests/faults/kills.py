@@ -22,7 +22,9 @@ command typed again), `wrong` (other outputs), `left` (unfinished siblings of ou
 """
 
 import argparse
+import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -81,8 +83,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 TIMEOUT_SECONDS = 180
 _REFUSED_SECONDS = 30
 _AT_WORK = ("at work", "locked", "is running", "being", "another")
-_COMPARED = ("data", "reports", "dvc.lock")
 _NOT_COMPARED = ("data/runs", "data/sensorium_all_2023")  # links to runs; what DVC does not own
+_NOT_AN_OUTPUT = re.compile(f"^(?!data/|reports/)|^({'|'.join(_NOT_COMPARED)})/")
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,7 @@ class Campaign:
 
     def _outputs(self) -> dict[str, str]:
         """Digest of every output, by path."""
-        found = [name for name in self._copy.files() if name.startswith(_COMPARED)]
-        return {name: self._copy.digest(name) for name in found if not name.startswith((*_NOT_COMPARED, "dvc.lock"))}
+        return self._copy.digests(_NOT_AN_OUTPUT)
 
     def _prepare(self, command: str) -> None:
         """Put the project back and remove what the command makes, from DVC's cache as well."""
@@ -258,8 +259,8 @@ class Campaign:
             time.sleep(0.2)
         for process in processes:
             process.kill()
-        unfinished = [name for name in self._copy.files() if name.endswith((".partial", ".retired"))]
-        return [str(process) for process in processes] + unfinished
+        unfinished = [path for path in self._copy.place.glob("**/*") if path.name.endswith((".partial", ".retired"))]
+        return [str(left) for left in [*processes, *unfinished]]
 
     def _processes(self) -> list[psutil.Process]:
         found = []
@@ -295,7 +296,7 @@ def undisturbed_project(folder: Path) -> Path:
 
 
 def main() -> None:
-    """Run a campaign; exit code 1 where a kill ended badly."""
+    """Run a campaign; exit code 1 where a kill ended badly. Ctrl-C ends it with the table of what was done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
@@ -303,11 +304,11 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder of the undisturbed project")
     parser.add_argument("--only", default="", help="commands that contain this text")
     options = parser.parse_args()
+    kills = [kill for kill in draw(options.count, options.seed) if options.only in kill.command]
     console, outcomes = Console(highlight=False, soft_wrap=True, markup=False), []
-    with tempfile.TemporaryDirectory() as workshop:
+    with tempfile.TemporaryDirectory() as workshop, contextlib.suppress(KeyboardInterrupt):
         source = undisturbed_project(options.keep or Path(workshop) / "undisturbed")
         campaign = Campaign(source, Path(workshop))
-        kills = [kill for kill in draw(options.count, options.seed) if options.only in kill.command]
         for number, kill in enumerate(kills, start=1):
             outcome = campaign.run(kill)
             outcomes.append(outcome)
@@ -319,7 +320,7 @@ def main() -> None:
     console.print(Counter(outcome.verdict for outcome in outcomes))
     if options.table:
         options.table.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    sys.exit(any(outcome.verdict not in GOOD for outcome in outcomes))
+    sys.exit(any(outcome.verdict not in GOOD for outcome in outcomes) or len(outcomes) < len(kills))
 
 
 if __name__ == "__main__":

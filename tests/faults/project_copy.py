@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -65,28 +66,42 @@ class ProjectCopy:
                     name = f"{folder}/{entry.name}" if folder else entry.name
                     if entry.name in LEFT_OUT:
                         continue
-                    found[name] = _mark(Path(entry.path))
-                    if entry.is_dir(follow_symlinks=False):
+                    found[name] = mark = _mark(entry)
+                    if stat.S_ISDIR(mark[0]):
                         folders.append(name)
         return found
 
-    def digest(self, name: str) -> str:
-        """MD5 of a file, read again only where it changed."""
-        path = self.place / name
-        mark = _mark(path.resolve())
-        known = self._digests.get(name)
-        if known is None or known[0] != mark:
-            known = mark, hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-            self._digests[name] = known
-        return known[1]
+    def digests(self, besides: re.Pattern[str]) -> dict[str, str]:
+        """MD5 of every file by path, read again only where it changed; empty where it must not be read.
 
-    def files(self) -> list[str]:
-        """Paths of all files, links to files included."""
-        return [name for name in self._marks() if (self.place / name).is_file()]
+        Args:
+            besides: paths that are left out where it is found in them.
+        """
+        found = {}
+        for name, mark in self._marks().items():
+            if stat.S_ISDIR(mark[0]) or besides.search(name):
+                continue
+            path = self.place / name
+            if stat.S_ISLNK(mark[0]):
+                if not path.is_file():
+                    continue
+                mark = _mark(path.resolve())
+            known = self._digests.get(name)
+            if known is None or known[0] != mark:
+                known = self._digests[name] = mark, _digest(path)
+            found[name] = known[1]
+        return found
 
 
-def _mark(path: Path) -> _Mark:
-    state = path.lstat()
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    except PermissionError:
+        return ""
+
+
+def _mark(path: Path | os.DirEntry[str]) -> _Mark:
+    state = path.stat(follow_symlinks=False)
     if stat.S_ISDIR(state.st_mode):
         return (state.st_mode,)
     return (state.st_mode, state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns)

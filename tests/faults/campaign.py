@@ -126,6 +126,8 @@ _NO_RESULT = re.compile(
     r"(^|/)(\.git|\.venv|\.sensorium|__pycache__|tmp)(/|$)|mlflow\.db|^\.dvc/|provenance|^data/out-of-fold/"
 )
 """Files that are no results. Those of data/out-of-fold hold digests of the inputs, and must follow a changed one."""
+_RECORDS = "mlartifacts/"
+"""Below it, names hold ids of runs and models, and a restored registry has new ones; a command that reads verifies."""
 _QUOTED = re.compile(r"`((?:rm|dvc|sensorium|mlflow|git|make) [^`]*)`")
 _TEXTS = ("params.yaml", "dvc.yaml", "dvc.lock")
 """Files that a user writes or merges, and mends by hand."""
@@ -261,7 +263,7 @@ class Campaign:
         """Results that are missing or not as without the fault, and files that are no result but look like one."""
         expected, after = self._results(combination.command), digests(self._copy)
         differing = {name for name in expected | after if expected.get(name) != after.get(name)}
-        return sorted(differing - besides)
+        return sorted(name for name in differing - besides if not name.startswith(_RECORDS))
 
     def _follow(self, combination: Combination, output: str) -> tuple[str, str]:
         """Do what a message says, then give the command again."""

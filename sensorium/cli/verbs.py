@@ -9,10 +9,11 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.models import ParameterInfo
 
 from sensorium.config import load
 from sensorium.paths import PARAMS_FILE, Paths, find_root
@@ -171,6 +172,9 @@ def in_project(function: Callable[..., Any]) -> Callable[..., None]:
         function(**options)
 
     shown = [parameter for name, parameter in signature.parameters.items() if name not in given]
+    for about in (about for parameter in shown for about in get_args(parameter.annotation)):
+        if isinstance(about, ParameterInfo):
+            about.readable = False  # Typer says no more than that a file is not readable; who opens it says what to do
     call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     return call

@@ -51,6 +51,8 @@ VERBS = {
     },
     "Experiments in silico": {
         "insilico tuning": "commands.insilico:run_tuning",
+        "insilico receptive-field": "commands.insilico:run_receptive_field",
+        "insilico state": "commands.insilico:run_state",
     },
     "Registry": {
         "register": "stages.register:run",

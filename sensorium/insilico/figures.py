@@ -144,13 +144,13 @@ def _fields(methods: Mapping[Any, pd.DataFrame], arrays: Mapping[str, NDArray[An
     figure, panels = grid(2 * len(chosen), 1.2, columns=len(chosen))
     for line, name in enumerate(("noise", "gradient")):
         for axes, position in zip(panels[line * len(chosen) :], chosen, strict=False):
-            field, fit = arrays[name][position], methods[name].loc[position]
+            field = arrays[name][position]
+            column, row, sigma = methods[name][["column", "row", "sigma"]].to_numpy()[position]
             limit = float(np.abs(field).max())
             axes.imshow(field, cmap="RdBu_r", vmin=-limit, vmax=limit)
-            column, row, sigma = (float(fit[key]) for key in ("column", "row", "sigma"))
             axes.add_patch(Circle((column, row), sigma, fill=False, color="black", linewidth=0.8))
             axes.set(xticks=[], yticks=[])
-            axes.set_title(f"neuron {fit['neuron']}" if line == 0 else "", fontsize=8)
+            axes.set_title(f"neuron {methods[name]['neuron'][position]}" if line == 0 else "", fontsize=8)
     return figure
 
 

@@ -4,6 +4,7 @@ n neurons, M movies, K lags, L frames, h w pixels, C components.
 """
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -96,7 +97,9 @@ def by_noise(subject: Subject, advance: Advance, shape: tuple[int, int], seed: i
 def by_gradient(subject: Subject, advance: Advance, shape: tuple[int, int], seed: int, movies: int) -> Float64Array:
     """Gradients (n, M, K, h, w) of single responses with respect to the K last frames of white noise.
 
-    Their mean is the linear receptive field; their second moment also shows what a complex cell sees, whose gradient
+    They are blurred by the noise's correlation: models with strides take only some pixels of a frame, and the blurred
+    gradient says what the noise's squares do instead. Its mean is the expectation of `by_noise` (Stein's lemma), the
+    linear receptive field; the second moment also shows what a complex cell sees, whose gradient
     changes its sign with the phase.
 
     Args:
@@ -107,13 +110,15 @@ def by_gradient(subject: Subject, advance: Advance, shape: tuple[int, int], seed
         movies: M, how many points in the space of movies.
     """
     found = np.zeros((subject.neurons, movies, LAGS, *shape))
+    rows, columns = (correlation(size, block_size(shape)) for size in shape)
     frame = FRAMES - _SETTLED
     for number in range(movies):
         shown = noise_movie(seed, number, shape, block_size(shape))[None].requires_grad_()
         responses = subject(shown)[0, :, frame]
         for neuron in range(subject.neurons):
             (gradient,) = torch.autograd.grad(responses[neuron], shown, retain_graph=neuron + 1 < subject.neurons)
-            found[neuron, number] = float_array(gradient[0, frame - LAGS + 1 : frame + 1].flip(0))
+            past = float_array(gradient[0, frame - LAGS + 1 : frame + 1].flip(0))
+            found[neuron, number] = rows @ past @ columns
         advance(1 / movies)
     return found
 
@@ -213,25 +218,36 @@ class _Fit:
         return left
 
 
-def measure(
-    subject: Subject, advance: Advance, shape: tuple[int, int], seed: int, noise_movies: int, gradient_movies: int
-) -> Outcome:
+@dataclass(frozen=True)
+class Noise:
+    """The white noise that is shown."""
+
+    shape: tuple[int, int]
+    """h and w of a frame."""
+    seed: int
+    movies: int
+    """Movies of the response-weighted average."""
+    gradient_movies: int
+    """Movies at which gradients are taken."""
+
+
+def measure(subject: Subject, advance: Advance, stimuli: Noise) -> Outcome:
     """Receptive fields by both methods.
 
     Args:
         subject: differentiable.
         advance: told what share is done.
-        shape: h and w of a frame.
-        seed: of the noise.
-        noise_movies: movies of the response-weighted average.
-        gradient_movies: movies at which gradients are taken.
+        stimuli: the noise.
 
     Returns:
-        Table `summary`, see `summarise`; arrays `noise` (n, h, w), the spatial part of the response-weighted average,
-        `gradient` (n, h, w), that of the mean gradient, and `kernel` (n, K), the temporal part of the gradients.
+        Table `summary`, by neuron and method the results of `fit_envelope`, and for the gradient `linear`, the share
+        of the linear field in the gradient's power: 1 for a linear neuron, 0 for a complex cell. Arrays `noise`
+        (n, h, w), the spatial part of the response-weighted average, `gradient` (n, h, w), that of the mean gradient,
+        and `kernel` (n, K), the temporal part of the gradients.
     """
-    average = by_noise(subject, lambda share: advance(0.3 * share), shape, seed, noise_movies)
-    gradients = by_gradient(subject, lambda share: advance(0.6 * share), shape, seed, gradient_movies)
+    shape, seed, block = stimuli.shape, stimuli.seed, block_size(stimuli.shape)
+    average = by_noise(subject, lambda share: advance(0.3 * share), shape, seed, stimuli.movies)
+    gradients = by_gradient(subject, lambda share: advance(0.6 * share), shape, seed, stimuli.gradient_movies)
     rows, arrays = [], []
     for neuron in range(subject.neurons):
         (blurred,), _ = components(average[neuron][None], 1)
@@ -239,8 +255,8 @@ def measure(
         patterns, kernel = components(gradients[neuron])
         mean = np.tensordot(gradients[neuron].mean(0), kernel, axes=(0, 0))
         linear = float((mean * mean).sum() / max((patterns * patterns).sum(), _NEGLIGIBLE**2))
-        rows.append({"neuron": neuron, "method": "noise", **fit_envelope(blurred[None], block_size(shape))})
-        rows.append({"neuron": neuron, "method": "gradient", **fit_envelope(patterns), "linear": linear})
+        rows.append({"neuron": neuron, "method": "noise", **fit_envelope(blurred[None], block)})
+        rows.append({"neuron": neuron, "method": "gradient", **fit_envelope(patterns, block), "linear": linear})
         arrays.append((blurred, mean, kernel))
         advance(0.1 / subject.neurons)
     noise, gradient, kernels = (np.stack(parts) for parts in zip(*arrays, strict=True))

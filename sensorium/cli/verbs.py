@@ -53,6 +53,11 @@ VERBS = {
         "report": "stages.report:run",
         "results": "commands.results:run",
     },
+    "Experiments in silico": {
+        "insilico tuning": "commands.insilico:run_tuning",
+        "insilico receptive-field": "commands.insilico:run_receptive_field",
+        "insilico state": "commands.insilico:run_state",
+    },
     "Registry": {
         "register": "stages.register:run",
         "promote": "commands.promote:run",
@@ -78,6 +83,7 @@ VERBS = {
 }
 """Panel of the help text -> verb -> module and function."""
 _GROUPS = {
+    "insilico": "Experiments on a trained model, as on an animal.",
     "weights": "Import or export weights in the published format.",
     "registry": "Maintain the model registry.",
     "experiment": "Add experiments to the pipeline.",

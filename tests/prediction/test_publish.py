@@ -360,6 +360,21 @@ def test_a_pair_is_published_with_its_weights_and_score(licensed, tiny_config, s
     assert f"| {STUDENT} | dwiseneuro | 0, 1 | 0.75 |" in model.card
 
 
+def test_the_notebook_runs(release, tmp_path, monkeypatch, capsys):
+    notebook = json.loads((Path(__file__).parents[2] / "docs" / "how-to" / "use-the-model.ipynb").read_text())
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.chdir(tmp_path)
+    release.rename("pair")
+    names = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert names["responses"].shape == (names["model"].neurons[names["mouse"]], 90)
+    assert names["table"].shape == (90, len(names["responses"].unit_ids))
+    assert np.abs(names["change"]).max() > 0
+    assert "license: mit" in capsys.readouterr().out
+
+
 _FRESH = """
 import importlib.util, json, sys, time
 import numpy as np

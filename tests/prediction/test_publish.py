@@ -110,6 +110,15 @@ def test_another_format(release):
         sensorium.load(release)
 
 
+@pytest.mark.parametrize("name", ["mice.json", f"{TEACHER}/fold_1/model.safetensors"])
+def test_a_file_that_nothing_would_verify(release, name):
+    files = json.loads((release / "config.json").read_text())["files"]
+    del files[name]
+    rewrite(release, files=files)
+    with pytest.raises(CheckpointError, match="the list of files lacks some that are needed"):
+        sensorium.load(release)
+
+
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "config.json", "a\\b", ""])
 def test_names_that_leave_the_folder(release, name):
     rewrite(release, files={name: "0" * 64})

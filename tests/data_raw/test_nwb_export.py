@@ -79,7 +79,9 @@ def test_each_video_is_stored_once_and_grey_levels_need_not_be_whole(tmp_path):
         length = videos[video].shape[-1]
         arrays = {"responses": rng.random((3, length)), "behavior": rng.random((2, length))}
         write_trial(raw, trial, arrays | {"videos": videos[video], "pupil_center": rng.random((2, length))}, 30)
-    write_meta(raw, ["train"] * 4 + ["oracle"], np.array([7, 3, 9]), rng.random((3, 3)))
+    nothing = {name: np.empty((*array.shape[:-1], 0)) for name, array in arrays.items()}
+    write_trial(raw, 5, nothing | {"videos": np.empty((12, 16, 0)), "pupil_center": np.empty((2, 0))}, 30)
+    write_meta(raw, ["train"] * 4 + ["oracle", "none"], np.array([7, 3, 9]), rng.random((3, 3)))
     write_statistics(raw, [0, 1, 2, 3])
     config, paths, store = _project(raw.parent, tmp_path, OLD_MOUSE)
     export_nwb.run(config, paths, tmp_path, OLD_MOUSE)
@@ -87,8 +89,9 @@ def test_each_video_is_stored_once_and_grey_levels_need_not_be_whole(tmp_path):
     with pynwb.NWBHDF5IO(source, "r") as io:
         nwb = io.read()
         assert nwb.stimulus_template["videos"].data.shape == (50, 12, 16)
-        assert nwb.trials["video"][:].tolist() == shown
-        assert nwb.trials["first_frame"][:].tolist() == [0, 20, 0, 0, 20]
+        assert nwb.trials["video"][:].tolist() == [*shown, 2]
+        assert nwb.trials["first_frame"][:].tolist() == [0, 20, 0, 0, 20, 50]
+    assert _messages(source) == []
     import_nwb(source, tmp_path / "again" / OLD_MOUSE, read_map(OURS), lambda _: None)
     _check_equal(store, _store(tmp_path / "again", OLD_MOUSE, tmp_path / "back.zarr"))
 

@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,28 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sensorium.data.store import MouseStore
-from sensorium.errors import ConfigError, DataError
 from sensorium.mice import FRAMES_PER_SECOND
+from sensorium.recordings.nwb.session import add_neurons, import_pynwb, new_file
 
 if TYPE_CHECKING:
     import pynwb
 
-UNKNOWN_START = datetime(2000, 1, 1, tzinfo=UTC)
-"""Start of a session whose time is not known: the format requires one."""
-_FILE = {
-    "session_description": "Responses of visual cortex to videos. The start of the session stands for an unknown time; "
-    "trials are in their order, without the pauses between them.",
-    "session_start_time": UNKNOWN_START,
-    "experiment_description": "Two-photon calcium imaging in the format of the Sensorium 2023 competition "
-    "(arXiv:2305.19654), resampled to 30 Hz.",
-    "experimenter": ["Unknown, Unknown"],
-    "institution": "unknown",
-    "keywords": ["mouse", "visual cortex", "two-photon calcium imaging", "video"],
-}
-_SUBJECT = {"species": "Mus musculus", "sex": "U", "age": "P1D/", "description": "Nothing else is known."}
-"""What a store does not know, in the form that the format has for it."""
-_UNKNOWN_NM = float("nan")
 _CHUNK_BYTES = 2**20
+_EMPTY_FRAMES = 0.03
+"""Duration of an unusable trial without any frame, frames: an interval of the format is never empty."""
 Array = npt.NDArray[Any]
 
 
@@ -76,14 +62,14 @@ def export_nwb(
         DataError: pynwb is not installed, or a chunk of the store is missing or damaged.
         PredictionError: a prediction is missing or damaged.
     """
-    pynwb = _import_pynwb()
+    pynwb = import_pynwb()
     import h5py
 
     source = _Source(store, advance)
-    nwb = _file(store, about)
+    nwb = new_file(store.name, store.sources, about)
     nwb.add_stimulus_template(source.templates())
     source.add_trials(nwb)
-    rois = _add_neurons(nwb, store)
+    rois = add_neurons(nwb, store.unit_ids, store.coordinates)
     container = pynwb.ophys.Fluorescence(name="Responses")
     nwb.processing["ophys"].add(container)
     container.add_roi_response_series(source.responses(rois))
@@ -94,33 +80,6 @@ def export_nwb(
             module.add(source.predicted(rois, predicted))
     with h5py.File(path, "w") as file, pynwb.NWBHDF5IO(file=file, mode="w") as io:
         io.write(nwb)
-
-
-def _import_pynwb() -> Any:
-    try:
-        import pynwb
-    except ImportError:
-        raise DataError(
-            "NWB files are written with pynwb, which is not installed.", "Type `pip install sensorium[nwb]`."
-        ) from None
-    return pynwb
-
-
-def _file(store: MouseStore, about: Mapping[str, Mapping[str, Any]]) -> "pynwb.NWBFile":
-    pynwb = _import_pynwb()
-    unknown = set(about) - {"file", "subject"}
-    if unknown:
-        raise ConfigError(f"metadata: unknown key {sorted(unknown)[0]}.", "Known: file, subject.")
-    identity = {"identifier": hashlib.sha256(json.dumps(store.sources, sort_keys=True).encode()).hexdigest()}
-    try:
-        subject = pynwb.file.Subject(**{"subject_id": store.name, **_SUBJECT, **about.get("subject", {})})
-        return pynwb.NWBFile(
-            **{"session_id": store.name, **identity, **_FILE, **about.get("file", {}), "subject": subject}
-        )
-    except (TypeError, ValueError) as fault:
-        raise ConfigError(
-            f"metadata: {fault}.", "The keys are those of pynwb.NWBFile and pynwb.file.Subject."
-        ) from fault
 
 
 class _Source:
@@ -156,7 +115,7 @@ class _Source:
         return H5DataIO(data=data, chunks=(chunk, *shape), compression="gzip", shuffle=True)
 
     def templates(self) -> "pynwb.image.ImageSeries":
-        pynwb = _import_pynwb()
+        pynwb = import_pynwb()
 
         def read(trial: int) -> Array:
             self._advance()
@@ -187,7 +146,7 @@ class _Source:
         for trial, video in enumerate(self._shown):
             nwb.add_trial(
                 start_time=starts[trial] / FRAMES_PER_SECOND,
-                stop_time=starts[trial + 1] / FRAMES_PER_SECOND,
+                stop_time=max(starts[trial + 1], starts[trial] + _EMPTY_FRAMES) / FRAMES_PER_SECOND,
                 tier=str(self._store.tiers[trial]),
                 video=video,
                 first_frame=frames[video],
@@ -201,7 +160,7 @@ class _Source:
         return {"data": data, "rate": FRAMES_PER_SECOND, "starting_time": 0.0}
 
     def responses(self, rois: Any) -> "pynwb.ophys.RoiResponseSeries":
-        pynwb = _import_pynwb()
+        pynwb = import_pynwb()
 
         def read(trial: int) -> Array:
             self._advance()
@@ -216,7 +175,7 @@ class _Source:
         )
 
     def predicted(self, rois: Any, predicted: PredictedResponses) -> "pynwb.ophys.RoiResponseSeries":
-        pynwb = _import_pynwb()
+        pynwb = import_pynwb()
 
         def read(trial: int) -> Array:
             found = predicted.load(trial)
@@ -239,45 +198,8 @@ class _Source:
         return self.series(lambda trial: self._store.states(trial)[:, columns], len(channels) if channels[1:] else None)
 
 
-def _add_neurons(nwb: "pynwb.NWBFile", store: MouseStore) -> Any:
-    """Add the neurons and their positions; returns the region that refers to all of them."""
-    pynwb = _import_pynwb()
-    device = nwb.create_device(name="microscope", description="Two-photon microscope; its type is not known.")
-    plane = nwb.create_imaging_plane(
-        name="volume",
-        description="All imaged planes together; wavelengths and indicator are not known.",
-        optical_channel=pynwb.ophys.OpticalChannel(
-            name="channel", description="Emission of the calcium indicator.", emission_lambda=_UNKNOWN_NM
-        ),
-        device=device,
-        excitation_lambda=_UNKNOWN_NM,
-        indicator="calcium indicator",
-        location="VISp",
-    )
-    table = pynwb.ophys.PlaneSegmentation(
-        name="neurons",
-        description="The neurons, in the order of the responses.",
-        imaging_plane=plane,
-        id=store.unit_ids.astype(np.int64).tolist(),
-        columns=[
-            pynwb.core.VectorData(
-                name="image_mask",
-                description="One pixel stands for the outline, which is not known; the format requires a mask.",
-                data=np.ones((store.neurons, 1, 1), np.float32),
-            ),
-            *(
-                pynwb.core.VectorData(name=axis, description=f"Motor coordinate {axis}, micrometres.", data=values)
-                for axis, values in zip("xyz", store.coordinates.T, strict=True)
-            ),
-        ],
-    )
-    module = nwb.create_processing_module("ophys", "Neurons and their responses.")
-    module.add(pynwb.ophys.ImageSegmentation(plane_segmentations=table))
-    return table.create_roi_table_region(description="All neurons.", region=list(range(store.neurons)))
-
-
 def _add_behavior(nwb: "pynwb.NWBFile", source: _Source) -> None:
-    pynwb = _import_pynwb()
+    pynwb = import_pynwb()
     behavior = pynwb.behavior
     running = pynwb.TimeSeries(
         name="running_speed", description="Running speed on the treadmill.", unit="cm/s", **source.state(1)

@@ -12,7 +12,7 @@ from sensorium.architectures import Section
 from sensorium.errors import ConfigError, DataError
 from sensorium.mice import Tier
 
-MAP_REMEDY = "Correct the mapping; `h5ls -r FILE` lists what the file holds."
+MAP_REMEDY = "Correct the mapping (`null` where there is no such signal); `h5ls -r FILE` lists what the file holds."
 
 
 class MovieMap(Section):
@@ -56,6 +56,8 @@ class TrialsMap(Section):
     """Column whose consecutive equal values make one trial, for tables with a row per frame."""
     restart: str | None = None
     """Column that rises within a trial, such as the index of the image; a trial ends where it falls."""
+    where: dict[str, str] = Field(default_factory=dict)
+    """Rows that count, by column and value, such as `{stimulus_type: natural_scenes}`; all by default."""
     longest: PositiveFloat | None = None
     """Longest trial, seconds: longer ones are cut into equal parts."""
 

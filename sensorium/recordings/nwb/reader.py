@@ -67,20 +67,28 @@ class _Recording:
         return signal
 
     def _intervals(self) -> Iterator[tuple[float, float, str]]:
-        """Start and stop in seconds, and the value of the tier's column, of every trial."""
+        """Start and stop in seconds, and the value of the tier's column, of every trial.
+
+        Only a trial that the table itself calls unusable may be empty.
+        """
         place, column = self._layout.trials, self._layout.tier.column
         table = self._place(place.table)
         starts = read_column(table, place.start).astype(np.float64)
         stops = starts + _usual_step(starts) if place.stop is None else read_column(table, place.stop)
         values = read_column(table, column) if column else np.full(len(starts), "")
-        rows = np.arange(len(starts) + 1)
+        kept = np.full(len(starts), True)
+        for name, wanted in place.where.items():
+            kept &= read_column(table, name).astype(str) == wanted
+        key = np.arange(len(starts))
         if place.group is not None or place.restart is not None:
             key = read_column(table, str(place.group or place.restart))
-            ends = key[1:] != key[:-1] if place.group is not None else key[1:] < key[:-1]
-            rows = np.concatenate([[0], np.flatnonzero(ends) + 1, [len(key)]])
+        starts, stops, values, key = starts[kept], stops[kept], values[kept], key[kept]
+        ends = key[1:] < key[:-1] if place.restart is not None else key[1:] != key[:-1]
+        rows = np.concatenate([[0], np.flatnonzero(ends) + 1, [len(key)]]) if len(key) else np.zeros(1, int)
         for first, end in zip(rows[:-1].tolist(), rows[1:].tolist(), strict=True):
             start, stop = float(starts[first]), float(stops[end - 1])
-            if not round((stop - start) * FRAMES_PER_SECOND) > 0:
+            unusable = self._layout.tier.values.get(str(values[first])) == "none" and start <= stop
+            if not unusable and not round((stop - start) * FRAMES_PER_SECOND) > 0:
                 raise DataError(
                     f"{self._file.filename}: {place.table}: row {first} lasts from {start:g} to {stop:g} s.",
                     "Correct the table: each trial must last a frame at least.",
@@ -114,7 +122,8 @@ class _Recording:
 
     def trial(self, start: float, stop: float) -> dict[str, Float64Array]:
         """Arrays of one trial by modality, time last; NaN in gaps."""
-        grid = start + np.arange(round((stop - start) * FRAMES_PER_SECOND)) / FRAMES_PER_SECOND
+        frames = round((stop - start) * FRAMES_PER_SECOND)
+        grid = start + np.arange(max(1, frames)) / FRAMES_PER_SECOND
         gap = self._layout.max_gap
 
         def values(signal: Signal | None, place: SignalMap | None, neutral: float, rows: int = 1) -> Float64Array:
@@ -125,12 +134,13 @@ class _Recording:
 
         layout = self._layout
         size = values(self._pupil_size, layout.pupil_size, 1.0)
-        return {
+        arrays = {
             "videos": self._movie.video(grid, gap, self.frame_shape),
             "responses": np.concatenate([series.at(grid, gap) for series in self._series]),
             "behavior": np.concatenate([size, values(self._running, layout.running, 0.0)]),
             "pupil_center": values(self._pupil_position, layout.pupil_position, 0.0, 2),
         }
+        return {name: array[..., :frames] for name, array in arrays.items()}
 
 
 def _usual_step(starts: Float64Array) -> float:
@@ -232,7 +242,7 @@ def _measure(files: Sequence[Path], layout: NwbMap) -> tuple[list[int], list[str
 def _write(folder: Path, trial: int, arrays: dict[str, Float64Array], tier: str, padded: int, layout: NwbMap) -> str:
     """Write a trial up to its first gap; returns its tier."""
     sound = np.logical_and.reduce(
-        [np.isfinite(array).reshape(-1, array.shape[-1]).all(axis=0) for array in arrays.values()]
+        [np.isfinite(array).all(axis=tuple(range(array.ndim - 1))) for array in arrays.values()]
     )
     if not sound.all():
         lost = [name for name, array in arrays.items() if not np.isfinite(array).all()]

@@ -87,6 +87,11 @@ _NOT_COMPARED = ("data/runs", "data/sensorium_all_2023")  # links to runs; what 
 _NOT_AN_OUTPUT = re.compile(f"^(?!data/|reports/)|^({'|'.join(_NOT_COMPARED)})/")
 
 
+def _heed_interrupts() -> None:
+    """A shell that starts this campaign in the background lets all of its processes ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class Kill:
     """One command, one kind of signal, one moment."""
@@ -179,6 +184,7 @@ class Campaign:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                preexec_fn=_heed_interrupts,
             )
 
     def _finish(self, command: str, log: Path) -> tuple[int, str]:

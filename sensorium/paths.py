@@ -115,6 +115,10 @@ class Paths:
         """Figure and table of a sweep; no stage's output."""
         return self.root / "reports" / "sweeps" / name
 
+    def learning_curve(self, experiment: str) -> Path:
+        """Figure and table of an experiment's learning curve; no stage's output."""
+        return self.root / "reports" / "learning-curves" / experiment
+
     @property
     def pair_pin(self) -> Path:
         """The registered pair: names, versions and digests that the ensemble stage uses."""

@@ -1,6 +1,9 @@
 """Pictures and films of any size in the form of a mouse's frames."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +45,30 @@ def read_film(path: Path, error: type[SensoriumError], remedy: str) -> tuple[NDA
     Raises:
         SensoriumError: of the class `error`, when PyAV is not installed, or the film is damaged or too large.
     """
+    with _open_film(path, error, remedy) as film:
+        frames: list[NDArray[np.uint8]] = []
+        for frame in film.decode(film.streams.video[0]):
+            require_size(path, len(frames) + 1, (frame.width, frame.height), error)
+            frames.append(frame.to_ndarray(format="gray"))
+        rate = film.streams.video[0].average_rate
+        return np.array(frames, np.uint8), None if rate is None else float(rate)
+
+
+def film_frames(path: Path, error: type[SensoriumError], remedy: str) -> Iterator[NDArray[np.uint8]]:
+    """The frames (rows, columns) of a film in grey levels, one at a time; arguments and errors as `read_film`."""
+    with _open_film(path, error, remedy) as film:
+        for frame in film.decode(film.streams.video[0]):
+            yield frame.to_ndarray(format="gray")
+
+
+def film_length(path: Path, error: type[SensoriumError], remedy: str) -> int:
+    """Number of frames that a film states; arguments and errors as `read_film`."""
+    with _open_film(path, error, remedy) as film:
+        return int(film.streams.video[0].frames)
+
+
+@contextmanager
+def _open_film(path: Path, error: type[SensoriumError], remedy: str) -> Iterator[Any]:
     try:
         import av
     except ImportError:
@@ -51,13 +78,7 @@ def read_film(path: Path, error: type[SensoriumError], remedy: str) -> tuple[NDA
         ) from None
     try:
         with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            frames: list[NDArray[np.uint8]] = []
-            for frame in container.decode(stream):
-                require_size(path, len(frames) + 1, (frame.width, frame.height), error)
-                frames.append(frame.to_ndarray(format="gray"))
-            rate = stream.average_rate
-        return np.array(frames, np.uint8), None if rate is None else float(rate)
+            yield container
     except SensoriumError:
         raise
     except (av.error.FFmpegError, IndexError, ValueError) as fault:  # frames of several sizes, text that is none
@@ -74,11 +95,11 @@ def fit_picture(picture: NDArray[np.float32], frame_shape: tuple[int, int]) -> N
     Returns:
         (rows, columns) of `frame_shape`; a picture of that size is returned as it is.
     """
-    from skimage.transform import resize
-
     picture = _crop(picture, frame_shape)
     if picture.shape == frame_shape:
         return picture
+    from skimage.transform import resize
+
     scaled: NDArray[np.float32] = resize(picture, frame_shape, anti_aliasing=True).astype(np.float32)
     return scaled
 

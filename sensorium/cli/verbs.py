@@ -21,9 +21,11 @@ from sensorium.paths import PARAMS_FILE, Paths, find_root
 VERBS = {
     "Data": {
         "synthesize": "commands.synthesize:run",
+        "synthesize-nwb": "commands.synthesize_nwb:run",
         "download": "commands.download:run",
         "responses": "commands.responses:run",
         "import-nwb": "commands.import_nwb:run",
+        "export-nwb": "commands.export_nwb:run",
         "verify": "commands.verify:run",
         "import-experanto": "commands.experanto:run_import",
         "export-experanto": "commands.experanto:run_export",
@@ -34,6 +36,7 @@ VERBS = {
     "Training": {
         "train": "stages.train:run",
         "sweep": "commands.sweep:run",
+        "learning-curve": "commands.learning_curve:run",
         "model": "commands.model:run",
         "checkpoints": "commands.checkpoints:run",
         "weights import": "commands.weights:run_import",
@@ -50,14 +53,22 @@ VERBS = {
         "report": "stages.report:run",
         "results": "commands.results:run",
     },
+    "Experiments in silico": {
+        "insilico tuning": "commands.insilico:run_tuning",
+        "insilico receptive-field": "commands.insilico:run_receptive_field",
+        "insilico state": "commands.insilico:run_state",
+    },
     "Registry": {
         "register": "stages.register:run",
         "promote": "commands.promote:run",
         "rollback": "commands.promote:run_rollback",
         "compare": "commands.compare:run",
+        "diff": "commands.diff:run",
         "reproduce": "commands.reproduce:run",
+        "receipt": "commands.reproduce:run_receipt",
         "sync": "commands.sync:run",
         "registry restore": "commands.restore:run",
+        "publish": "commands.publish:run",
     },
     "Pipeline": {
         "run": "commands.run:run",
@@ -72,6 +83,7 @@ VERBS = {
 }
 """Panel of the help text -> verb -> module and function."""
 _GROUPS = {
+    "insilico": "Experiments on a trained model, as on an animal.",
     "weights": "Import or export weights in the published format.",
     "registry": "Maintain the model registry.",
     "experiment": "Add experiments to the pipeline.",

@@ -304,18 +304,27 @@ class Campaign:
 
 
 def report(outcomes: list[Outcome]) -> Iterator[str]:
-    """A table in Markdown, one row per kind of file and fault."""
-    yield f"| file | fault | combinations | {' | '.join(GOOD)} | failures |"
-    yield "|---|---|" + "---:|" * (len(GOOD) + 2)
-    rows: dict[tuple[str, str], Counter[str]] = {}
-    for outcome in outcomes:
-        pattern = next(pattern for pattern, _ in READERS if re.fullmatch(pattern, outcome.combination.file))
-        kind = re.sub(r"/?(\.\*|\[\^/\]\*/).*", "/", pattern).replace("\\", "")
-        rows.setdefault((kind, outcome.combination.fault), Counter())[outcome.verdict] += 1
-    for (kind, fault), counts in sorted(rows.items()):
-        failures = sum(count for verdict, count in counts.items() if verdict not in GOOD)
-        numbers = [sum(counts.values()), *(counts[verdict] for verdict in GOOD), failures]
-        yield f"| {kind} | {fault} | {' | '.join(map(str, numbers))} |"
+    """Two tables in Markdown: verdicts by kind of fault, and by kind of file."""
+    faults = [(outcome.combination.fault, outcome.verdict) for outcome in outcomes]
+    files = [(f"`{_kind(outcome.combination.file)}`", outcome.verdict) for outcome in outcomes]
+    for title, pairs in (("fault", faults), ("file", files)):
+        yield f"| {title} | combinations | {' | '.join(GOOD)} | failures |"
+        yield "|---|" + "---:|" * (len(GOOD) + 2)
+        rows: dict[str, Counter[str]] = {}
+        for name, verdict in pairs:
+            rows.setdefault(name, Counter())[verdict] += 1
+        rows = dict(sorted(rows.items())) | {"all": Counter(verdict for _, verdict in pairs)}
+        for name, counts in rows.items():
+            failures = sum(count for verdict, count in counts.items() if verdict not in GOOD)
+            numbers = [counts.total(), *(counts[verdict] for verdict in GOOD), failures]
+            yield f"| {name} | {' | '.join(map(str, numbers))} |"
+        yield ""
+
+
+def _kind(file: str) -> str:
+    """What a table calls a file: the folder of the pattern that it belongs to."""
+    pattern = next(pattern for pattern, _ in READERS if re.fullmatch(pattern, file))
+    return re.sub(r"/?(\.\*|\[\^/\]\*/).*", "/", pattern).replace("\\", "")
 
 
 def main() -> None:

@@ -1,0 +1,184 @@
+"""The movie that an animal saw, reconstructed from its responses by gradient descent on the input of models.
+
+As Bauer, Margrie & Clopath 2026 do it ("Movie reconstruction from mouse visual cortex activity", eLife 14:RP105081,
+https://doi.org/10.7554/eLife.105081) with models of this architecture. A movie that begins grey is changed until what
+the models predict for it, with the animal's behaviour of that trial, fits the measured responses: Poisson negative
+log-likelihood, the gradient of each model scaled to one norm before their mean is taken, momentum, a warm-up of ten
+steps, grey levels clipped to 0..255, and only the part of the frame changed that the neurons see. Added here: the
+steps end at zero, and the gradient can be smoothed.
+
+They report a pixel correlation of 0.57 for five mice of 8,000 neurons and seven models.
+
+L frames, h w pixels, N neurons, M models.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.progress import track
+from scipy.ndimage import gaussian_filter
+from torch.nn.functional import poisson_nll_loss
+
+from sensorium.errors import PredictionError
+from sensorium.insilico.most_exciting import blur
+from sensorium.insilico.receptive_field import noise_movie
+from sensorium.insilico.subject import GREY, Subject, float_array
+from sensorium.mice import FRAMES_PER_SECOND
+from sensorium.seeding import generator
+
+Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+_MOMENTUM = 0.9
+_WARM_UP = 10  # steps
+_SMALLEST_RATE = 1e-8  # added to a predicted rate before its logarithm
+_FILM_SCALE = 4
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How a movie is descended to."""
+
+    steps: int = 200
+    rate: float = 2.0
+    """Root mean square change of the pixels of the mask in one step, grey levels; it ends at zero."""
+    smoothing: float = 0.0
+    """Standard deviation of the gradient's blur, in space and time: pixels and frames."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A reconstructed movie."""
+
+    movie: Float32Array
+    """(L, h, w) grey levels; grey outside of the mask."""
+    losses: Float64Array
+    """(steps + 1,) Poisson negative log-likelihood, mean over models, neurons and frames."""
+
+
+def reconstruct(
+    subjects: Sequence[Subject],
+    responses: NDArray[np.floating],
+    neurons: NDArray[np.int64],
+    mask: Mask,
+    descent: Descent,
+) -> Reconstruction:
+    """Find the movie that fits responses.
+
+    Args:
+        subjects: the M models, differentiable, each with the behaviour of the trial.
+        responses: (N, L) of all neurons; what is below zero counts as zero.
+        neurons: indices of those that are used.
+        mask: (h, w) pixels that may change.
+        descent: how.
+
+    Raises:
+        PredictionError: the loss or its gradient is not finite, or no pixel changes it.
+    """
+    chosen = torch.from_numpy(neurons)
+    target = torch.from_numpy(np.maximum(responses[neurons], 0).astype(np.float32))
+    inside = torch.from_numpy(mask)
+    movie = torch.full((responses.shape[1], *mask.shape), GREY)
+    velocity = torch.zeros_like(movie)
+    losses = []
+    for step in track(range(descent.steps + 1), "Reconstruction", transient=True):
+        loss, gradient = _mean_gradient(subjects, movie, chosen, target, inside)
+        losses.append(loss)
+        if descent.smoothing:
+            gradient = blur(gradient, descent.smoothing, descent.smoothing) * inside
+        velocity = _MOMENTUM * velocity + (1 - _MOMENTUM) * gradient
+        rate = descent.rate * min(1, (step + 1) / _WARM_UP) * (1 - step / (descent.steps + 1))
+        movie = (movie - rate * velocity).clamp(0, 255)
+    return Reconstruction(movie.numpy(), np.array(losses))
+
+
+def _mean_gradient(
+    subjects: Sequence[Subject], movie: torch.Tensor, chosen: torch.Tensor, target: torch.Tensor, inside: torch.Tensor
+) -> tuple[float, torch.Tensor]:
+    """Mean loss of the models, and the mean of their gradients, each of root mean square 1 within the mask."""
+    total, losses = torch.zeros_like(movie), []
+    for subject in subjects:
+        shown = movie.clone().requires_grad_()
+        predicted = subject(shown[None])[0, chosen.to(shown.device)].cpu()
+        loss = poisson_nll_loss(predicted, target, log_input=False, eps=_SMALLEST_RATE)
+        (gradient,) = torch.autograd.grad(loss, shown)
+        gradient = gradient * inside
+        size = gradient.norm() / (inside.sum() * len(movie)).sqrt()
+        if not (loss.isfinite() and size.isfinite()):
+            raise PredictionError(
+                "the loss of the reconstruction, or its gradient, is not finite: the descent diverged.",
+                "Make the steps smaller, or train the models again.",
+            )
+        if size == 0:
+            raise PredictionError(
+                "no pixel of the mask changes the predicted responses.",
+                "Choose other neurons or a wider mask, or train the models longer.",
+            )
+        losses.append(float(loss.detach()))
+        total += gradient / size
+    return float(np.mean(losses)), total / len(subjects)
+
+
+def sensitivity(subject: Subject, shape: tuple[int, int], seed: int, movies: int = 8) -> Float64Array:
+    """Where the neurons look: root mean square (h, w) of the responses' gradients, its largest value 1.
+
+    The sum of squares over neurons is that of one gradient: of the responses added up with random signs, as the squares
+    are expected to be the same (Hutchinson 1989, https://doi.org/10.1080/03610919008812866).
+
+    Args:
+        subject: differentiable.
+        shape: h and w of a frame.
+        seed: of the noise and of the signs.
+        movies: of white noise at which the gradients are taken.
+
+    Raises:
+        PredictionError: no pixel changes a response.
+    """
+    energy = np.zeros(shape)
+    for number in track(range(movies), "Mask", transient=True):
+        shown = noise_movie(seed, number, shape, max(1, shape[0] // 6))[None].requires_grad_()
+        responses = subject(shown)
+        signs = generator(seed, "mask", number).choice([-1.0, 1.0], tuple(responses.shape))
+        (gradient,) = torch.autograd.grad((responses * torch.from_numpy(signs).to(responses)).sum(), shown)
+        energy += float_array(gradient[0]).__pow__(2).sum(0)
+    if not (np.isfinite(energy).all() and energy.max() > 0):
+        raise PredictionError("no pixel changes a predicted response.", "Train the models longer.")
+    smooth = np.sqrt(gaussian_filter(energy, 1.0, mode="nearest"))
+    relative: Float64Array = smooth / smooth.max()
+    return relative
+
+
+def disc(shape: tuple[int, int], center: tuple[float, float], radius: float) -> Mask:
+    """A mask (h, w) of the pixels within a radius of a centre, pixels; all False where none is."""
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    mask: Mask = (rows - center[0]) ** 2 + (columns - center[1]) ** 2 <= radius * radius
+    return mask
+
+
+def pixel_correlation(movie: NDArray[np.floating], true: NDArray[np.floating], mask: Mask) -> float:
+    """Pearson correlation of all pixels of a mask (h, w) in all frames of two movies (L, h, w).
+
+    NaN where one of them is constant.
+    """
+    found, shown = (frames[:, mask].astype(np.float64).ravel() for frames in (movie, true))
+    found, shown = found - found.mean(), shown - shown.mean()
+    size = np.sqrt((found @ found) * (shown @ shown))
+    return float(found @ shown / size) if size > 0 else float("nan")
+
+
+def write_film(path: Path, movies: Sequence[NDArray[np.floating]], mask: Mask) -> None:
+    """Write movies (L, h, w) side by side as a GIF in real time, pixels four times as large, grey outside of a mask."""
+    gap = np.full((*movies[0].shape[:2], 1), 255.0)
+    parts: list[NDArray[np.floating]] = [gap]
+    for movie in movies:
+        parts += [np.where(mask, movie, GREY), gap]
+    whole = np.concatenate(parts, axis=2).round().clip(0, 255).astype(np.uint8)
+    large = whole.repeat(_FILM_SCALE, axis=1).repeat(_FILM_SCALE, axis=2)
+    first, *rest = [Image.fromarray(frame) for frame in large]
+    first.save(path, format="GIF", save_all=True, append_images=rest, duration=1000 / FRAMES_PER_SECOND, loop=0)

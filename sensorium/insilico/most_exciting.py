@@ -149,7 +149,9 @@ def _step(
 
 
 def _check(responses: torch.Tensor, gradient: torch.Tensor, units: torch.Tensor) -> None:
-    finite = responses.isfinite() & gradient.flatten(1).isfinite().all(1).cpu()
+    finite = responses.isfinite()
+    if finite.all():  # one response that is not spoils the gradients of all
+        finite = gradient.flatten(1).isfinite().all(1).cpu()
     if not finite.all():
         raise PredictionError(
             f"neuron {int(units[~finite][0])}: its response, or the gradient of it, is not finite: the ascent diverged.",

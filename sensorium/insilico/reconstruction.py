@@ -146,10 +146,10 @@ def sensitivity(subject: Subject, shape: tuple[int, int], seed: int, movies: int
         responses = subject(shown)
         signs = generator(seed, "mask", number).choice([-1.0, 1.0], tuple(responses.shape))
         (gradient,) = torch.autograd.grad((responses * torch.from_numpy(signs).to(responses)).sum(), shown)
-        energy += float_array(gradient[0]).__pow__(2).sum(0)
+        energy += (float_array(gradient[0]) ** 2).sum(0)
     if not (np.isfinite(energy).all() and energy.max() > 0):
         raise PredictionError("no pixel changes a predicted response.", "Train the models longer.")
-    smooth = np.sqrt(gaussian_filter(energy, 1.0, mode="nearest"))
+    smooth = np.sqrt(gaussian_filter(energy, shape[0] / 12, mode="nearest"))
     relative: Float64Array = smooth / smooth.max()
     return relative
 

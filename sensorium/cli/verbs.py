@@ -49,6 +49,10 @@ VERBS = {
         "report": "stages.report:run",
         "results": "commands.results:run",
     },
+    "Experiments in silico": {
+        "insilico tuning": "commands.insilico:run_tuning",
+        "insilico most-exciting-input": "commands.most_exciting:run",
+    },
     "Registry": {
         "register": "stages.register:run",
         "promote": "commands.promote:run",
@@ -71,6 +75,7 @@ VERBS = {
 }
 """Panel of the help text -> verb -> module and function."""
 _GROUPS = {
+    "insilico": "Experiments on a trained model, as on an animal.",
     "weights": "Import or export weights in the published format.",
     "registry": "Maintain the model registry.",
     "experiment": "Add experiments to the pipeline.",

@@ -9,22 +9,26 @@ and mean nothing (Olah, Mordvintsev & Schubert 2017, https://doi.org/10.23915/di
 n neurons, S starts, L frames, h w pixels, C natural stimuli.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
+from sensorium.insilico.session import Advance, Outcome
 from sensorium.insilico.subject import GREY, Subject, float_array
 from sensorium.seeding import generator
 
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 
+_SHOWN = 32  # natural stimuli at once
 _CLIPPINGS = 4  # of grey levels beyond 0..255, each followed by a correction of the contrast
 
 
@@ -36,7 +40,7 @@ class Ascent:
     """Length L of the stimulus; the mean response over its second half is raised."""
     moving: bool
     """Whether the frames may differ: a movie, not an image."""
-    steps: int = 60
+    steps: int = 40
     starts: int = 3
     """Random stimuli to start from; the best result counts."""
     rate: float = 0.5
@@ -86,41 +90,39 @@ def mean_response(subject: Subject, stimuli: torch.Tensor, frames: int) -> torch
     return subject(shown)[:, :, frames // 2 :].mean(2)
 
 
-def _starts(ascent: Ascent, shape: tuple[int, int], seed: int, neurons: Sequence[int]) -> torch.Tensor:
+def _starts(ascent: Ascent, shape: tuple[int, int], seed: int) -> torch.Tensor:
+    """Smooth noise (S, L or 1, h, w), the same for every neuron."""
     length = ascent.frames if ascent.moving else 1
-    noise = [
-        generator(seed, "most exciting input", neuron, start).standard_normal((length, *shape), np.float32)
-        for neuron in neurons
-        for start in range(ascent.starts)
-    ]
-    return GREY + blur(torch.from_numpy(np.stack(noise)), ascent.smoothing, ascent.smoothing * ascent.moving)
+    draws = [generator(seed, "most exciting input", start) for start in range(ascent.starts)]
+    noise = np.stack([draw.standard_normal((length, *shape), np.float32) for draw in draws])
+    return GREY + blur(torch.from_numpy(noise), ascent.smoothing, ascent.smoothing * ascent.moving)
 
 
 def find(
     subject: Subject,
-    neurons: Sequence[int],
     contrasts: Float64Array,
     shape: tuple[int, int],
     ascent: Ascent,
     seed: int,
+    advance: Advance = lambda _: None,
 ) -> Found:
-    """The most exciting input of some neurons; each result is a function of the seed and its neuron alone.
+    """The most exciting input of each neuron; a result is a function of the seed and its neuron alone.
 
     Args:
-        subject: differentiable.
-        neurons: indices of the n neurons; all are climbed for at once.
+        subject: differentiable; its n neurons are climbed for at once.
         contrasts: (n,) contrast of each one's stimulus, grey levels.
         shape: h and w of a frame.
         ascent: how.
         seed: of the starts.
+        advance: told the share of the work that each step was.
 
     Raises:
         PredictionError: a response or a gradient is not finite.
     """
-    rows = torch.arange(len(neurons) * ascent.starts)
-    units = torch.tensor(list(neurons)).repeat_interleave(ascent.starts)
+    units = torch.arange(subject.neurons).repeat_interleave(ascent.starts)
+    rows = torch.arange(len(units))
     wanted = torch.from_numpy(contrasts).float().repeat_interleave(ascent.starts)
-    stimuli = with_contrast(_starts(ascent, shape, seed, neurons), wanted)
+    stimuli = with_contrast(_starts(ascent, shape, seed).repeat(subject.neurons, 1, 1, 1), wanted)
     best, top = stimuli, torch.full((len(rows),), -torch.inf)
     dead = torch.ones(len(rows), dtype=torch.bool)
     for step in range(ascent.steps + 1):
@@ -128,14 +130,19 @@ def find(
         responses = mean_response(subject, stimuli, ascent.frames)[rows, units]
         (gradient,) = torch.autograd.grad(responses.sum(), stimuli)
         reached = responses.detach().cpu()
-        _check(reached, gradient, units)
+        if not (reached.isfinite().all() and gradient.isfinite().all()):
+            raise PredictionError(
+                "A response to the stimulus, or its gradient, is not finite: the ascent diverged.",
+                "Train the model again.",
+            )
         better = reached > top
         best, top = torch.where(better[:, None, None, None], stimuli.detach(), best), torch.where(better, reached, top)
         dead &= gradient.flatten(1).abs().amax(1) == 0
         rate = ascent.rate * (1 - 0.9 * step / max(1, ascent.steps))
         stimuli = _step(stimuli.detach(), gradient, wanted, rate, ascent)
-    scores = top.view(len(neurons), ascent.starts)
-    chosen = scores.argmax(1) + ascent.starts * torch.arange(len(neurons))
+        advance(1 / (ascent.steps + 1))
+    scores = top.view(subject.neurons, ascent.starts)
+    chosen = scores.argmax(1) + ascent.starts * torch.arange(subject.neurons)
     return Found(best[chosen].numpy(), float_array(scores), dead.view(scores.shape).all(1).numpy())
 
 
@@ -148,51 +155,39 @@ def _step(
     return with_contrast(stimuli + scale * smooth, wanted)
 
 
-def _check(responses: torch.Tensor, gradient: torch.Tensor, units: torch.Tensor) -> None:
-    finite = responses.isfinite()
-    if finite.all():  # one response that is not spoils the gradients of all
-        finite = gradient.flatten(1).isfinite().all(1).cpu()
-    if not finite.all():
-        raise PredictionError(
-            f"neuron {int(units[~finite][0])}: its response, or the gradient of it, is not finite: the ascent diverged.",
-            "Make the steps smaller, or train the model again.",
-        )
+Stimulus = tuple[int, int, torch.Tensor]
+"""Trial, first frame, and frames (1 or L, h, w)."""
 
 
 @dataclass(frozen=True)
 class Natural:
-    """The natural stimulus that drives each of N neurons most, as it was shown to the animal."""
+    """The natural stimulus that drives each of n neurons most."""
 
     responses: Float64Array
-    """(N,) mean response to it."""
+    """(n,) mean response to it."""
     contrasts: Float64Array
-    """(N,) its contrast, grey levels."""
+    """(n,) its contrast, grey levels."""
     places: NDArray[np.int64]
-    """(N, 2) trial and first frame."""
-    seen: int
-    """How many were compared."""
+    """(n, 2) trial and first frame."""
 
 
-def natural_stimuli(
-    store: MouseStore, frames: int, every: int, *, moving: bool
-) -> Iterator[tuple[tuple[int, int], Float32Array]]:
-    """Frames or clips (1 or `frames`, h, w) of the training trials, each with its trial and first frame.
+def natural_stimuli(store: MouseStore, ascent: Ascent, every: int) -> Iterator[Stimulus]:
+    """Frames, or clips of the length of the movie, of the training trials.
 
     Args:
         store: the mouse.
-        frames: length of a clip.
+        ascent: what they are compared with.
         every: distance between two of them, frames.
-        moving: clips; single frames otherwise.
     """
-    length = frames if moving else 1
+    length = ascent.frames if ascent.moving else 1
     for trial in np.flatnonzero(store.tiers == "train").tolist():
         video = store.video(trial)
         for first in range(0, len(video) - length + 1, every):
-            yield (trial, first), video[first : first + length].astype(np.float32)
+            yield trial, first, torch.from_numpy(video[first : first + length]).float()
 
 
 def best_natural(
-    subject: Subject, stimuli: Iterator[tuple[tuple[int, int], Float32Array]], frames: int, batch: int
+    subject: Subject, stimuli: Iterator[Stimulus], frames: int, batch: int, wanted: float | None = None
 ) -> Natural:
     """Show natural stimuli and keep the best one of each neuron.
 
@@ -201,25 +196,85 @@ def best_natural(
         stimuli: as `natural_stimuli` yields them.
         frames: how long each is shown.
         batch: shown at once.
+        wanted: contrast to which each is brought; None leaves them as the animal saw them.
 
     Raises:
         PredictionError: there is none.
     """
     top = np.full(subject.neurons, -np.inf)
     contrasts, places = np.zeros(subject.neurons), np.zeros((subject.neurons, 2), np.int64)
-    seen = 0
-    while part := [pair for _, pair in zip(range(batch), stimuli, strict=False)]:
-        shown = torch.from_numpy(np.stack([stimulus for _, stimulus in part]))
+    while part := list(itertools.islice(stimuli, batch)):
+        shown = torch.stack([frames_shown for *_, frames_shown in part])
+        if wanted is not None:
+            shown = with_contrast(shown, torch.full((len(part),), wanted))
         with torch.no_grad():
             responses = float_array(mean_response(subject, shown, frames))
         winner, own = responses.argmax(0), responses.max(0)
         better = own > top
         top = np.where(better, own, top)
         contrasts = np.where(better, float_array(contrast(shown))[winner], contrasts)
-        places = np.where(better[:, None], np.array([place for place, _ in part])[winner], places)
-        seen += len(part)
-    if not seen:
+        places = np.where(better[:, None], np.array([place for *place, _ in part])[winner], places)
+    if not np.isfinite(top).all():
         raise PredictionError(
-            f"no training trial has {frames} frames to compare with.", "Ask for a shorter stimulus with --frames."
+            f"No training trial has {frames} frames to compare with.", "Ask for a shorter stimulus with --frames."
         )
-    return Natural(top, contrasts, places, seen)
+    return Natural(top, contrasts, places)
+
+
+def measure(
+    subject: Subject,
+    advance: Advance,
+    store: MouseStore,
+    ascents: Mapping[str, Ascent],
+    seed: int,
+    every: int,
+    wanted: float | None,
+) -> Outcome:
+    """Most exciting inputs beside the natural stimuli that drive each neuron most.
+
+    Args:
+        subject: differentiable.
+        advance: told the share of the work that was done.
+        store: the mouse whose training trials are the natural stimuli.
+        ascents: kinds of stimuli by name.
+        seed: of the starts.
+        every: distance between two natural stimuli, frames.
+        wanted: contrast of all stimuli, grey levels; None for that of the natural stimulus that drives the neuron most.
+
+    Returns:
+        Table `summary` with a row per neuron and kind of stimulus: `stimulus`; `response` to the most exciting input;
+        `natural_response` to the best natural stimulus as the animal saw it; `same_contrast_response` to the best
+        natural stimulus at the contrast of the most exciting one; `contrast`; `trial` and `frame` of the natural one;
+        `worst_start`, the response that the worst start led to; `dead`. Arrays by kind: the most exciting inputs, and
+        `natural_` with its name, the natural ones.
+    """
+    tables: list[pd.DataFrame] = []
+    arrays: dict[str, Float32Array] = {}
+    share = 1 / len(ascents)
+    for name, ascent in ascents.items():
+        seen = best_natural(subject, natural_stimuli(store, ascent, every), ascent.frames, _SHOWN)
+        scaled = (
+            seen
+            if wanted is None
+            else best_natural(subject, natural_stimuli(store, ascent, every), ascent.frames, _SHOWN, wanted)
+        )
+        advance(share / 2)
+        levels = seen.contrasts if wanted is None else np.full(subject.neurons, wanted)
+        found = find(subject, levels, store.frame_shape, ascent, seed, lambda done: advance(done * share / 2))
+        columns = {
+            "neuron": np.arange(subject.neurons),
+            "stimulus": name,
+            "response": found.responses.max(1),
+            "natural_response": seen.responses,
+            "same_contrast_response": scaled.responses,
+            "contrast": levels,
+            "trial": seen.places[:, 0],
+            "frame": seen.places[:, 1],
+            "worst_start": found.responses.min(1),
+            "dead": found.dead,
+        }
+        tables.append(pd.DataFrame(columns))
+        length = found.movies.shape[1]
+        shown = [store.video(int(trial), int(first), int(first) + length) for trial, first in seen.places]
+        arrays |= {name: found.movies, f"natural_{name}": np.stack(shown).astype(np.float32)}
+    return Outcome({"summary": pd.concat(tables, ignore_index=True)}, arrays)

@@ -12,7 +12,7 @@ They report a pixel correlation of 0.57 for five mice of 8,000 neurons and seven
 L frames, h w pixels, N neurons, M models.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,9 @@ from sensorium.seeding import generator
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+
+Answer = Callable[[torch.Tensor], torch.Tensor]
+"""Movies (B, L, h, w) to responses (B, N, L), differentiable."""
 
 _MOMENTUM = 0.9
 _WARM_UP = 10  # steps
@@ -63,7 +66,7 @@ class Reconstruction:
 
 
 def reconstruct(
-    subjects: Sequence[Subject],
+    models: Sequence[Answer],
     responses: NDArray[np.floating],
     neurons: NDArray[np.int64],
     mask: Mask,
@@ -72,7 +75,7 @@ def reconstruct(
     """Find the movie that fits responses.
 
     Args:
-        subjects: the M models, differentiable, each with the behaviour of the trial.
+        models: the M models, each with the behaviour of the trial.
         responses: (N, L) of all neurons; what is below zero counts as zero.
         neurons: indices of those that are used.
         mask: (h, w) pixels that may change.
@@ -88,7 +91,7 @@ def reconstruct(
     velocity = torch.zeros_like(movie)
     losses = []
     for step in track(range(descent.steps + 1), "Reconstruction", transient=True):
-        loss, gradient = _mean_gradient(subjects, movie, chosen, target, inside)
+        loss, gradient = _mean_gradient(models, movie, chosen, target, inside)
         losses.append(loss)
         if descent.smoothing:
             gradient = blur(gradient, descent.smoothing, descent.smoothing) * inside
@@ -99,13 +102,13 @@ def reconstruct(
 
 
 def _mean_gradient(
-    subjects: Sequence[Subject], movie: torch.Tensor, chosen: torch.Tensor, target: torch.Tensor, inside: torch.Tensor
+    models: Sequence[Answer], movie: torch.Tensor, chosen: torch.Tensor, target: torch.Tensor, inside: torch.Tensor
 ) -> tuple[float, torch.Tensor]:
     """Mean loss of the models, and the mean of their gradients, each of root mean square 1 within the mask."""
     total, losses = torch.zeros_like(movie), []
-    for subject in subjects:
+    for model in models:
         shown = movie.clone().requires_grad_()
-        predicted = subject(shown[None])[0, chosen.to(shown.device)].cpu()
+        predicted = model(shown[None])[0, chosen.to(shown.device)].cpu()
         loss = poisson_nll_loss(predicted, target, log_input=False, eps=_SMALLEST_RATE)
         (gradient,) = torch.autograd.grad(loss, shown)
         gradient = gradient * inside
@@ -122,7 +125,7 @@ def _mean_gradient(
             )
         losses.append(float(loss.detach()))
         total += gradient / size
-    return float(np.mean(losses)), total / len(subjects)
+    return float(np.mean(losses)), total / len(models)
 
 
 def sensitivity(subject: Subject, shape: tuple[int, int], seed: int, movies: int = 8) -> Float64Array:

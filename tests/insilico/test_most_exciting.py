@@ -35,7 +35,7 @@ def similarity(image, wanted):
 
 
 def test_the_image_of_a_linear_neuron_is_its_filter(filters):
-    found = find(Linear(filters), [0, 1, 2], np.full(3, 20.0), SHAPE, Ascent(FRAMES, False, smoothing=0.5), seed=1)
+    found = find(Linear(filters[:3]), np.full(3, 20.0), SHAPE, Ascent(FRAMES, False, smoothing=0.5), seed=1)
     assert found.movies.shape == (3, 1, *SHAPE)
     for image, wanted in zip(found.movies, filters, strict=False):
         assert similarity(image[0] - GREY, wanted) > 0.9
@@ -44,31 +44,31 @@ def test_the_image_of_a_linear_neuron_is_its_filter(filters):
 
 
 def test_a_movie_is_found_where_its_second_half_counts(filters):
-    found = find(Linear(filters), [2], np.array([15.0]), SHAPE, Ascent(FRAMES, True, smoothing=0.5), seed=1)
+    found = find(Linear(filters[2:3]), np.array([15.0]), SHAPE, Ascent(FRAMES, True, smoothing=0.5), seed=1)
     energy = np.square(found.movies[0] - GREY).mean((1, 2))
     assert found.movies.shape == (1, FRAMES, *SHAPE)
     assert energy[FRAMES // 2 + 1 :].min() > 2 * energy[: FRAMES // 2 - 1].max()
 
 
 def test_a_result_depends_on_its_neuron_alone(filters):
-    subject, ascent = Linear(filters), Ascent(FRAMES, False, steps=5)
-    together = find(subject, [0, 2], np.array([20.0, 30.0]), SHAPE, ascent, seed=1)
-    alone = find(subject, [2], np.array([30.0]), SHAPE, ascent, seed=1)
+    ascent = Ascent(FRAMES, False, steps=5)
+    together = find(Linear(filters[:2]), np.array([20.0, 30.0]), SHAPE, ascent, seed=1)
+    alone = find(Linear(filters[1:2]), np.array([30.0]), SHAPE, ascent, seed=1)
     np.testing.assert_allclose(together.movies[1], alone.movies[0], rtol=1e-5)
-    other = find(subject, [2], np.array([30.0]), SHAPE, ascent, seed=2)
+    other = find(Linear(filters[1:2]), np.array([30.0]), SHAPE, ascent, seed=2)
     assert np.abs(other.movies - alone.movies).max() > 1
 
 
 def test_a_dead_neuron_is_known_by_its_gradient(filters):
-    found = find(Linear(filters), [0, 3], np.full(2, 20.0), SHAPE, Ascent(FRAMES, False, steps=3), seed=1)
+    found = find(Linear(filters[[0, 3]]), np.full(2, 20.0), SHAPE, Ascent(FRAMES, False, steps=3), seed=1)
     assert found.dead.tolist() == [False, True]
     assert np.isfinite(found.movies).all()
 
 
-def test_divergence_names_the_neuron(filters):
+def test_divergence_ends_the_ascent(filters):
     filters[2] = np.nan
-    with pytest.raises(PredictionError, match="neuron 2: .* diverged"):
-        find(Linear(filters), [0, 2], np.full(2, 20.0), SHAPE, Ascent(FRAMES, False, steps=3), seed=1)
+    with pytest.raises(PredictionError, match="the ascent diverged"):
+        find(Linear(filters), np.full(4, 20.0), SHAPE, Ascent(FRAMES, False, steps=3), seed=1)
 
 
 def test_contrast_is_held_within_the_range_of_grey_levels():
@@ -82,13 +82,19 @@ def test_contrast_is_held_within_the_range_of_grey_levels():
 
 
 def test_the_best_natural_stimulus_of_each_neuron_is_kept(filters):
-    images = [np.full((1, *SHAPE), GREY, np.float32) for _ in range(5)]
-    images[3] += 20 * filters[0].astype(np.float32)
-    images[4] -= 10 * filters[0].astype(np.float32)
-    stimuli = iter([((7, place), image) for place, image in enumerate(images)])
-    natural = best_natural(Linear(filters), stimuli, FRAMES, batch=2)
+    images = [torch.full((1, *SHAPE), GREY) for _ in range(5)]
+    blob = torch.from_numpy(filters[0]).float()
+    images[3] += 20 * blob
+    images[4] -= 10 * blob
+
+    def stimuli():
+        return iter([(7, place, image) for place, image in enumerate(images)])
+
+    natural = best_natural(Linear(filters), stimuli(), FRAMES, batch=2)
     assert natural.places[:2].tolist() == [[7, 3], [7, 4]]
-    assert natural.seen == 5
     assert natural.contrasts[0] == pytest.approx(2 * natural.contrasts[1], rel=1e-3)
-    with pytest.raises(PredictionError, match="no training trial"):
+    equal = best_natural(Linear(filters), stimuli(), FRAMES, batch=2, wanted=12.0)
+    np.testing.assert_allclose(equal.contrasts[:2], 12, rtol=1e-3)
+    assert equal.responses[0] == pytest.approx(equal.responses[1], rel=1e-3)
+    with pytest.raises(PredictionError, match="No training trial"):
         best_natural(Linear(filters), iter([]), FRAMES, batch=2)

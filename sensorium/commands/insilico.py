@@ -14,7 +14,7 @@ from sensorium.commands.options import Folds, select_folds, select_mice
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError
-from sensorium.insilico import figures, tuning
+from sensorium.insilico import figures, receptive_field, state, tuning
 from sensorium.insilico.session import Session
 from sensorium.insilico.target import PINNED, load_target
 from sensorium.paths import Paths
@@ -24,7 +24,8 @@ Model = Annotated[
     typer.Argument(
         metavar="[MODEL]",
         help="`pair` for the registered pair, a version such as `models:/sensorium-student@champion` or "
-        "`models:/sensorium-pair/1`, or an experiment of params.yaml.",
+        "`models:/sensorium-pair/1`, an experiment of params.yaml, or `simulation` for the noiseless rate of "
+        "simulated mice.",
     ),
 ]
 OneMouse = Annotated[str | None, typer.Option("-m", "--mouse", help="Whose neurons. Default: the first mouse.")]
@@ -70,6 +71,81 @@ def run_tuning(
     lead = f"median OSI {summary['osi'].median():.2f} and DSI {summary['dsi'].median():.2f}, {len(summary)} neurons."
     metrics = {f"tuning/{name}": summary[name].median() for name in ("osi", "dsi")}
     session.publish(found, lead, figures.of_tuning(found.tables), metrics)
+
+
+def run_receptive_field(
+    config: Config,
+    paths: Paths,
+    model: Model = PINNED,
+    mouse: OneMouse = None,
+    neurons: Neurons = None,
+    folds: Folds = None,
+    noise_movies: Annotated[int, typer.Option(min=1, help="Movies of white noise, 2 seconds each.")] = 200,
+    gradient_movies: Annotated[int, typer.Option(min=1, help="Movies at which gradients are taken.")] = 16,
+    seed: Seed = None,
+    batch: Batch = 50,
+    output: Output = None,
+) -> None:
+    """Receptive fields of neurons, by white noise and by the gradient of the response, with centre and size.
+
+    Writes the linear fields as arrays, and centre, size, orientation and spatial frequency of each neuron by both
+    methods.
+
+    Raises:
+        ConfigError: no such mouse, neuron, fold or experiment.
+        TrackingError: no such model.
+        CheckpointError: the model has no readout for the mouse.
+        PredictionError: all gradients are zero, or a response is not finite.
+    """
+    chosen = config.seed if seed is None else seed
+    settings = {"seed": chosen, "noise_movies": noise_movies, "gradient_movies": gradient_movies}
+    session = open_session("receptive-field", config, paths, model, mouse, neurons, folds, settings, batch, output)
+    stimuli = receptive_field.Noise(session.store.frame_shape, chosen, noise_movies, gradient_movies)
+    found = session.measure(partial(receptive_field.measure, stimuli=stimuli))
+    summary = found.tables["summary"]
+    fields = summary[summary["method"] == "gradient"]
+    session.refuse_dead(fields[fields["row"].isna()]["neuron"], "have a gradient of zero")
+    lead = (
+        f"receptive fields of {len(fields)} neurons, median standard deviation {fields['sigma'].median():.1f} pixels."
+    )
+    metrics = {f"receptive_field/{name}": fields[name].median() for name in ("sigma", "explained")}
+    session.publish(found, lead, figures.of_receptive_fields(found.tables["summary"], found.arrays), metrics)
+
+
+def run_state(
+    config: Config,
+    paths: Paths,
+    model: Model = PINNED,
+    mouse: OneMouse = None,
+    neurons: Neurons = None,
+    folds: Folds = None,
+    trials: Annotated[int, typer.Option(min=1, help="Training trials whose videos are shown.")] = 6,
+    batch: Batch = 2000,
+    output: Output = None,
+) -> None:
+    """How running speed and pupil dilation scale the responses of neurons to the same videos.
+
+    The values are quantiles of what the animal did in the training trials. Writes response, gain and offset by neuron
+    and value, and a modulation index of each neuron.
+
+    Raises:
+        ConfigError: no such mouse, neuron, fold or experiment.
+        TrackingError: no such model.
+        CheckpointError: the model has no readout for the mouse.
+    """
+    settings = {"trials": trials, "quantiles": list(state.QUANTILES)}
+    session = open_session("state", config, paths, model, mouse, neurons, folds, settings, batch, output)
+    store = session.store
+    shown = partial(state.measure, movies=state.clips(store, trials), quantiles=state.training_states(store))
+    found = session.measure(shown)
+    summary = found.tables["summary"]
+    session.refuse_dead(summary[summary["running_gain"].isna()]["neuron"], "respond the same to every video")
+    lead = (
+        f"median gain {summary['running_gain'].median():.2f} between slow and fast running, "
+        f"{summary['pupil_gain'].median():.2f} between narrow and wide pupil, {len(summary)} neurons."
+    )
+    metrics = {f"state/{name}": summary[name].median() for name in summary.columns[2:]}
+    session.publish(found, lead, figures.of_states(found.tables), metrics)
 
 
 def open_session(

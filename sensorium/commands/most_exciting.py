@@ -39,7 +39,7 @@ def run(
     starts: Annotated[int, typer.Option(min=1, help="Random stimuli to start from.")] = 3,
     smoothing: Annotated[
         float, typer.Option(min=0.0, help="Blur of the gradient, standard deviation in pixels, of a movie also frames.")
-    ] = 1.0,
+    ] = 2.0,
     every: Annotated[int, typer.Option(min=1, help="Compare with every so manieth natural frame.")] = 10,
     seed: Seed = None,
     batch: Batch = 32,

@@ -1,14 +1,18 @@
 """The figures of the experiments in silico."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from numpy.typing import NDArray
 
 from sensorium.insilico.session import Picture
+from sensorium.insilico.state import COMPONENTS, component_label
 from sensorium.report.figures import PREDICTED, STYLE
 
 _WIDTH = 7.6
@@ -113,3 +117,76 @@ def _distributions(summary: pd.DataFrame) -> Figure:
     panels[2].hist(np.log2(speeds), color=PREDICTED)
     panels[2].set_xlabel("log2 preferred speed")
     return figure
+
+
+_FIELDS = (
+    "Linear receptive fields, averages over the temporal kernel: each neuron by white noise (above) and by the mean "
+    "gradient of its response (below), red where brighter raises the response. Circles: one standard deviation of "
+    "the fitted envelope. Neurons at equal steps of how much of the gradients the fit explains, the best first."
+)
+_POSITIONS = "Centres of all neurons by the gradient, and standard deviations of the envelopes by both methods."
+_SHOWN = 6
+"""Neurons in the figure of the fields."""
+
+
+@mpl.rc_context(STYLE)
+def of_receptive_fields(summary: pd.DataFrame, arrays: Mapping[str, NDArray[Any]]) -> Sequence[Picture]:
+    """Fields of some neurons, positions and sizes of all."""
+    methods = {name: own.reset_index(drop=True) for name, own in summary.groupby("method")}
+    return [
+        Picture("Fields", _FIELDS, _fields(methods, arrays)),
+        Picture("Positions and sizes", _POSITIONS, _positions(methods, arrays["gradient"].shape[1:])),
+    ]
+
+
+def _fields(methods: Mapping[Any, pd.DataFrame], arrays: Mapping[str, NDArray[Any]]) -> Figure:
+    chosen = examples(methods["gradient"]["explained"], _SHOWN)
+    figure, panels = grid(2 * len(chosen), 1.2, columns=len(chosen))
+    for line, name in enumerate(("noise", "gradient")):
+        for axes, position in zip(panels[line * len(chosen) :], chosen, strict=False):
+            field = arrays[name][position]
+            column, row, sigma = methods[name][["column", "row", "sigma"]].to_numpy()[position]
+            limit = float(np.abs(field).max())
+            axes.imshow(field, cmap="RdBu_r", vmin=-limit, vmax=limit)
+            axes.add_patch(Circle((column, row), sigma, fill=False, color="black", linewidth=0.8))
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(f"neuron {methods[name]['neuron'][position]}" if line == 0 else "", fontsize=8)
+    return figure
+
+
+def _positions(methods: Mapping[Any, pd.DataFrame], shape: Sequence[int]) -> Figure:
+    figure, (places, sizes) = grid(2, 2.4, columns=2)
+    found = methods["gradient"]
+    places.scatter(found["column"], found["row"], s=12, color=_COLOR, alpha=0.6, linewidths=0)
+    places.set(xlim=(-0.5, shape[1] - 0.5), ylim=(shape[0] - 0.5, -0.5), aspect="equal")
+    places.set(xlabel="column, pixels", ylabel="row, pixels")
+    for name, color in (("gradient", _COLOR), ("noise", "#D55E00")):
+        sizes.hist(methods[name]["sigma"].dropna(), color=color, alpha=0.6, label=name)
+    sizes.set(xlabel="standard deviation, pixels", ylabel="neurons")
+    sizes.legend()
+    return figure
+
+
+_GAINS = (
+    "Gain of the responses relative to the median state, by regression over the frames of the videos; a line per "
+    "neuron, thick the median over neurons. The other components of the state are at their median."
+)
+_MODULATION = "Modulation index, (R_high - R_low) / (R_high + R_low), between the quantiles 0.95 and 0.05."
+
+
+@mpl.rc_context(STYLE)
+def of_states(tables: Mapping[str, pd.DataFrame]) -> Sequence[Picture]:
+    """Gain curves by component, and the distribution of the modulation index."""
+    figure, panels = grid(len(COMPONENTS), 2.6, columns=len(COMPONENTS))
+    histogram, others = grid(len(COMPONENTS), 2.2, columns=len(COMPONENTS))
+    for axes, bins, name in zip(panels, others, COMPONENTS, strict=True):
+        own = tables["states"][tables["states"]["component"] == name]
+        curves = own.pivot_table(index="value", columns="neuron", values="gain")
+        axes.plot(curves.index, curves.to_numpy(), color="#999999", linewidth=0.5, alpha=0.5)
+        axes.plot(curves.index, curves.median(axis=1), "o-", color=_COLOR, linewidth=2, markersize=4)
+        axes.set_xlabel(component_label(name))
+        bins.hist(tables["summary"][f"{name}_index"].dropna(), color=_COLOR)
+        bins.set_xlabel(f"modulation index of {component_label(name)}")
+    panels[0].set_ylabel("gain")
+    others[0].set_ylabel("neurons")
+    return [Picture("Gain", _GAINS, figure), Picture("Modulation", _MODULATION, histogram)]

@@ -45,7 +45,7 @@ class Ascent:
     """Random stimuli to start from; the best result counts."""
     rate: float = 0.5
     """Size of the first step, in units of the contrast; it falls linearly to a tenth."""
-    smoothing: float = 1.0
+    smoothing: float = 2.0
     """Standard deviation of the gradient's blur, pixels; over time, of a movie, frames."""
 
 

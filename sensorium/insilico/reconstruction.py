@@ -14,20 +14,24 @@ L frames, h w pixels, N neurons, M models.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.progress import track
 from scipy.ndimage import gaussian_filter
 from torch.nn.functional import poisson_nll_loss
 
+from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
 from sensorium.insilico.most_exciting import blur
-from sensorium.insilico.receptive_field import noise_movie
-from sensorium.insilico.subject import GREY, Subject, float_array
+from sensorium.insilico.receptive_field import block_size, noise_movie
+from sensorium.insilico.session import Advance, Outcome
+from sensorium.insilico.subject import GREY, ModelSubject, Subject, float_array
 from sensorium.mice import FRAMES_PER_SECOND
 from sensorium.seeding import generator
 
@@ -48,10 +52,10 @@ _FILM_SCALE = 4
 class Descent:
     """How a movie is descended to."""
 
-    steps: int = 200
-    rate: float = 2.0
+    steps: int = 100
+    rate: float = 5.0
     """Root mean square change of the pixels of the mask in one step, grey levels; it ends at zero."""
-    smoothing: float = 0.0
+    smoothing: float = 3.0
     """Standard deviation of the gradient's blur, in space and time: pixels and frames."""
 
 
@@ -71,6 +75,7 @@ def reconstruct(
     neurons: NDArray[np.int64],
     mask: Mask,
     descent: Descent,
+    advance: Advance = lambda _: None,
 ) -> Reconstruction:
     """Find the movie that fits responses.
 
@@ -80,17 +85,18 @@ def reconstruct(
         neurons: indices of those that are used.
         mask: (h, w) pixels that may change.
         descent: how.
+        advance: told the share of the work that each step was.
 
     Raises:
         PredictionError: the loss or its gradient is not finite, or no pixel changes it.
     """
     chosen = torch.from_numpy(neurons)
-    target = torch.from_numpy(np.maximum(responses[neurons], 0).astype(np.float32))
+    target = _target(responses, neurons)
     inside = torch.from_numpy(mask)
     movie = torch.full((responses.shape[1], *mask.shape), GREY)
     velocity = torch.zeros_like(movie)
     losses = []
-    for step in track(range(descent.steps + 1), "Reconstruction", transient=True):
+    for step in range(descent.steps + 1):
         loss, gradient = _mean_gradient(models, movie, chosen, target, inside)
         losses.append(loss)
         if descent.smoothing:
@@ -98,7 +104,12 @@ def reconstruct(
         velocity = _MOMENTUM * velocity + (1 - _MOMENTUM) * gradient
         rate = descent.rate * min(1, (step + 1) / _WARM_UP) * (1 - step / (descent.steps + 1))
         movie = (movie - rate * velocity).clamp(0, 255)
+        advance(1 / (descent.steps + 1))
     return Reconstruction(movie.numpy(), np.array(losses))
+
+
+def _target(responses: NDArray[np.floating], neurons: NDArray[np.int64]) -> torch.Tensor:
+    return torch.from_numpy(np.maximum(responses[neurons], 0).astype(np.float32))
 
 
 def _mean_gradient(
@@ -108,7 +119,7 @@ def _mean_gradient(
     total, losses = torch.zeros_like(movie), []
     for model in models:
         shown = movie.clone().requires_grad_()
-        predicted = model(shown[None])[0, chosen.to(shown.device)].cpu()
+        predicted = model(shown[None])[0].cpu()[chosen].float()
         loss = poisson_nll_loss(predicted, target, log_input=False, eps=_SMALLEST_RATE)
         (gradient,) = torch.autograd.grad(loss, shown)
         gradient = gradient * inside
@@ -128,6 +139,82 @@ def _mean_gradient(
     return float(np.mean(losses)), total / len(models)
 
 
+@dataclass(frozen=True)
+class Held:
+    """A trial that the models were not trained on."""
+
+    trial: int
+    movie: Float32Array
+    """(L, h, w) what the animal saw."""
+    states: Float32Array
+    """(L, 4) its behaviour."""
+    responses: Float32Array
+    """(N, L)."""
+
+    @classmethod
+    def read(cls, store: MouseStore, trial: int, frames: int | None = None) -> "Held":
+        """Read a trial, its first `frames` or all of them."""
+        length = int(store.lengths[trial])
+        stop = length if frames is None else min(frames, length)
+        movie = store.video(trial, 0, stop).astype(np.float32)
+        return cls(trial, movie, store.states(trial, 0, stop), store.responses(trial, 0, stop).T)
+
+
+def measure(
+    subject: Subject,
+    held: Held,
+    neurons: NDArray[np.int64],
+    mask: Mask,
+    descent: Descent,
+    stride: int,
+    skipped: int,
+    advance: Advance = lambda _: None,
+) -> Outcome:
+    """Reconstruct one trial and compare with what was shown.
+
+    Args:
+        subject: the mean of the models, or a mouse's rate function.
+        held: the trial.
+        neurons: indices of those that are used.
+        mask: (h, w) pixels that are reconstructed.
+        descent: how.
+        stride: of the models' window, see `sensorium.insilico.subject.ModelSubject.separate`.
+        skipped: frames at the beginning that are not compared: the models have seen too little there.
+        advance: told the share of the work that was done.
+
+    Returns:
+        Tables `trials`, one row: `trial`, `frames`, `neurons`, `models`; `pixel_correlation`; `loss` of the
+        reconstruction and `true_loss` of the movie that was shown, below which the reconstruction fits noise; and
+        `losses` by step. Arrays: `reconstructed` and `shown`, (L, h, w) each.
+    """
+    states = torch.from_numpy(held.states)
+    parts: list[Any] = subject.separate(stride) if isinstance(subject, ModelSubject) else [subject]
+    models = [partial(part, states=states) for part in parts]
+    found = reconstruct(models, held.responses, neurons, mask, descent, advance)
+    with torch.no_grad():
+        predicted = subject(torch.from_numpy(held.movie)[None], states)[0].cpu()[torch.from_numpy(neurons)].float()
+        true_loss = poisson_nll_loss(predicted, _target(held.responses, neurons), log_input=False, eps=_SMALLEST_RATE)
+    row = {
+        "trial": held.trial,
+        "frames": len(held.movie),
+        "neurons": len(neurons),
+        "models": len(models),
+        "pixel_correlation": pixel_correlation(found.movie[skipped:], held.movie[skipped:], mask),
+        "loss": found.losses[-1],
+        "true_loss": float(true_loss),
+    }
+    losses = pd.DataFrame({"trial": held.trial, "step": np.arange(len(found.losses)), "loss": found.losses})
+    return Outcome(
+        {"trials": pd.DataFrame([row]), "losses": losses}, {"reconstructed": found.movie, "shown": held.movie}
+    )
+
+
+def keep(neurons: NDArray[np.int64], share: float, seed: int, trial: int) -> NDArray[np.int64]:
+    """A random share of neurons, at least one, drawn anew for every trial as published; in rising order."""
+    count = max(1, round(share * len(neurons)))
+    return np.sort(generator(seed, "kept neurons", trial).permutation(neurons)[:count])
+
+
 def sensitivity(subject: Subject, shape: tuple[int, int], seed: int, movies: int = 8) -> Float64Array:
     """Where the neurons look: root mean square (h, w) of the responses' gradients, its largest value 1.
 
@@ -144,8 +231,8 @@ def sensitivity(subject: Subject, shape: tuple[int, int], seed: int, movies: int
         PredictionError: no pixel changes a response.
     """
     energy = np.zeros(shape)
-    for number in track(range(movies), "Mask", transient=True):
-        shown = noise_movie(seed, number, shape, max(1, shape[0] // 6))[None].requires_grad_()
+    for number in range(movies):
+        shown = noise_movie(seed, number, shape, block_size(shape))[None].requires_grad_()
         responses = subject(shown)
         signs = generator(seed, "mask", number).choice([-1.0, 1.0], tuple(responses.shape))
         (gradient,) = torch.autograd.grad((responses * torch.from_numpy(signs).to(responses)).sum(), shown)

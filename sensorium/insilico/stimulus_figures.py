@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from sensorium.insilico.figures import examples, grid
 from sensorium.insilico.session import Picture
+from sensorium.insilico.subject import GREY
 from sensorium.report.figures import PREDICTED, STYLE
 
 _MOVIE_FRAMES = 4
 """Frames of a movie that a figure shows, from its second half."""
+_FILM_FRAMES, _FILM_ROWS = 7, 6
+"""Frames of a film, and films, that a figure shows."""
 _STIMULI = (
     "For neurons at equal steps of the gain over the natural frame, the largest first: the natural frame that drives "
     "the neuron most, the most exciting image, and frames of the second half of the most exciting movie. Black is grey "
@@ -75,4 +78,53 @@ def _responses(summary: pd.DataFrame) -> Figure:
         axes.set_xlabel(f"response to the best natural {'frame' if kind == 'image' else 'clip'}")
         axes.set_title(kind, fontsize=9)
     panels[0].set_ylabel("response to the most exciting input")
+    return figure
+
+
+_FILMS = (
+    "Frames of the movie that was shown, and of the reconstruction below, at equal distances; outside of the mask all "
+    "is grey. The GIF files of the folder show the whole films."
+)
+_CORRELATION = (
+    "Pixel correlation of each trial, and the fall of the loss; dashed, the loss of the movie that was shown."
+)
+
+
+@mpl.rc_context(STYLE)
+def of_reconstruction(
+    trials: pd.DataFrame, losses: pd.DataFrame, films: Sequence[tuple[NDArray[Any], NDArray[Any]]], mask: NDArray[Any]
+) -> Sequence[Picture]:
+    """Frames of the shown and reconstructed movies (L, h, w) of each trial, and how well they agree."""
+    return [
+        Picture("Films", _FILMS, _films(trials, films, mask)),
+        Picture("Agreement", _CORRELATION, _agreement(trials, losses)),
+    ]
+
+
+def _films(trials: pd.DataFrame, films: Sequence[tuple[NDArray[Any], NDArray[Any]]], mask: NDArray[Any]) -> Figure:
+    count = min(len(films), _FILM_ROWS)
+    figure, panels = grid(2 * count * _FILM_FRAMES, 0.75, columns=_FILM_FRAMES)
+    for place in range(count):
+        moments = np.linspace(len(films[place][0]) // 4, len(films[place][0]) - 1, _FILM_FRAMES).astype(int)
+        for kind, movie in enumerate(films[place]):
+            first = (2 * place + kind) * _FILM_FRAMES
+            for axes, moment in zip(panels[first:], moments, strict=False):
+                show(axes, np.where(mask, movie[moment], GREY))
+            label = f"trial {trials['trial'].iloc[place]}" if kind == 0 else "reconstructed"
+            panels[first].set_ylabel(label, fontsize=7)
+    return figure
+
+
+def _agreement(trials: pd.DataFrame, losses: pd.DataFrame) -> Figure:
+    figure, (left, right) = grid(2, 2.6, columns=2)
+    left.bar(trials["trial"].astype(str), trials["pixel_correlation"], color=PREDICTED)
+    left.axhline(0, color="0.6", linewidth=0.8)
+    left.set_xlabel("trial")
+    left.set_ylabel("pixel correlation")
+    for number, (trial, own) in enumerate(losses.groupby("trial", sort=False)):
+        color = mpl.colormaps["viridis"](number / losses["trial"].nunique())
+        right.plot(own["step"], own["loss"], color=color, label=f"trial {trial}")
+        right.axhline(trials.set_index("trial")["true_loss"][trial], color=color, linestyle="--", linewidth=0.8)
+    right.set_xlabel("step")
+    right.set_ylabel("Poisson loss")
     return figure

@@ -6,22 +6,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
-from sensorium.errors import TrackingError
+from sensorium.errors import ConfigError, DataError, TrackingError
 from sensorium.files import digest_json
 from sensorium.inference.member import load_member
 from sensorium.inference.sliding import prediction_device
+from sensorium.insilico.simulated import RateSubject
 from sensorium.insilico.subject import ModelSubject, Weighted, mean_state
-from sensorium.paths import Paths
+from sensorium.paths import PARAMS_FILE, Paths
+from sensorium.recordings.synthetic.mouse import GENERATOR_VERSION, Recipe, Simulation
 from sensorium.registry.manifest import PAIR, ModelManifest, PairManifest, PairPin, trained_content
 from sensorium.registry.model_registry import ModelRegistry, none_on
 from sensorium.registry.pair import pinned_weights
 from sensorium.tracking.run_links import RUNS
 from sensorium.tracking.store import mlflow_errors
 
+SIMULATION = "simulation"
+"""Name of the noiseless rate of simulated mice."""
 PINNED = "pair"
 """Name of the pair that data/registry/pair.json pins."""
 _URI = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
@@ -64,19 +69,45 @@ class Target:
         return ModelSubject(parts, mean_state(store), batch, device)
 
 
+@dataclass(frozen=True)
+class SimulationTarget(Target):
+    """The noiseless rate of simulated mice, in the place of a model."""
+
+    def subject(self, config: Config, store: MouseStore) -> RateSubject:  # type: ignore[override]
+        """The neurons of one mouse, drawn again.
+
+        Raises:
+            ConfigError: params.yaml does not describe the simulation of the mouse.
+            DataError: the store is not of that simulation.
+        """
+        if config.synthetic is None or store.name not in config.synthetic.neurons:
+            raise ConfigError(
+                f"synthetic.neurons: {PARAMS_FILE} has no entry for mouse {store.name}.",
+                "Only a simulated mouse has a noiseless rate; name a model.",
+            )
+        simulation = Simulation(Recipe(store.name, config.dataset.mice[store.name], config.synthetic))
+        if not np.array_equal(simulation.unit_ids, store.unit_ids):
+            raise DataError(f"{store.path}: not the mouse that {PARAMS_FILE} simulates.", "Run `dvc repro ingest`.")
+        return RateSubject(simulation, mean_state(store))
+
+
 def load_target(config: Config, paths: Paths, name: str, folds: Sequence[int] | None) -> Target:
     """Find a model.
 
     Args:
         config: the settings.
         paths: the project.
-        name: `pair` for the pinned pair, `models:/<name>/<version>`, `models:/<name>@<alias>`, or an experiment.
+        name: `simulation` for the noiseless rate of simulated mice, `pair` for the pinned pair,
+            `models:/<name>/<version>`, `models:/<name>@<alias>`, or an experiment.
         folds: only these; None for all.
 
     Raises:
         ConfigError: there is no such experiment.
         TrackingError: there is no such version, fold or pin, or files are missing or damaged.
     """
+    if name == SIMULATION:
+        settings = None if config.synthetic is None else config.synthetic.model_dump(mode="json")
+        return SimulationTarget("noiseless rate of the simulation", {}, digest_json([GENERATOR_VERSION, settings]))
     if name == PINNED:
         found = _pinned(paths)
     elif name.startswith("models:/"):

@@ -77,6 +77,8 @@ def model_run(client: "MlflowClient", paths: Paths, record: ExperimentRecord) ->
         tags = {ROLE: "evaluation", EXPERIMENT: ",".join(record.experiments)}
         found = [run for run in search(client, all_experiments(client), tags) if is_alive(client, run.info.run_id)]
         return str(found[-1].info.run_id) if found else None
+    if not record.experiments:
+        return None
     (experiment,) = record.experiments
     linked = [find_run(client, paths, experiment, fold) for fold in run_links(paths, experiment)]
     for run_id in [*record.runs, *filter(None, linked)]:

@@ -50,7 +50,7 @@ def correlation(neurons, movie, members=1, **choice):
     """Pixel correlation of the reconstruction from noiseless responses of 60 neurons."""
     truth = Random(60)
     subjects = [truth for _ in range(members)]
-    found = reconstruct(subjects, answers(truth, movie), neurons, WHOLE, Descent(**choice))
+    found = reconstruct(subjects, answers(truth, movie), neurons, WHOLE, Descent(rate=2, smoothing=0, **choice))
     assert found.losses[-1] < found.losses[0]
     return pixel_correlation(found.movie, movie, WHOLE)
 
@@ -67,7 +67,7 @@ def test_fewer_neurons_give_less_of_it(movie):
 def test_shuffled_neurons_give_nothing(movie):
     truth = Random(60)
     shuffled = np.random.default_rng(0).permutation(answers(truth, movie))
-    found = reconstruct([truth], shuffled, np.arange(60), WHOLE, Descent(steps=150))
+    found = reconstruct([truth], shuffled, np.arange(60), WHOLE, Descent(smoothing=0, rate=2, steps=150))
     assert abs(pixel_correlation(found.movie, movie, WHOLE)) < 0.3
 
 
@@ -82,7 +82,7 @@ def test_several_models_of_unequal_errors_are_better_than_one(movie):
         return model
 
     def quality(models):
-        found = reconstruct(models, responses, np.arange(60), WHOLE, Descent(steps=100))
+        found = reconstruct(models, responses, np.arange(60), WHOLE, Descent(smoothing=0, rate=2, steps=100))
         return pixel_correlation(found.movie, movie, WHOLE)
 
     models = [wrong(seed) for seed in range(5)]
@@ -114,7 +114,7 @@ def test_a_descent_that_cannot_go_on_says_so(movie, scale, problem):
     responses = answers(truth, movie)
     truth.filters = truth.filters * scale
     with pytest.raises(PredictionError, match=problem):
-        reconstruct([truth], responses, np.arange(20), WHOLE, Descent(steps=3))
+        reconstruct([truth], responses, np.arange(20), WHOLE, Descent(smoothing=0, rate=2, steps=3))
 
 
 def test_pixel_correlation_is_taken_over_space_and_time_within_the_mask(movie):

@@ -31,10 +31,10 @@ COMPONENTS = ("luminance", "simple", "complex", "running", "pupil")
 _SHARES = (5.0, 1.0, 1.5, 5.0, 2.5)
 _MOSTLY_POSITIVE = (0.5, 0.5, 0.9, 0.8, 0.5)
 _TAPS = 10
-_GREY = 127.0
+GREY = 127.0
 _LUMINANCE_BITS, _GABOR_BITS, _KERNEL_BITS = 20, 12, 10
 """Whole filters are these multiples, powers of 2, of the true ones."""
-_VISUAL_BITS, _STATE_BITS = -16, 12
+VISUAL_BITS, STATE_BITS = -16, 12
 """Components are rounded to whole numbers after these powers of 2: visual ones, those of behaviour."""
 _RATE_BITS = 12  # binary digits of a rate after the point
 
@@ -118,12 +118,12 @@ class Population:
 
     def _components(self, movie: Movie, behavior: Behavior) -> list[Float64Array]:
         """The components, each (N, L) or (1, L), whole numbers, not yet standardised."""
-        seen = movie.reshape(len(movie), -1).T.astype(np.float64) - _GREY
+        seen = movie.reshape(len(movie), -1).T.astype(np.float64) - GREY
         luminance, sine, cosine = (_delayed(exact.product(filters, seen), self.kernel) for filters in self.filters)
         visual = [luminance, sine, np.sqrt(sine * sine + cosine * cosine)]
         states = [np.sqrt(behavior.speed)[None], behavior.dilation[None]]
-        return [np.rint(part * 2.0**_VISUAL_BITS) for part in visual] + [
-            np.rint(part * 2.0**_STATE_BITS) for part in states
+        return [np.rint(part * 2.0**VISUAL_BITS) for part in visual] + [
+            np.rint(part * 2.0**STATE_BITS) for part in states
         ]
 
     def _excitation(self, components: Sequence[Float64Array]) -> Float64Array:

@@ -51,9 +51,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     truth = RateSubject(simulated(config, mouse, 1), mean_state(store))
     compare(bench, "noiseless rate", truth, rates, held, shares=(0.25, 0.5))
-    many = simulated(config, mouse, MORE)
-    subject = RateSubject(many, mean_state(store))
-    noiseless, noisy = answers(many, subject, held, config.synthetic.noise_shape)
+    subject = RateSubject(simulated(config, mouse, MORE), mean_state(store))
+    noiseless, noisy = answers(subject, held, config.synthetic.noise_shape)
     bench.row("noiseless rate", "noiseless", subject, noiseless)
     bench.row("noiseless rate", "simulated again", subject, noisy)
     targets = {name: load_target(config, paths, name, [0]) for name in options.experiments.split(",")}
@@ -70,7 +69,7 @@ def simulated(config, mouse: str, times: int) -> Simulation:
     return Simulation(Recipe(mouse, config.dataset.mice[mouse], settings))
 
 
-def answers(simulation, subject, held, shape):
+def answers(subject, held, shape):
     """Noiseless and noisy responses of another mouse to the same movies."""
     noiseless, noisy = [], []
     for trial in held:
@@ -107,10 +106,8 @@ class Bench:
             found.append(outcome.tables["trials"].iloc[0])
         values = np.array([row["pixel_correlation"] for row in found])
         each = " ".join(f"{value:.2f}" for value in values)
-        print(
-            f"| {through} | {responses} | {found[0]['neurons']} | {found[0]['models']} | {values.mean():.3f} | {each} |",
-            flush=True,
-        )
+        counts = f"{int(found[0]['neurons'])} | {int(found[0]['models'])}"
+        print(f"| {through} | {responses} | {counts} | {values.mean():.3f} | {each} |", flush=True)
 
 
 if __name__ == "__main__":

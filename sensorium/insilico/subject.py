@@ -28,8 +28,13 @@ STATES = ("pupil dilation", "running speed", "pupil centre x", "pupil centre y")
 class Subject(Protocol):
     """Answers movies; a stand-in for an animal."""
 
-    neurons: int
-    """n, the number of neurons that are observed."""
+    @property
+    def neurons(self) -> int:
+        """n, the number of neurons that are observed."""
+
+    @property
+    def shortest(self) -> int:
+        """Frames of the shortest movie that can be shown."""
 
     def __call__(self, movies: torch.Tensor, states: torch.Tensor | None = None) -> torch.Tensor:
         """Movies (B, L, h, w) of grey levels to responses (B, n, L).

@@ -45,6 +45,8 @@ Answer = Callable[[torch.Tensor], torch.Tensor]
 _MOMENTUM = 0.9
 _WARM_UP = 10  # steps
 _SMALLEST_RATE = 1e-8  # added to a predicted rate before its logarithm
+_SETTLED = 20
+"""Frames by which the noise that the mask is found by is longer than the shortest movie that can be shown."""
 _FILM_SCALE = 4
 
 
@@ -231,8 +233,9 @@ def sensitivity(subject: Subject, shape: tuple[int, int], seed: int, movies: int
         PredictionError: no pixel changes a response.
     """
     energy = np.zeros(shape)
+    length = subject.shortest + _SETTLED
     for number in range(movies):
-        shown = noise_movie(seed, number, shape, block_size(shape))[None].requires_grad_()
+        shown = noise_movie(seed, number, shape, block_size(shape), length)[None].requires_grad_()
         responses = subject(shown)
         signs = generator(seed, "mask", number).choice([-1.0, 1.0], tuple(responses.shape))
         (gradient,) = torch.autograd.grad((responses * torch.from_numpy(signs).to(responses)).sum(), shown)

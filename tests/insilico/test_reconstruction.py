@@ -23,6 +23,8 @@ WHOLE = np.ones(SHAPE, bool)
 class Random:
     """Each neuron sees a random part of every frame, and of the one before."""
 
+    shortest = 2
+
     def __init__(self, neurons, seed=0, pixels=WHOLE):
         rng = np.random.default_rng(seed)
         self.filters = torch.from_numpy(rng.standard_normal((2, neurons, *SHAPE)) * pixels).float()

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sensorium.commands.insilico import Model, Neurons, OneMouse, Output, Seed, open_session
 from sensorium.config import Config
 from sensorium.data.folds import Folds
-from sensorium.errors import ConfigError
+from sensorium.errors import CheckpointError, ConfigError
+from sensorium.files import folder_digest
 from sensorium.insilico.reconstruction import (
     Descent,
     Held,
@@ -28,6 +29,7 @@ from sensorium.insilico.session import Advance, Outcome, Session
 from sensorium.insilico.stimulus_figures import of_reconstruction
 from sensorium.insilico.subject import Subject
 from sensorium.insilico.target import PINNED
+from sensorium.model import checkpoint
 from sensorium.paths import Paths
 from sensorium.seeding import generator
 
@@ -76,7 +78,7 @@ def run(
     Raises:
         ConfigError: no such mouse, neuron, fold, experiment or held-out trial.
         TrackingError: no such model.
-        CheckpointError: a model has no readout for the mouse.
+        CheckpointError: a model has no readout for the mouse, or was trained with another table of folds.
         PredictionError: no pixel changes the responses, or the descent diverged.
     """
     chosen_fold = next(iter(config.folds.train.values())) if fold is None else fold
@@ -91,6 +93,7 @@ def run(
     )
     skipped = config.window.shortest_trial
     chosen = _held_out(session, paths, chosen_fold, trials)
+    _check_folds(session, paths)
     if frames is not None and frames <= skipped:
         raise ConfigError(f"--frames {frames}: the first {skipped} are not compared.", f"Give more than {skipped}.")
     inside = _mask(session, mask, radius, chosen_seed)
@@ -162,3 +165,18 @@ def _held_out(session: Session, paths: Paths, fold: int, text: str | None) -> li
                 f"Choose among {', '.join(map(str, own)) or 'those of another fold'}.",
             )
     return [int(part) for part in dict.fromkeys(chosen)]
+
+
+def _check_folds(session: Session, paths: Paths) -> None:
+    """Make sure that the table of folds is the one that the models were trained with, where they know theirs.
+
+    Raises:
+        CheckpointError: it is not, so that a model may have been trained on the trials.
+    """
+    present = folder_digest(paths.folds)
+    for folder in (folder for own in session.target.folds.values() for folder in own):
+        if checkpoint.read_info(folder).provenance.get("folds", present) != present:
+            raise CheckpointError(
+                f"{folder}: trained with another table of folds than {paths.folds}; it may have seen the trials.",
+                "Use a model that was trained on the present folds.",
+            )

@@ -188,6 +188,15 @@ def test_what_cannot_be_reconstructed_is_refused(tiny_config, paths, held_out, t
     assert not (tmp_path / "found").exists()
 
 
+def test_models_of_another_table_of_folds_are_refused(tiny_config, paths, tmp_path, monkeypatch):
+    read = checkpoint.read_info
+    other = {"folds": "0" * 64}
+    monkeypatch.setattr(checkpoint, "read_info", lambda folder: read(folder).model_copy(update={"provenance": other}))
+    with pytest.raises(CheckpointError, match="another table of folds"):
+        recover(tiny_config, paths, tmp_path / "found", MODEL)
+    assert not (tmp_path / "found").exists()
+
+
 def test_fewer_windows_cover_every_frame(tiny_config, paths, store):
     target = Target("model", {MODEL: [paths.fold(MODEL, fold) for fold in (0, 1)]}, "")
     subject = target.subject(tiny_config, store)

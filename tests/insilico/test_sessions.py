@@ -21,6 +21,13 @@ from sensorium.tracking.runs import PARENT, ROLE, everywhere, search
 from sensorium.tracking.store import TrackingStore
 
 
+@pytest.fixture(autouse=True)
+def few_gratings(monkeypatch):
+    """Gratings of one pair of frequencies."""
+    few = tuning.Gratings([0.0, 90.0, 180.0, 270.0], (1.0,), (2.0,), (0.5,))
+    monkeypatch.setattr(tuning.Gratings, "every", lambda count: few)
+
+
 @pytest.fixture
 def place(project, tmp_path):
     """A private project that shares stores and models."""
@@ -190,7 +197,7 @@ def test_the_run_is_below_that_of_the_model(tiny_config, place, monkeypatch):
     tune(tiny_config, place)
     (run,) = search(client, everywhere(client), {ROLE: ROLE_INSILICO})
     assert run.data.tags[PARENT] == execution
-    assert run.data.tags["sensorium.model"] == f"{EXPERIMENT}"
+    assert run.data.tags["sensorium.model"] == f"{EXPERIMENT}, fold_0"
     assert run.data.metrics["tuning/osi"] > 0
     assert run.data.params["mouse"] == NEW_MOUSE
     assert {"index.html", "summary.parquet"} <= {file.path for file in client.list_artifacts(run.info.run_id)}

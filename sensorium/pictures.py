@@ -14,6 +14,23 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in the grey level, Rec. 601."""
 
 
+LARGEST_FILM = 16 << 30
+"""Pixels of all frames of a film together: its file may be small, and claim any size."""
+
+
+def require_size(path: Path, frames: int, size: tuple[int, int], error: type[SensoriumError]) -> None:
+    """Refuse a film that no memory holds, before it is decoded.
+
+    Raises:
+        SensoriumError: of the class `error`.
+    """
+    if frames * size[0] * size[1] > LARGEST_FILM:
+        raise error(
+            f"{path}: {frames:,} frames of {size[0]} x {size[1]} pixels are more than {LARGEST_FILM >> 30} Gi pixels.",
+            "Scale the film down, or cut it into parts.",
+        )
+
+
 def read_film(path: Path, error: type[SensoriumError], remedy: str) -> tuple[NDArray[np.uint8], float | None]:
     """Decode a film such as .mp4.
 
@@ -26,12 +43,15 @@ def read_film(path: Path, error: type[SensoriumError], remedy: str) -> tuple[NDA
         Its frames (L, rows, columns) in grey levels, and how many it shows per second, None where it does not say.
 
     Raises:
-        SensoriumError: of the class `error`, when PyAV is not installed or the film is damaged.
+        SensoriumError: of the class `error`, when PyAV is not installed, or the film is damaged or too large.
     """
     with _open_film(path, error, remedy) as film:
+        frames: list[NDArray[np.uint8]] = []
+        for frame in film.decode(film.streams.video[0]):
+            require_size(path, len(frames) + 1, (frame.width, frame.height), error)
+            frames.append(frame.to_ndarray(format="gray"))
         rate = film.streams.video[0].average_rate
-        frames = [frame.to_ndarray(format="gray") for frame in film.decode(film.streams.video[0])]
-    return np.array(frames, np.uint8), None if rate is None else float(rate)
+        return np.array(frames, np.uint8), None if rate is None else float(rate)
 
 
 def film_frames(path: Path, error: type[SensoriumError], remedy: str) -> Iterator[NDArray[np.uint8]]:
@@ -59,7 +79,9 @@ def _open_film(path: Path, error: type[SensoriumError], remedy: str) -> Iterator
     try:
         with av.open(str(path)) as container:
             yield container
-    except (av.error.FFmpegError, IndexError) as fault:
+    except SensoriumError:
+        raise
+    except (av.error.FFmpegError, IndexError, ValueError) as fault:  # frames of several sizes, text that is none
         raise error(f"{path}: not a readable film ({fault}).", remedy) from fault
 
 

@@ -9,10 +9,11 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.models import ParameterInfo
 
 from sensorium.config import load
 from sensorium.paths import PARAMS_FILE, Paths, find_root
@@ -52,6 +53,11 @@ VERBS = {
         "report": "stages.report:run",
         "results": "commands.results:run",
     },
+    "Experiments in silico": {
+        "insilico tuning": "commands.insilico:run_tuning",
+        "insilico receptive-field": "commands.insilico:run_receptive_field",
+        "insilico state": "commands.insilico:run_state",
+    },
     "Registry": {
         "register": "stages.register:run",
         "promote": "commands.promote:run",
@@ -62,6 +68,7 @@ VERBS = {
         "receipt": "commands.reproduce:run_receipt",
         "sync": "commands.sync:run",
         "registry restore": "commands.restore:run",
+        "publish": "commands.publish:run",
     },
     "Pipeline": {
         "run": "commands.run:run",
@@ -76,6 +83,7 @@ VERBS = {
 }
 """Panel of the help text -> verb -> module and function."""
 _GROUPS = {
+    "insilico": "Experiments on a trained model, as on an animal.",
     "weights": "Import or export weights in the published format.",
     "registry": "Maintain the model registry.",
     "experiment": "Add experiments to the pipeline.",
@@ -170,6 +178,9 @@ def in_project(function: Callable[..., Any]) -> Callable[..., None]:
         function(**options)
 
     shown = [parameter for name, parameter in signature.parameters.items() if name not in given]
+    for about in (about for parameter in shown for about in get_args(parameter.annotation)):
+        if isinstance(about, ParameterInfo):
+            about.readable = False  # Typer says no more than that a file is not readable; who opens it says what to do
     call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     return call

@@ -75,8 +75,8 @@ def _states(frames: int, path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     """Behaviour (2, L) and pupil centre (2, L) at every frame."""
     remedy = f"Give an .npy file of shape (4, {frames}): {', '.join(STATES)}, 30 values per second."
     try:
-        states = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as fault:
+        states = files.read_npy(path)
+    except (ValueError, OSError) as fault:
         raise PredictionError(f"{path}: not a readable .npy file ({fault}).", remedy) from fault
     if states.ndim != 2 or len(states) != len(STATES) or states.shape[1] < frames or states.dtype.kind not in "uif":
         raise PredictionError(f"{path}: {states.dtype} of shape {states.shape}.", remedy)

@@ -5,6 +5,8 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -108,7 +110,7 @@ def reproduce(config: Config, paths: Paths, name: str, tolerance: float, keep: b
     upload_remaining(TrackingStore.of(paths))  # of a training that ended a moment ago; what cannot arrive stays on disk
     recipe = read_training_record(config, paths, name)
     origin = "whose run is in another store" if recipe.run_id is None else f"run {recipe.run_id}"
-    drift = _repeat(paths, recipe, origin, _first(paths, recipe), tolerance, keep)
+    drift = _repeat(paths, recipe, origin, partial(_first, paths, recipe), tolerance, keep)
     note_verdict(paths, recipe, drift.verdict)
     measured = {"weights": drift.weights, "metrics": drift.metrics}
     log_results(paths, {f"difference/{key}": None if d is None else d.relative for key, d in measured.items()})
@@ -125,17 +127,20 @@ def _from_receipt(path: Path, tolerance: float, keep: bool, repository: str | No
         if address is None:
             raise ConfigError(f"{path}: names no git repository.", "Give its address: --repository ADDRESS.") from None
         root = clone_repository(address, Path.cwd() / "sensorium-code") / receipt.inside
-    first = Outcome(record.artifacts[CONFIG], record.artifacts[HISTORY], None)
+    first = partial(Outcome, record.artifacts[CONFIG], record.artifacts[HISTORY], None)
     return _repeat(Paths(root), record, f"receipt {path}", first, tolerance, keep)
 
 
-def _repeat(paths: Paths, recipe: TrainingRecord, origin: str, first: Outcome, tolerance: float, keep: bool) -> Drift:
-    """Train again in a folder of its own, compare, and write the report."""
+def _repeat(
+    paths: Paths, recipe: TrainingRecord, origin: str, outcome: Callable[[], Outcome], tolerance: float, keep: bool
+) -> Drift:
+    """Train again in a folder of its own, compare with what the original training left, and write the report."""
     folder = paths.state / "reproduce" / recipe.key
     console = Console(soft_wrap=True, highlight=False)
     busy = PipelineError(f"{folder}: this run is being reproduced already.", "Wait for it, or stop it.")
     with exclusive_lock(paths.state / "locks" / f"reproduce-{recipe.key}.lock", busy):
         console.print(f"{recipe.name}, {origin}: commit {recipe.commit[:12]} in {folder}")
+        first = outcome()
         project = clone_commit(paths.root, recipe.commit, recipe.patch, folder)
         place_data(paths.root, recipe.inputs, project)
         _train(project, recipe)

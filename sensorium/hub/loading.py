@@ -8,6 +8,7 @@ from sensorium.config import Precision, PredictionConfig
 from sensorium.config import load as load_config
 from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError
+from sensorium.hub.places import place
 from sensorium.hub.release import is_release, open_release
 from sensorium.inference.encoding_model import EncodingModel, MouseInfo
 from sensorium.model import checkpoint
@@ -55,9 +56,7 @@ def load(
     address = str(target)
     if address.startswith(REGISTERED):
         return _load_registered(address, revision, changes, accelerator)
-    folder = Path(target).expanduser() / (revision or "")
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder.", _TARGETS)
+    folder = place(address, revision).fetch(revision)
     if is_release(folder):
         return open_release(folder, changes, accelerator)
     return _load_folds(folder, changes, accelerator)

@@ -40,6 +40,26 @@ class Mice(Record):
     mice: dict[str, MouseInfo]
 
 
+class Score(Record):
+    """Single-trial correlation out of fold."""
+
+    mean: float
+    """Over folds and mice."""
+    low: float
+    high: float
+    """Ends of the 95 % interval: mice and folds are resampled (`sensorium.evaluation.comparison`)."""
+    mice: dict[str, float]
+    """Mean over folds by mouse."""
+
+
+class ScoreTable(Record):
+    """scores.json."""
+
+    metric: Literal["single_trial_correlation"] = "single_trial_correlation"
+    scores: dict[str, Score]
+    """By experiment, and `ensemble` for the mean of several; without those that were not evaluated."""
+
+
 class ReleaseConfig(Record):
     """config.json of a published model."""
 
@@ -50,6 +70,8 @@ class ReleaseConfig(Record):
     weights: dict[str, float] | None = None
     """Weight of each experiment in the mean; None for equal weights."""
     prediction: PredictionConfig
+    recordings: dict[str, str]
+    """Digest of the raw recordings by mouse, as in the provenance of predictions."""
     files: dict[Annotated[str, AfterValidator(_inside)], str]
     """SHA-256 of every other file, by path."""
     digest: str
@@ -91,8 +113,12 @@ def is_release(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and not (folder / "model.safetensors").exists()
 
 
-def verify(folder: Path) -> ReleaseConfig:
+def verify(folder: Path, name: str | None = None) -> ReleaseConfig:
     """Make sure that every file of a published model is there and as it was published.
+
+    Args:
+        folder: the published model.
+        name: what to call it in messages; the folder by default.
 
     Raises:
         CheckpointError: files are missing or damaged, or of another format.
@@ -101,7 +127,7 @@ def verify(folder: Path) -> ReleaseConfig:
     faults = list(_faults(folder, config))
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise CheckpointError(f"{folder}: {'; '.join(faults[:3])}{more}.", AGAIN)
+        raise CheckpointError(f"{name or folder}: {'; '.join(faults[:3])}{more}.", AGAIN)
     return config
 
 

@@ -27,8 +27,6 @@ class Registered:
     prediction: PredictionConfig
     weights: Mapping[str, float] | None = None
     """Weight of each experiment; None for equal weights."""
-    scores: Mapping[str, Any] = field(default_factory=dict)
-    """What metrics.json held of a pair when it was registered, by role."""
     paired: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Single-trial correlation of a pair's mean, out of fold, by mouse and fold."""
 
@@ -61,7 +59,7 @@ def pair_content(registry: ModelRegistry, pair: PairManifest) -> Registered:
         TrackingError: the registry lacks one of them, or files are missing or damaged.
     """
     folds = {model.experiment: registry.folds(model) for model in pair.models.values()}
-    return Registered(folds, pair.prediction, pair.weights, pair.scores, pair.paired)
+    return Registered(folds, pair.prediction, pair.weights, pair.paired)
 
 
 def _version(registry: ModelRegistry, address: str) -> tuple[str, Any]:

@@ -1,9 +1,9 @@
 """A receipt of a training that travels: an RO-Crate with all that is needed to train the fold again and to compare.
 
-An RO-Crate (https://w3id.org/ro/crate/1.1) is a folder of files with their description in JSON-LD. This one holds the
-fold's config.json (settings, scores, the SHA-256 of the weights) and history.csv, the changes that were not committed,
-the versions of all packages, and `receipt.json`, from which `sensorium reproduce` trains again. Weights and data are
-named by their digests. The same training gives the same bytes.
+An RO-Crate (https://www.researchobject.org/ro-crate/) is a folder of files with their description in JSON-LD. This one
+holds the fold's config.json (settings, scores, the SHA-256 of the weights) and history.csv, the changes that were not
+committed, the versions of all packages, and `receipt.json`, from which `sensorium reproduce` trains again. Weights and
+data are named by their digests. The same training gives the same bytes.
 """
 
 import json

@@ -1,13 +1,13 @@
 """`sensorium.load`: folds and experiments in memory predict what the stages write."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
-from prediction_runs import STUDENT, TEACHER, TIER, train
+from prediction_runs import STUDENT, TEACHER, TIER, train, trial_of
 
 import sensorium
 from sensorium.errors import CheckpointError, ConfigError, PredictionError
@@ -18,31 +18,16 @@ from sensorium.model import checkpoint
 from sensorium.stages import predict
 
 
-@pytest.fixture
-def trained(project, tiny_config, stores):
-    """A project with two folds of two experiments, and its settings on disk."""
-    for experiment in (TEACHER, STUDENT):
-        for fold in (0, 1):
-            train(tiny_config, project, stores, experiment, fold)
-    (project.root / "params.yaml").write_text(yaml.safe_dump(tiny_config.model_dump(mode="json")))
-    return project
-
-
-def trial_of(store, number):
-    states = store.states(number).T
-    return {"video": store.video(number), "mouse": store.name, "behavior": states[:2], "pupil_center": states[2:]}
-
-
-def test_an_experiment_predicts_what_its_stage_writes(trained, tiny_config, stores):
+def test_an_experiment_predicts_what_its_stage_writes(loadable, tiny_config, stores):
     two = tiny_config.folds.model_copy(update={"train": {"fold_0": 0, "fold_1": 1}})
     settings = tiny_config.prediction.model_copy(update={"batch_size": 32})  # a trial fills a batch by itself
     config = tiny_config.model_copy(update={"folds": two, "prediction": settings})
-    predict.run(config, trained, experiment=TEACHER, split=TIER)
-    model = sensorium.load(trained.experiment(TEACHER), batch_size=32)
+    predict.run(config, loadable, experiment=TEACHER, split=TIER)
+    model = sensorium.load(loadable.experiment(TEACHER), batch_size=32)
     store = stores[0]
     assert model.readouts == tuple(store.name for store in stores)
     assert model.neurons == {store.name: store.neurons for store in stores}
-    written = sorted((trained.predictions(TEACHER, TIER) / store.name).glob("*.npy"))
+    written = sorted((loadable.predictions(TEACHER, TIER) / store.name).glob("*.npy"))
     assert len(written) > 1
     for path in written:
         responses = model.predict(**trial_of(store, int(path.stem)))
@@ -52,15 +37,15 @@ def test_an_experiment_predicts_what_its_stage_writes(trained, tiny_config, stor
         assert responses.seconds[-1] == (responses.shape[1] - 1) / 30
 
 
-def test_the_mean_of_a_fold_is_that_of_its_members(trained, stores):
-    model = sensorium.load(str(trained.fold(STUDENT, 1)))
+def test_the_mean_of_a_fold_is_that_of_its_members(loadable, stores):
+    model = sensorium.load(str(loadable.fold(STUDENT, 1)))
     assert [weight for _, weight in model.members(stores[0].name)] == [1.0]
-    both = sensorium.load(trained.experiment(STUDENT))
+    both = sensorium.load(loadable.experiment(STUDENT))
     assert [weight for _, weight in both.members(stores[1].name)] == [0.5, 0.5]
 
 
-def test_weights_of_experiments(trained, tiny_config, stores):
-    folds = {name: [trained.fold(name, 0), trained.fold(name, 1)] for name in (TEACHER, STUDENT)}
+def test_weights_of_experiments(loadable, tiny_config, stores):
+    folds = {name: [loadable.fold(name, 0), loadable.fold(name, 1)] for name in (TEACHER, STUDENT)}
     weights = {TEACHER: 0.25, STUDENT: 0.75}
     model = EncodingModel(folds, tiny_config.prediction, weights=weights)
     trial = trial_of(stores[0], 0)
@@ -73,9 +58,9 @@ def test_weights_of_experiments(trained, tiny_config, stores):
         EncodingModel(folds, tiny_config.prediction, weights={TEACHER: 1.0})
 
 
-def test_a_mouse_by_its_short_name_at_its_mean_state(trained, stores):
+def test_a_mouse_by_its_short_name_at_its_mean_state(loadable, stores):
     store = stores[0]
-    model = sensorium.load(trained.experiment(TEACHER))
+    model = sensorium.load(loadable.experiment(TEACHER))
     video, known = store.video(0), MouseInfo.of(store)
     behavior, pupil = (np.tile(np.array(mean)[:, None], len(video)) for mean in (known.behavior, known.pupil_center))
     assert np.array_equal(
@@ -83,16 +68,26 @@ def test_a_mouse_by_its_short_name_at_its_mean_state(trained, stores):
     )
 
 
-def test_a_file_is_brought_into_the_form_of_the_recordings(trained, stores, tmp_path):
+def test_a_file_is_brought_into_the_form_of_the_recordings(loadable, stores, tmp_path):
     levels = np.random.default_rng(0).integers(0, 256, (15, 30, 60)).astype(np.uint8)
     pictures = [Image.fromarray(frame) for frame in levels]
     pictures[0].save(tmp_path / "clip.gif", save_all=True, append_images=pictures[1:], duration=100)
-    responses = sensorium.load(trained.experiment(TEACHER)).predict(tmp_path / "clip.gif", stores[0].name)
+    responses = sensorium.load(loadable.experiment(TEACHER)).predict(tmp_path / "clip.gif", stores[0].name)
     assert responses.shape == (stores[0].neurons, 45)
 
 
-def test_folds_outside_of_a_project_know_no_mouse(trained, stores, tmp_path):
-    shutil.copytree(trained.experiment(TEACHER), tmp_path / "elsewhere")
+def test_a_file_that_nothing_reads(loadable, stores, tmp_path, monkeypatch):
+    Image.fromarray(np.zeros((30, 60), np.uint8)).save(tmp_path / "clip.gif")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    model = sensorium.load(loadable.experiment(TEACHER))
+    with pytest.raises(
+        PredictionError, match=r"needs PIL, which is not installed\.\nType `pip install 'sensorium\[video"
+    ):
+        model.predict(tmp_path / "clip.gif", stores[0].name)
+
+
+def test_folds_outside_of_a_project_know_no_mouse(loadable, stores, tmp_path):
+    shutil.copytree(loadable.experiment(TEACHER), tmp_path / "elsewhere")
     model = sensorium.load(tmp_path / "elsewhere", precision="bf16-mixed", batch_size=3)
     assert (model.settings.precision, model.settings.batch_size) == ("bf16-mixed", 3)
     trial = trial_of(stores[0], 0)
@@ -101,10 +96,10 @@ def test_folds_outside_of_a_project_know_no_mouse(trained, stores, tmp_path):
         model.predict(trial["video"], stores[0].name)
 
 
-def test_recordings_of_other_neurons(trained, tiny_config, stores):
+def test_recordings_of_other_neurons(loadable, tiny_config, stores):
     known = {stores[0].name: MouseInfo.of(stores[0])}
     swapped = {name: info.model_copy(update={"unit_ids": info.unit_ids[::-1]}) for name, info in known.items()}
-    model = EncodingModel({TEACHER: [trained.fold(TEACHER, 0)]}, tiny_config.prediction, mice=swapped)
+    model = EncodingModel({TEACHER: [loadable.fold(TEACHER, 0)]}, tiny_config.prediction, mice=swapped)
     with pytest.raises(CheckpointError, match="other neurons there than in the data"):
         model.predict(**trial_of(stores[0], 0))
 
@@ -123,32 +118,32 @@ def test_recordings_of_other_neurons(trained, tiny_config, stores):
         ({"video": "missing.gif"}, "the file does not exist"),
     ],
 )
-def test_what_cannot_be_predicted(trained, stores, change, problem):
-    model = sensorium.load(trained.experiment(TEACHER))
+def test_what_cannot_be_predicted(loadable, stores, change, problem):
+    model = sensorium.load(loadable.experiment(TEACHER))
     with pytest.raises((ConfigError, PredictionError), match=problem):
         model.predict(**trial_of(stores[0], 0) | change)
 
 
-def test_what_cannot_be_loaded(trained, tiny_config, stores, tmp_path):
+def test_what_cannot_be_loaded(loadable, tiny_config, stores, tmp_path):
     with pytest.raises(ConfigError, match="no such folder"):
         sensorium.load(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="holds no trained model"):
+    with pytest.raises(ConfigError, match="holds no loadable model"):
         sensorium.load(tmp_path)
     with pytest.raises(ConfigError, match="precision: 'float'"):
-        sensorium.load(trained.experiment(TEACHER), precision="float")
+        sensorium.load(loadable.experiment(TEACHER), precision="float")
     with pytest.raises(ConfigError, match="batch_size"):
-        sensorium.load(trained.experiment(TEACHER), batch_size=0)
-    shutil.copytree(trained.fold(STUDENT, 0), trained.experiment(TEACHER) / "fold_2")
+        sensorium.load(loadable.experiment(TEACHER), batch_size=0)
+    shutil.copytree(loadable.fold(STUDENT, 0), loadable.experiment(TEACHER) / "fold_2")
     with pytest.raises(ConfigError, match=f"holds folds of {STUDENT}, {TEACHER}"):
-        sensorium.load(trained.experiment(TEACHER))
-    train(tiny_config, trained, stores[:1], STUDENT, 1)
+        sensorium.load(loadable.experiment(TEACHER))
+    train(tiny_config, loadable, stores[:1], STUDENT, 1)
     with pytest.raises(CheckpointError, match="mice differs from that of"):
-        sensorium.load(trained.experiment(STUDENT))
+        sensorium.load(loadable.experiment(STUDENT))
 
 
-def test_damaged_weights_are_noticed_before_they_are_used(trained, stores):
-    model = sensorium.load(trained.experiment(TEACHER))
-    weights = trained.fold(TEACHER, 1) / checkpoint.WEIGHTS
+def test_damaged_weights_are_noticed_before_they_are_used(loadable, stores):
+    model = sensorium.load(loadable.experiment(TEACHER))
+    weights = loadable.fold(TEACHER, 1) / checkpoint.WEIGHTS
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
@@ -156,8 +151,8 @@ def test_damaged_weights_are_noticed_before_they_are_used(trained, stores):
         model.predict(**trial_of(stores[0], 0))
 
 
-def test_a_prediction_leaves_no_gradient(trained, stores):
-    model = sensorium.load(trained.experiment(TEACHER))
+def test_a_prediction_leaves_no_gradient(loadable, stores):
+    model = sensorium.load(loadable.experiment(TEACHER))
     member, _ = model.members(stores[0].name)[0]
     model.predict(**trial_of(stores[0], 0))
     assert isinstance(member, torch.nn.Module)

@@ -13,7 +13,7 @@ from tiny import OPEN, preset_tree
 
 from sensorium.cli import main
 from sensorium.cli.app import app
-from sensorium.cli.verbs import RENAMED
+from sensorium.cli.verbs import RENAMED, LazyCommand
 from sensorium.commands.options import select_folds
 from sensorium.errors import ConfigError
 from sensorium.experiments import compose, known_experiments
@@ -168,6 +168,13 @@ def project(tmp_path):
     """A folder with nothing but the settings."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     return tmp_path
+
+
+def test_a_verb_says_itself_what_to_do_about_a_file_that_cannot_be_read():
+    """Typer would only say that it is not readable; the tests run as root too, who may read all."""
+    command = LazyCommand("ensemble", "stages.ensemble:run", "Prediction").loaded
+    (pin,) = [parameter for parameter in command.params if parameter.name == "pin"]
+    assert pin.type_descriptor.parameter_info.readable is False
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from sensorium.recordings.statistics import write_statistics
 from sensorium.recordings.synthetic import movies, neurons
 from sensorium.recordings.synthetic.exact import uniform
 from sensorium.recordings.synthetic.marker import TRUTH_FOLDER, is_marked, read_digest, require_untouched, write_marker
+from sensorium.recordings.synthetic.truth import PARAMETERS, parameters
 from sensorium.seeding import generator
 
 GENERATOR_VERSION = 2
@@ -167,7 +168,7 @@ def state(raw: Path, recipe: Recipe) -> State:
 
 
 def write_mouse(raw: Path, recipe: Recipe, on_trial: Callable[[], None] = lambda: None) -> None:
-    """Simulate a mouse into `raw`/<mouse>, its noiseless rates beside it.
+    """Simulate a mouse into `raw`/<mouse>, its noiseless rates and the parameters of its neurons beside it.
 
     Both folders appear whole or not at all, the rates first: a mouse that is there has its truth.
 
@@ -179,6 +180,7 @@ def write_mouse(raw: Path, recipe: Recipe, on_trial: Callable[[], None] = lambda
         require_untouched(place)
     with atomic_folder(place) as folder, atomic_folder(raw / TRUTH_FOLDER / recipe.mouse) as truth:
         simulation = Simulation(recipe)
+        parameters(simulation).to_parquet(truth / PARAMETERS, index=False)
         for trial in range(len(simulation.plan)):
             simulated = simulation.trial(trial)
             np.save(truth / f"{trial}.npy", simulated.rate.astype(np.float32))

@@ -31,10 +31,10 @@ COMPONENTS = ("luminance", "simple", "complex", "running", "pupil")
 _SHARES = (5.0, 1.0, 1.5, 5.0, 2.5)
 _MOSTLY_POSITIVE = (0.5, 0.5, 0.9, 0.8, 0.5)
 _TAPS = 10
-_GREY = 127.0
+GREY = 127.0
 _LUMINANCE_BITS, _GABOR_BITS, _KERNEL_BITS = 20, 12, 10
 """Whole filters are these multiples, powers of 2, of the true ones."""
-_VISUAL_BITS, _STATE_BITS = -16, 12
+VISUAL_BITS, STATE_BITS = -16, 12
 """Components are rounded to whole numbers after these powers of 2: visual ones, those of behaviour."""
 _RATE_BITS = 12  # binary digits of a rate after the point
 
@@ -101,6 +101,14 @@ class Population:
     """(N,) drive at which a neuron starts to fire."""
     mean_rate: Float64Array
     """(N,) mean response over the calibration trials."""
+    places: Float64Array
+    """(N, 2) row and column of the receptive field's centre, in frame heights."""
+    sigma: Float64Array
+    """(N,) standard deviation of the receptive field's Gaussian window, in frame heights."""
+    angle: Float64Array
+    """(N,) direction of the Gabor filters' wave vector, turns from the rightward axis towards the downward one."""
+    frequency: Float64Array
+    """(N,) spatial frequency of the Gabor filters, cycles per frame height."""
     center: Float64Array = field(init=False)
     """(5, N) mean of each component over the calibration trials."""
     scale: Float64Array = field(init=False)
@@ -110,12 +118,12 @@ class Population:
 
     def _components(self, movie: Movie, behavior: Behavior) -> list[Float64Array]:
         """The components, each (N, L) or (1, L), whole numbers, not yet standardised."""
-        seen = movie.reshape(len(movie), -1).T.astype(np.float64) - _GREY
+        seen = movie.reshape(len(movie), -1).T.astype(np.float64) - GREY
         luminance, sine, cosine = (_delayed(exact.product(filters, seen), self.kernel) for filters in self.filters)
         visual = [luminance, sine, np.sqrt(sine * sine + cosine * cosine)]
         states = [np.sqrt(behavior.speed)[None], behavior.dilation[None]]
-        return [np.rint(part * 2.0**_VISUAL_BITS) for part in visual] + [
-            np.rint(part * 2.0**_STATE_BITS) for part in states
+        return [np.rint(part * 2.0**VISUAL_BITS) for part in visual] + [
+            np.rint(part * 2.0**STATE_BITS) for part in states
         ]
 
     def _excitation(self, components: Sequence[Float64Array]) -> Float64Array:
@@ -160,21 +168,28 @@ def _delayed(linear: Float64Array, kernel: Float64Array) -> Float64Array:
     return out
 
 
-def _filters(rng: np.random.Generator, places: Float64Array, height: int, width: int) -> Float64Array:
-    """Whole spatial filters (3, N, P); receptive fields are a quarter to a half of the frame's height wide."""
+def _filters(
+    rng: np.random.Generator, places: Float64Array, height: int, width: int
+) -> tuple[Float64Array, dict[str, Float64Array]]:
+    """Whole spatial filters (3, N, P), and the `sigma`, `angle` and `frequency` (N,) that they are made from.
+
+    Receptive fields are a quarter to a half of the frame's height wide.
+    """
     neurons = len(places)
     y, x = np.mgrid[:height, :width].reshape(2, 1, -1) / height
     dy, dx = y - places[:, :1], x - places[:, 1:]
     sigma = exact.uniform(rng, 0.2, 0.4, (neurons, 1))
     window = exact.decay((dy * dy + dx * dx) / (2 * sigma * sigma))
     angle = exact.uniform(rng, 0, 0.5, (neurons, 1))
-    waves = exact.uniform(rng, 0.6, 1.2, (neurons, 1)) * (dx * exact.cosine(angle) + dy * exact.sine(angle))
+    frequency = exact.uniform(rng, 0.6, 1.2, (neurons, 1))
+    waves = frequency * (dx * exact.cosine(angle) + dy * exact.sine(angle))
     # A decay is a multiple of 2 ** -20 and a sine one of 2 ** -14, so that these sums are exact.
     area = window.sum(axis=1, keepdims=True)
     gabors = np.stack([window * exact.sine(waves), window * exact.cosine(waves)])
     gabors -= window * (gabors.sum(axis=2, keepdims=True) / area)
     luminance = np.rint(window / area * 2.0**_LUMINANCE_BITS)
-    return np.concatenate([luminance[None], np.rint(gabors * 2.0**_GABOR_BITS)])
+    filters = np.concatenate([luminance[None], np.rint(gabors * 2.0**_GABOR_BITS)])
+    return filters, {"sigma": sigma[:, 0], "angle": angle[:, 0], "frequency": frequency[:, 0]}
 
 
 def _kernels(rng: np.random.Generator, neurons: int) -> Float64Array:
@@ -200,13 +215,16 @@ def draw(rng: np.random.Generator, coordinates: Float64Array, height: int, width
     shares = [share * exact.gamma_noise(rng, share, neurons) for share in _SHARES]
     total = shares[0] + shares[1] + shares[2] + shares[3] + shares[4]
     signs = np.where(rng.random((len(COMPONENTS), neurons)) < np.array(_MOSTLY_POSITIVE)[:, None], 1, -1)
+    filters, drawn = _filters(rng, places, height, width)
     return Population(
-        filters=_filters(rng, places, height, width),
+        filters=filters,
         kernel=_kernels(rng, neurons),
         weights=signs * np.sqrt(np.stack(shares) / total),
         steepness=exact.uniform(rng, 1.2, 2.0, (neurons,)),
         threshold=exact.uniform(rng, 0.0, 0.8, (neurons,)),
         mean_rate=25.0 * exact.decay(exact.uniform(rng, 0, 2.8, (neurons,))),
+        places=places,
+        **drawn,
     )
 
 

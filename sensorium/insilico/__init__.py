@@ -1,0 +1,1 @@
+"""Experiments in silico: stimuli shown to a trained model as to an animal."""

@@ -1,0 +1,178 @@
+"""The model that an experiment is made on: a registered version, the pinned pair, or an experiment's trained folds."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sensorium.config import Config
+from sensorium.data.store import MouseStore
+from sensorium.errors import ConfigError, DataError, TrackingError
+from sensorium.files import digest_json
+from sensorium.inference.member import load_member
+from sensorium.inference.sliding import prediction_device
+from sensorium.insilico.simulated import RateSubject
+from sensorium.insilico.subject import ModelSubject, Weighted, mean_state
+from sensorium.paths import PARAMS_FILE, Paths
+from sensorium.recordings.synthetic.mouse import GENERATOR_VERSION, Recipe, Simulation
+from sensorium.registry.manifest import PAIR, ModelManifest, PairManifest, PairPin, trained_content
+from sensorium.registry.model_registry import ModelRegistry, none_on
+from sensorium.registry.pair import pinned_weights
+from sensorium.tracking.run_links import RUNS
+from sensorium.tracking.store import mlflow_errors
+
+SIMULATION = "simulation"
+"""Name of the noiseless rate of simulated mice."""
+PINNED = "pair"
+"""Name of the pair that data/registry/pair.json pins."""
+_URI = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
+_CPU_ROOM = 1 << 27
+"""Bytes of the widest tensor of a forward pass, as in `sensorium.inference.sliding`."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Trained folds, their weights in the mean, and where they come from."""
+
+    label: str
+    """For readers: experiment, or name and version in the registry."""
+    folds: Mapping[str, Sequence[Path]]
+    """Verified fold folders by experiment."""
+    digest: str
+    """Identity of all weights."""
+    weights: Mapping[str, float] | None = None
+    """Weight of each experiment; None for equal weights."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Of the version in the registry, where it is one."""
+
+    def subject(self, config: Config, store: MouseStore) -> ModelSubject:
+        """Load the models for one mouse, its state the mean.
+
+        Raises:
+            CheckpointError: a model has no readout for the mouse, or its weights are damaged.
+        """
+        experiments = sorted(self.folds)
+        shares = {name: 1 / len(experiments) if self.weights is None else self.weights[name] for name in experiments}
+        parts = [
+            Weighted(load_member(folder, store), shares[name] / len(self.folds[name]))
+            for name in experiments
+            for folder in self.folds[name]
+        ]
+        settings = config.prediction
+        room = max(1, _CPU_ROOM // max(part.member.window_bytes for part in parts))
+        device = torch.device(prediction_device(config.runtime.accelerator, "32-true"))
+        batch = settings.batch_size if device.type == "cuda" else min(settings.batch_size, room)
+        return ModelSubject(parts, mean_state(store), batch, device)
+
+
+@dataclass(frozen=True)
+class SimulationTarget(Target):
+    """The noiseless rate of simulated mice, in the place of a model."""
+
+    def subject(self, config: Config, store: MouseStore) -> RateSubject:  # type: ignore[override]
+        """The neurons of one mouse, drawn again.
+
+        Raises:
+            ConfigError: params.yaml does not describe the simulation of the mouse.
+            DataError: the store is not of that simulation.
+        """
+        if config.synthetic is None or store.name not in config.synthetic.neurons:
+            raise ConfigError(
+                f"synthetic.neurons: {PARAMS_FILE} has no entry for mouse {store.name}.",
+                "Only a simulated mouse has a noiseless rate; name a model.",
+            )
+        simulation = Simulation(Recipe(store.name, config.dataset.mice[store.name], config.synthetic))
+        if not np.array_equal(simulation.unit_ids, store.unit_ids):
+            raise DataError(f"{store.path}: not the mouse that {PARAMS_FILE} simulates.", "Run `dvc repro ingest`.")
+        return RateSubject(simulation, mean_state(store))
+
+
+def load_target(config: Config, paths: Paths, name: str, folds: Sequence[int] | None) -> Target:
+    """Find a model.
+
+    Args:
+        config: the settings.
+        paths: the project.
+        name: `simulation` for the noiseless rate of simulated mice, `pair` for the pinned pair,
+            `models:/<name>/<version>`, `models:/<name>@<alias>`, or an experiment.
+        folds: only these; None for all.
+
+    Raises:
+        ConfigError: there is no such experiment.
+        TrackingError: there is no such version, fold or pin, or files are missing or damaged.
+    """
+    if name == SIMULATION:
+        settings = None if config.synthetic is None else config.synthetic.model_dump(mode="json")
+        return SimulationTarget("noiseless rate of the simulation", {}, digest_json([GENERATOR_VERSION, settings]))
+    if name == PINNED:
+        found = _pinned(paths)
+    elif name.startswith("models:/"):
+        found = _registered(paths, name)
+    else:
+        config.experiment(name)
+        chosen = config.folds.train if folds is None else {f"fold_{fold}": fold for fold in folds}
+        content = trained_content(config.folds.model_copy(update={"train": chosen}), paths, "", name)
+        found = Target(name, {name: [paths.fold(name, fold) for fold in chosen.values()]}, content.digest)
+    return found if folds is None else _only(found, folds)
+
+
+def _only(target: Target, folds: Sequence[int]) -> Target:
+    wanted = {f"fold_{fold}" for fold in folds}
+    kept = {name: [folder for folder in own if folder.name in wanted] for name, own in target.folds.items()}
+    for name, own in kept.items():
+        if len(own) < len(wanted):
+            known = ", ".join(folder.name for folder in target.folds[name])
+            raise TrackingError(f"{target.label}: {name} lacks a fold of --folds.", f"Choose among {known}.")
+    names = ", ".join(sorted(wanted))
+    digest = digest_json([target.digest, sorted(wanted)])
+    return Target(f"{target.label}, {names}", kept, digest, target.weights, target.tags)
+
+
+def _pinned(paths: Paths) -> Target:
+    pin = PairPin.read(paths.pair_pin)
+    with mlflow_errors(paths):
+        registry = ModelRegistry(paths)
+        version = registry.resolve(pin.pair)
+        folds = {model.experiment: registry.folds(model) for model in pin.models.values()}
+    label = f"{pin.pair.name} version {version.version}"
+    return Target(label, folds, pin.pair.digest, pinned_weights(paths.pair_pin), version.tags)
+
+
+def _registered(paths: Paths, uri: str) -> Target:
+    match = _URI.fullmatch(uri)
+    if match is None:
+        raise TrackingError(f"{uri}: not the address of a model.", "For example: models:/sensorium-pair@champion")
+    name, alias, number = match.groups()
+    with mlflow_errors(paths):
+        registry = ModelRegistry(paths)
+        version = _version(registry, uri, name, alias, number)
+        label = f"{name} version {version.version}"
+        if name == PAIR:
+            pair = registry.manifest(version, PairManifest)
+            folds = {model.experiment: registry.folds(model) for model in pair.models.values()}
+            digest = digest_json([{role: model.digest for role, model in pair.models.items()}, pair.weights])
+            return Target(label, folds, digest, pair.weights, version.tags)
+        content = registry.manifest(version, ModelManifest)
+        folder = registry.folder(version, content)
+        folders = [folder / fold for fold in content.folds]
+        return Target(label, {content.experiment: folders}, content.digest, None, version.tags)
+
+
+def _version(registry: ModelRegistry, uri: str, name: str, alias: str | None, number: str | None) -> Any:
+    if alias is not None:
+        missing = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+        found = none_on(missing, registry.client.get_model_version_by_alias, name, alias)
+    else:
+        found = registry.version(name, int(number or 0))
+    if found is None:
+        raise TrackingError(f"{uri}: not in the model registry at {registry.store.label}.", "Look it up in MLflow.")
+    return found
+
+
+def listed_runs(target: Target) -> list[str]:
+    """Ids of the runs of a registered version's folds."""
+    return re.findall(r"fold_\d+: ([0-9a-f]{32})", target.tags.get(RUNS, ""))

@@ -3,14 +3,14 @@
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sensorium.config import PredictionConfig
 from sensorium.errors import TrackingError
 from sensorium.paths import Paths
-from sensorium.registry.manifest import PAIR, ModelManifest, PairManifest
+from sensorium.registry.manifest import PAIR, ModelManifest, PairManifest, PairPin
 from sensorium.registry.model_registry import MISSING, ModelRegistry, none_on
 from sensorium.tracking.store import TrackingStore, mlflow_errors
 
@@ -29,6 +29,12 @@ class Registered:
     """Weight of each experiment; None for equal weights."""
     paired: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Single-trial correlation of a pair's mean, out of fold, by mouse and fold."""
+    label: str = ""
+    """Name and version, for readers."""
+    digest: str = ""
+    """Identity of all weights, and of their weights in the mean."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Tags of the version."""
 
 
 def find_registered(address: str, paths: Paths | None) -> Registered:
@@ -43,13 +49,29 @@ def find_registered(address: str, paths: Paths | None) -> Registered:
     """
     with mlflow_errors(paths or Paths(Path.cwd())):
         registry = mlflow_registry() if paths is None else ModelRegistry(paths)
-        name, version = _version(registry, address)
-        if name == PAIR:
-            pair = registry.manifest(version, PairManifest)
-            return pair_content(registry, pair)
-        model = registry.manifest(version, ModelManifest)
-        folder = registry.folder(version, model)
-        return Registered({model.experiment: [folder / fold for fold in model.folds]}, model.prediction)
+        return _content(registry, *_version(registry, address))
+
+
+def pinned_pair(paths: Paths) -> Registered:
+    """The pair that the project's pin names, every file verified.
+
+    Raises:
+        TrackingError: the pin is missing, or a version is missing, deleted or damaged.
+    """
+    pin = PairPin.read(paths.pair_pin)
+    with mlflow_errors(paths):
+        registry = ModelRegistry(paths)
+        return _content(registry, PAIR, registry.resolve(pin.pair))
+
+
+def _content(registry: ModelRegistry, name: str, version: Any) -> Registered:
+    known = {"label": f"{name} version {version.version}", "tags": version.tags}
+    if name == PAIR:
+        return replace(pair_content(registry, registry.manifest(version, PairManifest)), **known)
+    model = registry.manifest(version, ModelManifest)
+    folder = registry.folder(version, model)
+    folds = {model.experiment: [folder / fold for fold in model.folds]}
+    return Registered(folds, model.prediction, digest=model.digest, **known)
 
 
 def pair_content(registry: ModelRegistry, pair: PairManifest) -> Registered:

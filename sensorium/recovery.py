@@ -9,6 +9,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def remedy(path: Path, otherwise: str) -> str:
         otherwise: how it is made anew.
     """
     root = next((folder for folder in path.parents if (folder / LOCK_FILE).is_file()), None)
-    if root is None:
+    if root is None or find_spec("dvc") is None:
         return otherwise
     name = path.relative_to(root)
     outputs = {
@@ -79,8 +80,16 @@ def trained_folds(folds: Iterable[int], paths: Paths, experiment: str) -> dict[i
 def locked_digests(root: Path) -> dict[str, str]:
     """Digest of every output in dvc.lock, by path; empty without a lock file."""
     try:
-        lock = yaml.load((root / LOCK_FILE).read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe one
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return parse_lock((root / LOCK_FILE).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return {}
+
+
+def parse_lock(text: str) -> dict[str, str]:
+    """Digest of every output in the text of a dvc.lock, by path; empty where it is not valid YAML."""
+    try:
+        lock = yaml.load(text, _Loader)  # noqa: S506 - a safe one
+    except yaml.YAMLError:
         return {}
     stages = lock.get("stages") if isinstance(lock, dict) else None
     return {

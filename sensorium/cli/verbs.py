@@ -76,6 +76,7 @@ VERBS = {
         "run": "commands.run:run",
         "config": "commands.config:run",
         "doctor": "commands.doctor:run",
+        "gc": "commands.gc:run",
         "experiment new": "commands.experiment:run_new",
         "experiment add": "commands.experiment:run_add",
         "remote check": "commands.remote:run",

@@ -21,8 +21,9 @@ from scipy.ndimage import gaussian_filter
 
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
+from sensorium.gratings import GREY
 from sensorium.insilico.session import Advance, Outcome
-from sensorium.insilico.subject import GREY, Subject, float_array
+from sensorium.insilico.subject import Subject, float_array
 from sensorium.seeding import generator
 
 Float32Array = NDArray[np.float32]

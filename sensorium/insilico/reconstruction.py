@@ -28,10 +28,11 @@ from torch.nn.functional import poisson_nll_loss
 
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
+from sensorium.gratings import GREY
 from sensorium.insilico.most_exciting import blur
 from sensorium.insilico.receptive_field import block_size, noise_movie
 from sensorium.insilico.session import Advance, Outcome
-from sensorium.insilico.subject import GREY, ModelSubject, Subject, float_array
+from sensorium.insilico.subject import ModelSubject, Subject, float_array
 from sensorium.mice import FRAMES_PER_SECOND
 from sensorium.seeding import generator
 

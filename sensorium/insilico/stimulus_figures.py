@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from sensorium.gratings import GREY
 from sensorium.insilico.figures import examples, grid
 from sensorium.insilico.session import Picture
-from sensorium.insilico.subject import GREY
 from sensorium.report.figures import PREDICTED, STYLE
 
 _MOVIE_FRAMES = 4

@@ -19,8 +19,6 @@ from sensorium.errors import PredictionError
 from sensorium.inference.member import Member
 from sensorium.inference.sliding import check_length
 
-GREY = 127.5
-"""Mean grey level of the stimuli."""
 STATES = ("pupil dilation", "running speed", "pupil centre x", "pupil centre y")
 """Components of the animal's state, in the order of the model's input."""
 

@@ -1,8 +1,9 @@
 """A campaign of faults: damage a finished project in every way, run the commands that read what was damaged, judge.
 
-    python tests/faults/campaign.py PROJECT --count 1000 [--seed 0] [--table faults.md] [--processes real]
+    python tests/faults/campaign.py [PROJECT] --count 1000 [--seed 0] [--table faults.md] [--processes real]
 
-PROJECT is a clone in which `dvc pull` and `sensorium registry restore` have run; it is copied, never touched. Faults
+PROJECT is a clone in which `dvc pull` and `sensorium registry restore` have run, one of this clone where none is given;
+it is copied, never touched. Faults
 are generated: every file of the project, every kind of damage, every command that reads such a file; `--count` of the
 combinations are drawn. Verdict on each:
 
@@ -21,6 +22,7 @@ import argparse
 import contextlib
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -103,6 +105,8 @@ PREDICT = f"sensorium predict -e {TEACHER} -s {SPLIT}"
 OUT_OF_FOLD = f"sensorium predict -e {BASELINE} -s folds"
 ENSEMBLE = f"sensorium ensemble -e {STUDENT},{TEACHER} -s {SPLIT} --pin data/registry/pair.json"
 SUBMISSION = f"sensorium submission -e {STUDENT},{TEACHER} -t main"
+EXPENSIVE = (OUT_OF_FOLD, ENSEMBLE)
+"""Commands that take several times as long as the others."""
 READERS: list[tuple[str, tuple[str, ...]]] = [
     (r"data/store/.*", (PREDICT, "sensorium evaluate", "sensorium inspect")),
     (r"data/folds/.*", (OUT_OF_FOLD, "sensorium evaluate")),
@@ -198,15 +202,28 @@ def names(message: str, file: str) -> bool:
     return path.name in flat or any(str(folder) in flat for folder in path.parents if len(folder.parts) > 1)
 
 
+def finished_project(folder: Path) -> Path:
+    """A clone of this repository with all outputs of the demonstration and the registered pair."""
+    project = folder / "finished"
+    subprocess.run(["git", "clone", "--quiet", str(Path(__file__).parents[2]), str(project)], check=True)
+    for program, *arguments in (["dvc", "pull", "--quiet"], ["sensorium", "registry", "restore"]):
+        subprocess.run([Path(sys.executable).with_name(program), *arguments], cwd=project, check=True)
+    return project
+
+
 class Campaign:
     """Runs combinations in a copy of the project."""
 
     def __init__(self, project: Path, workshop: Path, *, forked: bool = True) -> None:
         """Take a finished project and a folder for its copy."""
-        os.environ["DVC_SITE_CACHE_DIR"] = str(workshop / "site-cache")
-        os.environ |= {"SENSORIUM_UPLOADER_IDLE_TIMEOUT": "0", "CI": "true"}  # no process outlives its command
-        os.environ["OMP_NUM_THREADS"] = "1"  # half of the time, where the machine has other work
-        self._processes = ForkedProcesses() if forked else RealProcesses()
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "DVC_SITE_CACHE_DIR": str(workshop / "site-cache"),
+            "SENSORIUM_UPLOADER_IDLE_TIMEOUT": "0",  # no process outlives its command
+            "CI": "true",  # nor asks for a newer DVC
+            "OMP_NUM_THREADS": "1",  # half of the time, where the machine has other work
+        }
+        self._processes = (ForkedProcesses if forked else RealProcesses)(environment)
         self._copy = ProjectCopy(project, workshop / "project")
         self._expected: dict[str, dict[str, str]] = {}
 
@@ -287,24 +304,33 @@ class Campaign:
 
 
 def report(outcomes: list[Outcome]) -> Iterator[str]:
-    """A table in Markdown, one row per kind of file and fault."""
-    yield f"| file | fault | combinations | {' | '.join(GOOD)} | failures |"
-    yield "|---|---|" + "---:|" * (len(GOOD) + 2)
-    rows: dict[tuple[str, str], Counter[str]] = {}
-    for outcome in outcomes:
-        pattern = next(pattern for pattern, _ in READERS if re.fullmatch(pattern, outcome.combination.file))
-        kind = re.sub(r"/?(\.\*|\[\^/\]\*/).*", "/", pattern).replace("\\", "")
-        rows.setdefault((kind, outcome.combination.fault), Counter())[outcome.verdict] += 1
-    for (kind, fault), counts in sorted(rows.items()):
-        failures = sum(count for verdict, count in counts.items() if verdict not in GOOD)
-        numbers = [sum(counts.values()), *(counts[verdict] for verdict in GOOD), failures]
-        yield f"| {kind} | {fault} | {' | '.join(map(str, numbers))} |"
+    """Two tables in Markdown: verdicts by kind of fault, and by kind of file."""
+    faults = [(outcome.combination.fault, outcome.verdict) for outcome in outcomes]
+    files = [(f"`{_kind(outcome.combination.file)}`", outcome.verdict) for outcome in outcomes]
+    for title, pairs in (("fault", faults), ("file", files)):
+        yield f"| {title} | combinations | {' | '.join(GOOD)} | failures |"
+        yield "|---|" + "---:|" * (len(GOOD) + 2)
+        rows: dict[str, Counter[str]] = {}
+        for name, verdict in pairs:
+            rows.setdefault(name, Counter())[verdict] += 1
+        rows = dict(sorted(rows.items())) | {"all": Counter(verdict for _, verdict in pairs)}
+        for name, counts in rows.items():
+            failures = sum(count for verdict, count in counts.items() if verdict not in GOOD)
+            numbers = [counts.total(), *(counts[verdict] for verdict in GOOD), failures]
+            yield f"| {name} | {' | '.join(map(str, numbers))} |"
+        yield ""
+
+
+def _kind(file: str) -> str:
+    """What a table calls a file: the folder of the pattern that it belongs to."""
+    pattern = next(pattern for pattern, _ in READERS if re.fullmatch(pattern, file))
+    return re.sub(r"/?(\.\*|\[\^/\]\*/).*", "/", pattern).replace("\\", "")
 
 
 def main() -> None:
     """Run a campaign; exit code 1 where a combination failed. Ctrl-C ends it with the table of what was done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("project", type=Path)
+    parser.add_argument("project", type=Path, nargs="?")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--table", type=Path)
@@ -312,10 +338,11 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="print every outcome")
     options = parser.parse_args()
     drop_privileges()
-    drawn = sample(combinations(options.project), options.count, options.seed)
     console, outcomes = Console(highlight=False, soft_wrap=True, markup=False), []
     with tempfile.TemporaryDirectory() as workshop, contextlib.suppress(KeyboardInterrupt):
-        campaign = Campaign(options.project.resolve(), Path(workshop), forked=options.processes == "forked")
+        project = (options.project or finished_project(Path(workshop))).resolve()
+        drawn = sample(combinations(project), options.count, options.seed)
+        campaign = Campaign(project, Path(workshop), forked=options.processes == "forked")
         for number, combination in enumerate(drawn, start=1):
             start = time.monotonic()
             outcome = campaign.run(combination)
@@ -333,7 +360,7 @@ def main() -> None:
     console.print(Counter(outcome.verdict for outcome in outcomes))
     if options.table:
         options.table.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    sys.exit(any(outcome.verdict not in GOOD for outcome in outcomes) or len(outcomes) < len(drawn))
+    sys.exit(any(outcome.verdict not in GOOD for outcome in outcomes) or len(outcomes) < options.count)
 
 
 if __name__ == "__main__":

@@ -81,10 +81,15 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 """Command -> its outputs, which are removed before it starts."""
 TIMEOUT_SECONDS = 180
-_REFUSED_SECONDS = 30
+_REFUSED_SECONDS = _ENDING_SECONDS = 60
 _AT_WORK = ("at work", "locked", "is running", "being", "another")
 _NOT_COMPARED = ("data/runs", "data/sensorium_all_2023")  # links to runs; what DVC does not own
 _NOT_AN_OUTPUT = re.compile(f"^(?!data/|reports/)|^({'|'.join(_NOT_COMPARED)})/")
+
+
+def _heed_interrupts() -> None:
+    """A shell that starts this campaign in the background lets all of its processes ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,7 @@ class Campaign:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                preexec_fn=_heed_interrupts,
             )
 
     def _finish(self, command: str, log: Path) -> tuple[int, str]:
@@ -253,14 +259,15 @@ class Campaign:
         return ("wrong", ", ".join(wrong[:3])) if wrong else (verdict, "")
 
     def _left(self) -> list[str]:
-        """Unfinished files beside outputs, and processes that still work in the copy after a few seconds."""
-        deadline = time.monotonic() + 10
+        """Unfinished files beside outputs, and processes that still work in the copy after a while."""
+        deadline = time.monotonic() + _ENDING_SECONDS
         while (processes := self._processes()) and time.monotonic() < deadline:
             time.sleep(0.2)
+        working = [" ".join(process.cmdline()) for process in processes]
         for process in processes:
             process.kill()
         unfinished = [path for path in self._copy.place.glob("**/*") if path.name.endswith((".partial", ".retired"))]
-        return [str(left) for left in [*processes, *unfinished]]
+        return working + [str(path) for path in unfinished]
 
     def _processes(self) -> list[psutil.Process]:
         found = []

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,17 @@ def can_read_all() -> bool:
 class RealProcesses:
     """Each command in a shell of its own."""
 
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Take the environment of all commands."""
+        self._environment = environment
+
     def execute(self, command: str, folder: Path, seconds: float) -> tuple[int, str]:
         """Exit code and output of a command; 124 where it takes longer."""
         with tempfile.TemporaryFile() as output:
             process = subprocess.Popen(
                 ["bash", "-c", command],
                 cwd=folder,
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -86,12 +92,11 @@ class RealProcesses:
 class ForkedProcesses:
     """Each command in a forked child of one server."""
 
-    def __init__(self) -> None:
-        """Start the server; the first command waits for its imports."""
-        self._real = RealProcesses()
-        self._server = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Start the server with the environment of all commands; the first one waits for its imports."""
+        self._real = RealProcesses(environment)
+        pipe = subprocess.PIPE
+        self._server = subprocess.Popen([sys.executable, __file__], env=environment, stdin=pipe, stdout=pipe, text=True)
 
     def execute(self, command: str, folder: Path, seconds: float) -> tuple[int, str]:
         """Exit code and output of a command; 124 where it takes longer."""

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from sensorium.errors import PredictionError
+from sensorium.gratings import GREY
 from sensorium.insilico.most_exciting import Ascent, best_natural, contrast, find, with_contrast
-from sensorium.insilico.subject import GREY
 
 SHAPE, FRAMES = (6, 8), 8
 

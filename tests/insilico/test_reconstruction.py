@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from sensorium.errors import PredictionError
+from sensorium.gratings import GREY
 from sensorium.insilico.reconstruction import (
     Descent,
     disc,
@@ -14,7 +15,6 @@ from sensorium.insilico.reconstruction import (
     sensitivity,
     write_film,
 )
-from sensorium.insilico.subject import GREY
 
 SHAPE, FRAMES = (4, 5), 12
 WHOLE = np.ones(SHAPE, bool)

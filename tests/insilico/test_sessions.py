@@ -20,6 +20,7 @@ from sensorium.tracking.runs import PARENT, ROLE, everywhere, search
 from sensorium.tracking.store import TrackingStore
 
 EXPERIMENT = "true_batch_001"
+"""What the fixture `project` has trained folds of."""
 
 
 @pytest.fixture(autouse=True)
@@ -145,10 +146,10 @@ def test_a_killed_experiment_goes_on_after_its_last_batch(tiny_config, place, mo
         ({"mouse": "nobody"}, ConfigError, "not in params.yaml"),
         ({"mouse": OLD_MOUSE}, CheckpointError, "knows only"),
         ({"model": "nothing_001"}, ConfigError, "not in params.yaml"),
-        ({"model": "models:/sensorium-student/7"}, TrackingError, "has no such version"),
-        ({"model": "models:/sensorium-student@best"}, TrackingError, "has no such version"),
+        ({"model": "models:/sensorium-student/7"}, TrackingError, "not in the model registry"),
+        ({"model": "models:/sensorium-student@best"}, TrackingError, "not in the model registry"),
         ({"model": "models:sensorium"}, ConfigError, "not in params.yaml"),
-        ({"model": "models:/sensorium"}, TrackingError, "names no version of a registered model"),
+        ({"model": "models:/sensorium"}, TrackingError, "not the address of a model"),
         ({"folds": "2"}, TrackingError, "not trained"),
     ],
 )

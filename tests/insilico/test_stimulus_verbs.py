@@ -109,7 +109,7 @@ def test_a_killed_session_goes_on_after_its_last_batch(tiny_config, paths, tmp_p
         ({"frames": 9}, ConfigError, "--frames 9"),
         ({"frames": 5000}, PredictionError, "No training trial has 5000 frames"),
         ({"model": MODEL, "mouse": -1}, CheckpointError, "knows only"),
-        ({"model": "models:/nothing/1"}, TrackingError, "not in the model registry"),
+        ({"model": "models:/nothing/1"}, TrackingError, "has no such version"),
     ],
 )
 def test_what_cannot_be_climbed_to_is_refused(tiny_config, paths, tmp_path, choice, error, problem):

@@ -1,6 +1,6 @@
 """Do the experiments in silico recover what the neurons of simulated mice are?
 
-    dvc pull && python benchmarks/insilico.py distillation_001
+    dvc pull && python benchmarks/insilico.py distillation_001 --mouse MOUSE
 
 measures tuning and receptive fields of all neurons twice: on the noiseless rate of the simulation, where a method that
 is right recovers the truth, and on a model, whose errors beyond that are its own. Preferred orientation, centre of the
@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from sensorium import files
+from sensorium.commands.options import select_mice
 from sensorium.config import load
 from sensorium.data.store import MouseStore
 from sensorium.evaluation.sources import CEILING, ENSEMBLE
@@ -51,13 +52,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="pair", help="as for `sensorium insilico`")
     parser.add_argument("--threshold", type=float, default=0.85, help="share of the ceiling")
+    parser.add_argument("--mouse", help="only this one")
     parser.add_argument("--noise-movies", type=int, default=200)
     parser.add_argument("--gradient-movies", type=int, default=16)
     options = parser.parse_args()
     paths = Paths(find_root())
     config = load(paths.root / PARAMS_FILE)
     parts = []
-    for mouse in config.dataset.mice:
+    for mouse in select_mice(config, options.mouse):
         store = MouseStore(paths.store(mouse))
         found = {
             name: measure(config, paths, target, store, options)

@@ -7,7 +7,7 @@ there usually lies in DVC's cache. Only names of objects are looked up, nothing 
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,17 +87,20 @@ def locked_digests(root: Path) -> dict[str, str]:
 
 def parse_lock(text: str) -> dict[str, str]:
     """Digest of every output in the text of a dvc.lock, by path; empty where it is not valid YAML."""
+    return dict(parse_outputs(text))
+
+
+def parse_outputs(text: str) -> Iterator[tuple[str, str]]:
+    """Path and digest of every output in the text of a dvc.lock or of a .dvc file; none where it is not valid YAML."""
     try:
-        lock = yaml.load(text, _Loader)  # noqa: S506 - a safe one
+        tree = yaml.load(text, _Loader)  # noqa: S506 - a safe one
     except yaml.YAMLError:
-        return {}
-    stages = lock.get("stages") if isinstance(lock, dict) else None
-    return {
-        out["path"]: str(out["md5"])
-        for stage in (stages if isinstance(stages, dict) else {}).values()
-        for out in stage.get("outs", [])
-        if "md5" in out and "path" in out
-    }
+        return
+    stages = tree.get("stages", {"": tree}) if isinstance(tree, dict) else None
+    for stage in (stages if isinstance(stages, dict) else {}).values():
+        for out in stage.get("outs", []):
+            if "md5" in out and "path" in out:
+                yield out["path"], str(out["md5"])
 
 
 def cache_folder(root: Path) -> Path:

@@ -1,6 +1,6 @@
 """`sensorium.load`: a trained model from wherever it lies."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -82,14 +82,14 @@ def _load_registered(address: str, revision: str | None, changes: Mapping[str, A
     paths = project(Path.cwd())
     found = find_registered(address, paths)
     settings = found.prediction.model_copy(update=changes)
-    mice = {} if paths is None else known_mice(paths)
+    mice = {} if paths is None else known_mice(paths, found.folds)
     return EncodingModel(found.folds, settings, weights=found.weights, mice=mice, accelerator=accelerator)
 
 
 def _load_folds(folder: Path, changes: Mapping[str, Any], accelerator: str) -> EncodingModel:
     folds, paths = find_folds(folder), project(folder)
     settings = _BARE if paths is None else load_config(paths.root / PARAMS_FILE).prediction
-    mice = {} if paths is None else known_mice(paths)
+    mice = {} if paths is None else known_mice(paths, folds)
     return EncodingModel(folds, settings.model_copy(update=changes), mice=mice, accelerator=accelerator)
 
 
@@ -118,7 +118,8 @@ def project(place: Path) -> Paths | None:
         return None
 
 
-def known_mice(paths: Paths) -> dict[str, MouseInfo]:
-    """What the stores of a project say of its mice."""
-    stores = [MouseStore(path) for path in sorted(paths.stores.glob("*.zarr"))]
+def known_mice(paths: Paths, folds: Mapping[str, Sequence[Path]]) -> dict[str, MouseInfo]:
+    """What the stores of a project say of the mice of trained folds; it may lack some."""
+    names = {mouse for part in folds.values() for fold in part for mouse in checkpoint.read_info(fold).mice}
+    stores = [MouseStore(paths.store(mouse)) for mouse in sorted(names) if paths.store(mouse).is_dir()]
     return {store.name: MouseInfo.of(store) for store in stores}

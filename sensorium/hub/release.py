@@ -20,6 +20,7 @@ from sensorium.config import PredictionConfig
 from sensorium.errors import CheckpointError
 from sensorium.files import Record, digest_json, read_json, sha256
 from sensorium.inference.encoding_model import EncodingModel, MouseInfo
+from sensorium.model import checkpoint
 
 CONFIG, CARD, MICE, SCORES = "config.json", "README.md", "mice.json", "scores.json"
 FORMAT: Final = 1
@@ -78,6 +79,14 @@ class ReleaseConfig(Record):
     """Identity of the model: SHA-256 over all of the above."""
 
     @model_validator(mode="after")
+    def _check_files(self) -> Self:
+        folds = [fold for part in self.experiments.values() for fold in part]
+        needed = {CARD, MICE, *(f"{fold}/{name}" for fold in folds for name in (checkpoint.WEIGHTS, checkpoint.CONFIG))}
+        if not all(self.experiments.values()) or not needed <= set(self.files):
+            raise ValueError("the list of files lacks some that are needed")
+        return self
+
+    @model_validator(mode="after")
     def _check_digest(self) -> Self:
         if self.digest != digest_json(self.model_dump(mode="json", exclude={"digest"}, exclude_none=True)):
             raise ValueError("the digest does not fit the content, the file was changed")
@@ -110,7 +119,7 @@ class ReleaseConfig(Record):
 
 def is_release(folder: Path) -> bool:
     """Whether a folder is a published model, whatever state it is in; that of a trained fold has weights beside it."""
-    return (folder / CONFIG).is_file() and not (folder / "model.safetensors").exists()
+    return (folder / CONFIG).is_file() and not (folder / checkpoint.WEIGHTS).exists()
 
 
 def verify(folder: Path, name: str | None = None) -> ReleaseConfig:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from scipy.linalg import toeplitz
 from scipy.optimize import least_squares
 
+from sensorium.gratings import GREY
 from sensorium.insilico.session import Advance, Outcome
-from sensorium.insilico.subject import GREY, Subject, float_array
+from sensorium.insilico.subject import Subject, float_array
 from sensorium.seeding import generator
 
 Float64Array = NDArray[np.float64]
@@ -22,7 +23,11 @@ Float64Array = NDArray[np.float64]
 LAGS = 10
 """Frames into the past that a receptive field reaches: a third of a second."""
 FRAMES = 60
+"""Of a movie of the response-weighted average."""
 _SETTLED = 25  # frames before this one are not used: the first windows have seen too little
+_MORE = 5
+"""Frames by which the movies of the gradients are longer than the shortest that can be shown: few windows see them,
+and these have seen the past of the frame that is looked at."""
 _CONTRAST = 60.0  # standard deviation of the noise, grey levels
 _MOVIES = 8  # shown at once
 _COMPONENTS = 3
@@ -34,7 +39,7 @@ _NEGLIGIBLE = 1e-12
 """Norm of a field below which a neuron does not see anything, in responses per grey level."""
 
 
-def noise_movie(seed: int, number: int, shape: tuple[int, int], block: int) -> torch.Tensor:
+def noise_movie(seed: int, number: int, shape: tuple[int, int], block: int, length: int) -> torch.Tensor:
     """White noise (L, h, w): squares of normal grey levels, their grid displaced in every frame.
 
     With the displacement the correlation of two pixels depends on their distance alone, see `correlation`.
@@ -44,12 +49,13 @@ def noise_movie(seed: int, number: int, shape: tuple[int, int], block: int) -> t
         number: of the movie.
         shape: h and w.
         block: side of a square, pixels.
+        length: L.
     """
     rng = generator(seed, "white noise", number)
     rows, columns = (size // block + 2 for size in shape)
-    values = rng.standard_normal((FRAMES, rows, columns))
+    values = rng.standard_normal((length, rows, columns))
     whole = values.repeat(block, axis=1).repeat(block, axis=2)
-    shifts = rng.integers(0, block, (FRAMES, 2))
+    shifts = rng.integers(0, block, (length, 2))
     frames = [frame[y : y + shape[0], x : x + shape[1]] for frame, (y, x) in zip(whole, shifts, strict=True)]
     return torch.from_numpy(np.clip(GREY + _CONTRAST * np.stack(frames), 0, 255).astype(np.float32))
 
@@ -83,7 +89,7 @@ def by_noise(subject: Subject, advance: Advance, shape: tuple[int, int], seed: i
     with torch.no_grad():
         for first in range(0, movies, _MOVIES):
             numbers = range(first, min(first + _MOVIES, movies))
-            shown = torch.stack([noise_movie(seed, number, shape, block) for number in numbers])
+            shown = torch.stack([noise_movie(seed, number, shape, block, FRAMES) for number in numbers])
             responses = float_array(subject(shown))[:, :, _SETTLED:]
             responses -= responses.mean(axis=2, keepdims=True)
             centred = shown.numpy().astype(np.float64) - GREY
@@ -111,9 +117,10 @@ def by_gradient(subject: Subject, advance: Advance, shape: tuple[int, int], seed
     """
     found = np.zeros((subject.neurons, movies, LAGS, *shape))
     rows, columns = (correlation(size, block_size(shape)) for size in shape)
-    frame = FRAMES - _SETTLED
+    length = max(subject.shortest, LAGS) + _MORE
+    frame = length - _MORE
     for number in range(movies):
-        shown = noise_movie(seed, number, shape, block_size(shape))[None].requires_grad_()
+        shown = noise_movie(seed, number, shape, block_size(shape), length)[None].requires_grad_()
         responses = subject(shown)[0, :, frame]
         for neuron in range(subject.neurons):
             (gradient,) = torch.autograd.grad(responses[neuron], shown, retain_graph=neuron + 1 < subject.neurons)

@@ -44,6 +44,11 @@ class RateSubject:
         """N."""
         return len(self.observed)
 
+    @property
+    def shortest(self) -> int:
+        """Any movie can be shown."""
+        return 1
+
     def select(self, neurons: NDArray[np.int64]) -> Self:
         """The same mouse, of which only these neurons are observed, indices among those observed now."""
         view = copy.copy(self)

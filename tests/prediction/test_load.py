@@ -127,7 +127,7 @@ def test_what_cannot_be_predicted(loadable, stores, change, problem):
 def test_what_cannot_be_loaded(loadable, tiny_config, stores, tmp_path):
     with pytest.raises(ConfigError, match="no such folder"):
         sensorium.load(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="holds no loadable model"):
+    with pytest.raises(ConfigError, match="holds no trained model"):
         sensorium.load(tmp_path)
     with pytest.raises(ConfigError, match="precision: 'float'"):
         sensorium.load(loadable.experiment(TEACHER), precision="float")

@@ -110,6 +110,15 @@ def test_another_format(release):
         sensorium.load(release)
 
 
+@pytest.mark.parametrize("name", ["mice.json", f"{TEACHER}/fold_1/model.safetensors"])
+def test_a_file_that_nothing_would_verify(release, name):
+    files = json.loads((release / "config.json").read_text())["files"]
+    del files[name]
+    rewrite(release, files=files)
+    with pytest.raises(CheckpointError, match="the list of files lacks some that are needed"):
+        sensorium.load(release)
+
+
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "config.json", "a\\b", ""])
 def test_names_that_leave_the_folder(release, name):
     rewrite(release, files={name: "0" * 64})
@@ -358,6 +367,21 @@ def test_a_pair_is_published_with_its_weights_and_score(licensed, tiny_config, s
     assert np.array_equal(model.predict(**trial), whole.predict(**trial))
     assert "| ensemble | 0.5500 | 0.5000 to 0.6000 |" in model.card
     assert f"| {STUDENT} | dwiseneuro | 0, 1 | 0.75 |" in model.card
+
+
+def test_the_notebook_runs(release, tmp_path, monkeypatch, capsys):
+    notebook = json.loads((Path(__file__).parents[2] / "docs" / "how-to" / "use-the-model.ipynb").read_text())
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.chdir(tmp_path)
+    release.rename("pair")
+    names = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert names["responses"].shape == (names["model"].neurons[names["mouse"]], 90)
+    assert names["table"].shape == (90, len(names["responses"].unit_ids))
+    assert np.abs(names["change"]).max() > 0
+    assert "license: mit" in capsys.readouterr().out
 
 
 _FRESH = """

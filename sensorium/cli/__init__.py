@@ -2,11 +2,18 @@
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C is no fault while its modules are still being imported, either."""
+    """Run the command line, where what it needs besides the models is installed."""
     try:
         from sensorium.cli.app import main as run
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # what it needs is still being imported
         raise SystemExit(130) from None
+    except ModuleNotFoundError as fault:
+        if (fault.name or "").partition(".")[0] == "sensorium":
+            raise
+        raise SystemExit(
+            f"Error: the command line needs {fault.name}, which is not installed.\n"
+            "Type `pip install 'sensorium[train,platform]'`; `sensorium.load` in Python works without."
+        ) from None
     run()
 
 

@@ -5,6 +5,8 @@ def main() -> None:
     """Run the command line, where what it needs besides the models is installed."""
     try:
         from sensorium.cli.app import main as run
+    except KeyboardInterrupt:  # what it needs is still being imported
+        raise SystemExit(130) from None
     except ModuleNotFoundError as fault:
         if (fault.name or "").partition(".")[0] == "sensorium":
             raise

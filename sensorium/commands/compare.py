@@ -19,7 +19,8 @@ from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, PredictionError, TrackingError
 from sensorium.evaluation.comparison import Interval, MouseFold, Videos, compare
 from sensorium.evaluation.scores import scored_precision
-from sensorium.files import atomic_file, read_json, write_json
+from sensorium.evaluation.tables import read_overall
+from sensorium.files import atomic_file, write_json
 from sensorium.inference.ensemble import combine
 from sensorium.inference.predictions import Predictions
 from sensorium.mice import FOLDS_SPLIT, short_name
@@ -77,7 +78,7 @@ def _compare_all(config: Config, paths: Paths, reference: str | None, as_markdow
     """Compare every experiment with one of them, or with several joined by commas; with the best by default."""
     if reference is None:
         remedy = "Type `dvc repro` first, or name two experiments."
-        scores = read_json(paths.evaluation / "overall.json", PredictionError, remedy)
+        scores = read_overall(paths.evaluation / "overall.json", PredictionError, remedy)
         reference = max(config.experiments, key=lambda name: float(scores.get(name, -1.0)))
     if _kind(config, reference) != "experiment":
         raise ConfigError(f"{reference}: no experiment.", "Name what to compare it with: a second run or pair.")

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from sensorium.config import Config
 from sensorium.errors import ERROR_FILE_VARIABLE, ConfigError, PipelineError
-from sensorium.evaluation.tables import SINGLE_TRIAL
-from sensorium.files import read_json, waiting_lock
+from sensorium.evaluation.tables import SINGLE_TRIAL, read_overall
+from sensorium.files import waiting_lock
 from sensorium.mice import FOLDS_SPLIT
 from sensorium.paths import Paths
 from sensorium.processes import die_with_parent
@@ -78,7 +78,7 @@ def run(
         return
     _repro(paths.root, names)
     if not names or EVALUATE in names:
-        scores = read_json(paths.evaluation / "overall.json", PipelineError, f"Type `dvc repro {EVALUATE}`.")
+        scores = read_overall(paths.evaluation / "overall.json", PipelineError, f"Type `dvc repro {EVALUATE}`.")
         log_results(paths, {f"{SINGLE_TRIAL}/{source}": value for source, value in scores.items()})
 
 

@@ -6,14 +6,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from sensorium import files
 from sensorium.config import Config
 from sensorium.errors import PredictionError
 from sensorium.evaluation.sources import CEILING, ENSEMBLE, EQUAL, PAIR
-from sensorium.evaluation.tables import SINGLE_TRIAL
+from sensorium.evaluation.tables import SINGLE_TRIAL, read_metrics
 from sensorium.mice import short_name
 from sensorium.paths import Paths
-from sensorium.recovery import later_remedy
 
 _NAMES = {ENSEMBLE: "ensemble", PAIR: "registered pair", EQUAL: "equal weights", CEILING: "noise ceiling"}
 """Sources besides the experiments, in their order, and what the table calls them."""
@@ -36,8 +34,7 @@ def run(config: Config, paths: Paths) -> None:
         PredictionError: nothing is evaluated yet.
     """
     path = paths.evaluation / "metrics.json"
-    otherwise = "Type `dvc repro` first, or `sensorium evaluate`."
-    metrics = files.read_json(path, PredictionError, later_remedy(path, otherwise))
+    metrics = read_metrics(path, PredictionError, "Type `dvc repro` first, or `sensorium evaluate`.")
     console = Console()
     for table in score_tables(metrics, list(config.experiments), list(config.dataset.mice), console.width):
         console.print(table)

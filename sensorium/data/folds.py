@@ -82,6 +82,8 @@ class Folds:
             ]
         except FileNotFoundError:
             raise DataError(f"{path}: the file does not exist.", remedy(path, _REMEDY)) from None
+        except IsADirectoryError:
+            raise DataError(f"{path}: a folder, expected a file.", remedy(path, _REMEDY)) from None
         except (KeyError, TypeError, ValueError) as fault:
             raise DataError(f"{path}: no table of {', '.join(COLUMNS)} ({fault}).", remedy(path, _REMEDY)) from fault
         return cls(rows)

@@ -1,6 +1,7 @@
 """Scores as tables: one row per source, mouse, fold and tier; one row per source and neuron; a summary."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sensorium.config import Config
+from sensorium.errors import SensoriumError
 from sensorium.evaluation.scores import ALL, Cell, MouseScores
+from sensorium.files import read_json
 from sensorium.mice import short_name
 from sensorium.paths import Paths
-from sensorium.recovery import trained_folds
+from sensorium.recovery import later_remedy, remedy, trained_folds
 
 HISTORY_FILE = "history.csv"
 
@@ -151,3 +154,34 @@ def learning_curves(histories: Mapping[str, Mapping[int, pd.DataFrame]]) -> pd.D
             curve = pd.concat(folds.values()).groupby("epoch")["val_correlation"].mean()
             curves.append(pd.DataFrame({"source": experiment, "epoch": curve.index, "correlation": curve.to_numpy()}))
     return pd.concat(curves[1:] or curves, ignore_index=True)
+
+
+def read_metrics(path: Path, error: type[SensoriumError], otherwise: str) -> dict[str, Any]:
+    """Read metrics.json: scores by metric and source, over all mice and below `mice` by mouse.
+
+    Args:
+        path: the file.
+        error: class of what is raised.
+        otherwise: how the file is made anew.
+
+    Raises:
+        SensoriumError: of the class `error`, when the file is missing, damaged or holds something else.
+    """
+    tree = read_json(path, error, later_remedy(path, otherwise))
+    mice = tree.get("mice") if isinstance(tree, dict) else None
+    parts = [tree, *mice.values()] if isinstance(mice, dict) else [None]
+    if not all(isinstance(part, dict) and _are_scores(part.get(SINGLE_TRIAL)) for part in parts):
+        raise error(f"{path}: holds no {SINGLE_TRIAL} of all mice and each mouse.", remedy(path, otherwise))
+    return dict(tree)
+
+
+def read_overall(path: Path, error: type[SensoriumError], otherwise: str) -> dict[str, float]:
+    """Read overall.json: the score of each source over all mice; arguments and errors as `read_metrics`."""
+    scores = read_json(path, error, later_remedy(path, otherwise))
+    if not _are_scores(scores):
+        raise error(f"{path}: holds no scores.", remedy(path, otherwise))
+    return dict(scores)
+
+
+def _are_scores(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(score, int | float) for score in value.values())

@@ -8,6 +8,7 @@ from sensorium.config import Config
 from sensorium.errors import TrackingError
 from sensorium.evaluation.sources import CEILING, ENSEMBLE, EQUAL, means
 from sensorium.evaluation.sources import PAIR as PAIR_MEAN
+from sensorium.evaluation.tables import read_metrics
 from sensorium.files import digest_json, read_json
 from sensorium.inference.ensemble import check_weights, read_weights
 from sensorium.paths import Paths
@@ -74,8 +75,7 @@ def register_pair(config: Config, paths: Paths) -> PairPin:
 
 
 def _read_evaluation(config: Config, paths: Paths, contents: Mapping[str, ModelContent]) -> Evaluation:
-    file = paths.evaluation / "metrics.json"
-    metrics = read_json(file, TrackingError, later_remedy(file, EVALUATE))
+    metrics = read_metrics(paths.evaluation / "metrics.json", TrackingError, EVALUATE)
     mean = pair_source(config)
     roles = {mean: ENSEMBLE} | {content.experiment: role for role, content in contents.items()}
     return Evaluation(metrics, read_scores(paths.evaluation / "scores.csv"), scores_by_role(metrics, roles), mean)

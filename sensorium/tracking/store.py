@@ -5,6 +5,7 @@ Without `MLFLOW_TRACKING_URI` the store is embedded: an SQLite file in the proje
 """
 
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -149,12 +150,14 @@ class TrackingStore:
         first one to come does it alone. The addresses in the embedded one follow a project that was moved or copied.
 
         Raises:
-            TrackingError: the database was made by another version of MLflow, is damaged, or cannot be written.
+            TrackingError: the database was made by another version of MLflow, is damaged or a link to nowhere, or
+                cannot be written.
         """
         for name, value in _CLIENT_SETTINGS.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
 
+        self._require_linked()
         if self._served:
             return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         with self.database_lock():
@@ -162,6 +165,16 @@ class TrackingStore:
             if self.database is not None:
                 rebase(self.database, self.home)
             return client
+
+    def _require_linked(self) -> None:
+        """Refuse a link to nowhere in the place of the embedded database: a new one would be made where it points."""
+        link = self.home / "mlflow.db"
+        if link.is_symlink() and not link.exists() and self.uri == f"{_SQLITE}{link.resolve()}":
+            raise TrackingError(
+                f"{link}: a link to {link.readlink()}, which does not exist.",
+                "Mount the disk that it points to, or begin a new database: "
+                f"`rm {shlex.quote(os.path.relpath(link))} && sensorium registry restore`.",
+            )
 
     @contextmanager
     def database_lock(self) -> Iterator[None]:

@@ -161,6 +161,12 @@ def test_a_missing_table_is_named(tmp_path):
         Folds.load(tmp_path)
 
 
+def test_a_folder_in_the_place_of_the_table_is_named(tmp_path):
+    (tmp_path / "folds.csv").mkdir()
+    with pytest.raises(DataError, match=r"folds.csv: a folder, expected a file.\nRun `dvc repro folds`"):
+        Folds.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     "content", ["mouse,trial\nm,0\n", "mouse,trial,tier,hash,group,fold\nm,0,train,xyz,0,1\n", "\xff\xfe"]
 )

@@ -4,6 +4,7 @@ import errno
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -231,6 +232,20 @@ def test_faults_of_our_own_keep_their_traceback(project, monkeypatch):
     monkeypatch.setenv("SENSORIUM_TRACEBACK", "1")
     with pytest.raises(OSError, match="perhaps ours"):
         main()
+
+
+def test_an_interrupt_before_the_command_is_there_is_no_fault(monkeypatch):
+    class Interrupting:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "sensorium.cli.app":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "sensorium.cli.app")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting, *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
 
 
 def test_settings_that_are_not_utf8_are_one_clear_error(project, monkeypatch, capsys):

@@ -222,6 +222,15 @@ def test_tables_that_were_made_in_part_are_named_and_replaced(bare_project, fres
     assert not file.exists()
 
 
+def test_a_database_that_is_a_link_to_nowhere_is_not_made_there(bare_project):
+    root = bare_project.paths.root
+    (root / "mlflow.db").symlink_to(root / "disk" / "mlflow.db")
+    (root / "disk").mkdir()
+    with pytest.raises(TrackingError, match=r"a link to .*/mlflow\.db, which does not exist(.|\n)*`rm mlflow\.db &&"):
+        TrackingStore.of(bare_project.paths).client()
+    assert not list((root / "disk").iterdir())
+
+
 def test_a_database_that_cannot_be_opened_is_told_at_once(registered):
     database = registered.paths.root / "mlflow.db"
     database.unlink()

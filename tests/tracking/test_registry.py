@@ -390,3 +390,14 @@ def test_weights_are_found_by_their_digest(registered):
     assert find_weights(registered.paths, "distillation_001", 1, digest) is None
     found.unlink()  # a damaged version is nothing to compare with
     assert find_weights(registered.paths, "distillation_001", 2, digest) is None
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", '{"mice": {}}', '{"single_trial_correlation": {"a": "b"}, "mice": {}}']
+)
+def test_scores_of_another_form_are_named_and_no_pair_is_registered(trained, content):
+    file = trained.paths.evaluation / "metrics.json"
+    file.write_text(content)
+    with pytest.raises(TrackingError, match=r"metrics\.json: holds no single_trial_correlation"):
+        register.run(trained.config, trained.paths)
+    assert not trained.paths.pair_pin.exists()

@@ -232,6 +232,13 @@ class RegistryConfig(Section):
     """Experiment registered as the student."""
 
 
+class InsilicoConfig(Section):
+    """Experiments in silico of the pipeline, on the registered pair and every mouse."""
+
+    experiments: tuple[Literal["tuning", "receptive-field", "state"], ...] = ()
+    """Verbs below `sensorium insilico`; none by default."""
+
+
 class Training(Section):
     """One training of the pipeline: a fold of an experiment."""
 
@@ -254,13 +261,19 @@ class PipelineConfig(Section):
     stores needs none."""
     trainings: dict[str, Training]
     """Every training by the name of its stage, `<experiment>-<fold>`."""
+    insilico: dict[str, dict[str, str]]
+    """Experiment and mouse of every experiment in silico, by the name of its stage, `<experiment>-<mouse>`."""
 
 
 _INGEST_CODE = "sensorium/recordings/ingest.py"  # a dependency that every clone has, where DVC's templates need one
 
 
 def pipeline(
-    dataset: Mapping[str, Any], teachers: Mapping[str, str | None], folds: Mapping[str, int], members: Sequence[str]
+    dataset: Mapping[str, Any],
+    teachers: Mapping[str, str | None],
+    folds: Mapping[str, int],
+    members: Sequence[str],
+    insilico: Sequence[str],
 ) -> dict[str, Any]:
     """The section `pipeline`, as plain values.
 
@@ -269,6 +282,7 @@ def pipeline(
         teachers: teacher by experiment, None where it has none.
         folds: folds to train by name, `folds.train` of params.yaml.
         members: experiments of the ensemble.
+        insilico: experiments in silico.
     """
     paths = Paths(Path())
     own = dataset["get"] == "verify"
@@ -282,7 +296,11 @@ def pipeline(
         for name, teacher in teachers.items()
         for fold in folds.values()
     }
-    return {"ensemble": ",".join(sorted(members)), "recordings": recordings, "trainings": trainings}
+    experiments = {
+        f"{name}-{mouse}": {"experiment": name, "mouse": mouse} for name in insilico for mouse in dataset["mice"]
+    }
+    lists = {"recordings": recordings, "trainings": trainings, "insilico": experiments}
+    return {"ensemble": ",".join(sorted(members)), **lists}
 
 
 class RuntimeConfig(Section):
@@ -318,6 +336,7 @@ class Config(Section):
     evaluation: EvaluationConfig
     ensemble: EnsembleConfig
     registry: RegistryConfig
+    insilico: InsilicoConfig = InsilicoConfig()
     runtime: RuntimeConfig
     pipeline: PipelineConfig | None = None
     """Derived; only dvc.yaml reads it."""
@@ -380,13 +399,18 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_pipeline(self) -> Self:
-        derived = pipeline(self.dataset.model_dump(), self.teachers, self.folds.train, self.ensemble.members)
+        derived = self.derived_pipeline()
         if self.pipeline is not None and self.pipeline.model_dump() != derived:
             raise ValueError(
                 "pipeline: does not fit the dataset, experiments, folds and ensemble that it is derived from; "
                 "after changing them by hand, type `sensorium config --update`"
             )
         return self
+
+    def derived_pipeline(self) -> dict[str, Any]:
+        """What the section `pipeline` has to be."""
+        dataset, members = self.dataset.model_dump(), self.ensemble.members
+        return pipeline(dataset, self.teachers, self.folds.train, members, self.insilico.experiments)
 
     @property
     def teachers(self) -> dict[str, str | None]:

@@ -75,12 +75,14 @@ def register_resolver(root: Path) -> None:
     """
     from omegaconf import DictConfig, ListConfig, OmegaConf
 
-    def derive(dataset: DictConfig, experiments: DictConfig, folds: DictConfig, members: ListConfig) -> DictConfig:
+    def derive(
+        dataset: DictConfig, experiments: DictConfig, folds: DictConfig, members: ListConfig, insilico: ListConfig
+    ) -> DictConfig:
         check_files(root)
         names = [str(name) for name in experiments]
         teachers = {name: OmegaConf.select(experiments, f"{name}.distillation.teacher") for name in names}
         trained = {str(name): fold for name, fold in folds.items()}
-        return OmegaConf.create(pipeline(dataset, teachers, trained, list(members)))
+        return OmegaConf.create(pipeline(dataset, teachers, trained, list(members), list(insilico)))
 
     OmegaConf.register_new_resolver(RESOLVER, derive, replace=True)
 
@@ -242,8 +244,7 @@ def _with_pipeline(text: str) -> str:
     tree = yaml.safe_load(text)
     tree.pop("pipeline", None)
     config = parse(tree, PARAMS_FILE)
-    derived = pipeline(config.dataset.model_dump(), config.teachers, config.folds.train, config.ensemble.members)
-    return _edited(text, lambda edited: edited.update({"pipeline": derived}))
+    return _edited(text, lambda edited: edited.update({"pipeline": config.derived_pipeline()}))
 
 
 def _edited(text: str, change: Callable[[Any], object]) -> str:

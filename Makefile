@@ -7,11 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 WORKERS ?= 2
+SEED ?= 0
 FAST_TESTS ?= tests/data_store tests/project/test_commands.py tests/project/test_config.py tests/project/test_files.py
 # Scripts of an environment name the folder that it was made in: a moved or copied one runs other code, or none.
 MOVED := $(shell test ! -e $(VENV)/.created || grep -qsF "$(CURDIR)/$(VENV)" $(BIN)/activate || echo moved)
 
-.PHONY: moved help demo install test test-slow check coverage lint static docs format hooks ui demo-report embed-demo demo-sweep screenshots lock clean
+.PHONY: moved help demo install test test-slow faults check coverage lint static docs format hooks ui demo-report embed-demo demo-sweep screenshots lock clean
 
 include docker/docker.mk
 
@@ -34,6 +35,10 @@ test-slow: $(VENV)/.develop ## the tests that take minutes
 check: $(VENV)/.develop ## what to run before each commit: linters, types and the fast tests, in under a minute
 	@$(MAKE) --no-print-directory static
 	pytest -n $(WORKERS) --quiet $(FAST_TESTS)
+
+faults: $(VENV)/.develop ## damage copies of the demonstration in 1,000 ways, and kill 300 commands; an hour or more
+	python tests/faults/campaign.py --count 1000 --seed $(SEED)
+	python tests/faults/kills.py --count 300 --seed $(SEED)
 
 coverage: $(VENV)/.develop ## the tests, and which lines they ran; a report, not a limit
 	pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-report=html:reports/coverage

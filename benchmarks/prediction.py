@@ -21,10 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import yaml
 
 from sensorium.architectures import ModelConfig
-from sensorium.config import SyntheticConfig, WindowConfig, parse
+from sensorium.config import SyntheticConfig, WindowConfig
 from sensorium.data.inputs import frame_offset
 from sensorium.data.store import MouseStore
 from sensorium.inference.member import Member
@@ -36,9 +35,9 @@ from sensorium.recordings.synthetic.mouse import Recipe, write_mouse
 
 sys.path.insert(0, str(Path(__file__).parent))
 from plain_form import PlainDwiseNeuro, match
+from training_step import competition
 
 MOUSE, NEURONS = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20", 7863
-PRESET = Path(__file__).parents[1] / "conf" / "preset" / "competition.yaml"
 
 
 class Speed(NamedTuple):
@@ -98,7 +97,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    config = parse(yaml.safe_load(PRESET.read_text()), PRESET.name)
+    config = competition()
     settings, window, device = config.experiments["true_batch_001"].model, config.window, torch.device(options.device)
     plain, members = [], []
     for seed in range(options.models):

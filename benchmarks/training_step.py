@@ -19,21 +19,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.nn.functional import poisson_nll_loss
 
-from sensorium.config import load
+from sensorium.config import Config, parse
+from sensorium.experiments import compose
 from sensorium.mice import NEURONS
 from sensorium.model.dwiseneuro import DwiseNeuro
 
 sys.path.insert(0, str(Path(__file__).parent))
 from plain_form import PlainDwiseNeuro
 
-PRESET = Path(__file__).parents[1] / "conf" / "preset" / "competition.yaml"
 EXPERIMENT = "true_batch_001"
 GIB = 1 << 30
 
 FORMS: dict[str, Callable[..., nn.Module]] = {"plain": PlainDwiseNeuro, "ours": DwiseNeuro}
+
+
+def competition() -> Config:
+    """Settings of the competition's preset."""
+    return parse(yaml.safe_load(compose(Path(__file__).parents[1], "competition")), "competition")
 
 
 @dataclass
@@ -48,7 +54,7 @@ class Trainee:
     """One form with its optimizer and a fixed batch."""
 
     def __init__(self, form: str, device: str, batch: int, mice: int = len(NEURONS)):
-        config, neurons = load(PRESET), list(NEURONS.values())[:mice]
+        config, neurons = competition(), list(NEURONS.values())[:mice]
         settings = config.experiment(EXPERIMENT)
         torch.manual_seed(0)
         self.device, self.frames = device, config.window.frames
@@ -96,12 +102,16 @@ def print_peak(form: str, device: str, batch: int) -> None:
     trainee = Trainee(form, device, batch)
     for _ in range(2):
         trainee.step()
+    print(peak_now(device))
+
+
+def peak_now(device: str) -> float:
+    """Peak memory of this process so far, GiB: of the GPU, or resident in main memory."""
     if device == "cuda":
-        print(torch.cuda.max_memory_allocated() / GIB)
-    else:
-        # Not getrusage: its figure is inherited from the process that started this one.
-        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        print(int(line.split()[1]) * 1024 / GIB)
+        return torch.cuda.max_memory_allocated() / GIB
+    # Not getrusage: its figure is inherited from the process that started this one.
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / GIB
 
 
 def compare(device: str, batch: int, turns: int) -> None:

@@ -17,7 +17,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from sensorium.architectures import Fraction, ModelConfig, Positive, Section, settings_class
 from sensorium.errors import ConfigError
-from sensorium.mice import MouseSet
+from sensorium.mice import TRACKS, MouseSet
 from sensorium.paths import PARAMS_FILE, Paths
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
@@ -31,6 +31,11 @@ TAKEN_NAMES = ("all", "ceiling", "ensemble", "equal_weights", "pair")
 """What tables of scores call something else than an experiment."""
 _LONGEST_NAME = 220
 """Characters of a folder's name, leaving room in the 255 bytes of a file system for what is put around it."""
+
+
+def _is_none(value: object) -> bool:
+    """Whether a key is left out of settings on record: they stay as they were before the key existed."""
+    return value is None
 
 
 class DatasetConfig(Section):
@@ -140,6 +145,17 @@ class CutMixConfig(Section):
     """Share of samples that are mixed."""
 
 
+class LearningRateScale(Section):
+    """Learning rate of each part of the model over that of the schedule."""
+
+    core: Annotated[float, Field(gt=0)] = 1.0
+    """Factor of the core's learning rate."""
+    cortex: Annotated[float, Field(gt=0)] = 1.0
+    """Factor of the cortex's learning rate."""
+    readouts: Annotated[float, Field(gt=0)] = 1.0
+    """Factor of the readouts' learning rate."""
+
+
 class TrainingConfig(Section):
     """The recipe of one experiment."""
 
@@ -172,6 +188,11 @@ class TrainingConfig(Section):
     """Largest norm of the gradient; null leaves it as it is."""
     early_stopping: Positive | None = None
     """Epochs without a better validation correlation after which training ends; null never ends early."""
+    learning_rate_scale: LearningRateScale | None = Field(default=None, exclude_if=_is_none)
+    """Learning rates of the parts, for fine-tuning; null trains all parts alike."""
+    trials: Positive | None = Field(default=None, exclude_if=_is_none)
+    """Most training trials per mouse, drawn at random; the trials of a smaller number are among those of a larger one.
+    null uses all."""
 
     @property
     def epochs(self) -> int:
@@ -188,13 +209,43 @@ class DistillationConfig(Section):
     """Share of the loss weight that goes to the teacher's targets; 0.36 as published."""
 
 
+class StartConfig(Section):
+    """Transfer: training begins with the weights of another experiment."""
+
+    experiment: str
+    """Experiment whose fold k this experiment's fold k starts from; one of params.yaml, or one whose folds already lie
+    in data/experiments/."""
+    freeze: Literal["none", "core", "core+cortex"] = "none"
+    """Parts that keep the weights they start with."""
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the frozen parts."""
+        return () if self.freeze == "none" else tuple(self.freeze.split("+"))
+
+
 class ExperimentConfig(Section):
-    """One experiment: a model, a recipe and, for a student, its teacher."""
+    """One experiment: a model, a recipe and, where it has them, a teacher and a start."""
 
     model: SerializeAsAny[ModelConfig]
     """Settings of the architecture that `model.architecture` names; see sensorium/architectures.py."""
     training: TrainingConfig
     distillation: DistillationConfig | None = None
+    start: StartConfig | None = Field(default=None, exclude_if=_is_none)
+    """Trained folds to start from; null starts from random weights."""
+
+    @model_validator(mode="after")
+    def _check_scale(self) -> Self:
+        scale, start = self.training.learning_rate_scale, self.start
+        if scale is None or start is None:
+            return self
+        for part in start.frozen:
+            if getattr(scale, part) != 1:
+                raise ValueError(
+                    f"training.learning_rate_scale.{part} has no effect, as start.freeze is {start.freeze}; "
+                    "remove one of the two"
+                )
+        return self
 
 
 class PredictionConfig(Section):
@@ -239,6 +290,13 @@ class InsilicoConfig(Section):
     """Verbs below `sensorium insilico`; none by default."""
 
 
+class SubmissionConfig(Section):
+    """What is predicted of the competition's test trials, and submitted."""
+
+    tracks: tuple[Literal["main", "bonus"], ...] = ("main", "bonus")
+    """Tracks; none where the mice have no such trials."""
+
+
 class Training(Section):
     """One training of the pipeline: a fold of an experiment."""
 
@@ -248,6 +306,8 @@ class Training(Section):
     """Fold that is held out."""
     depends_on: str
     """What the training needs besides data and code: the same fold of its teacher, or only the table of folds."""
+    starts_from: str = ""
+    """The same fold of the experiment that it starts from, or only the table of folds."""
 
 
 class PipelineConfig(Section):
@@ -259,9 +319,13 @@ class PipelineConfig(Section):
     """What the store of every mouse depends on besides code: the mouse's folder where the recordings are yours
     (`dataset.get` is `verify`). Recordings that can be had again are no dependency, so that a clone which pulled the
     stores needs none."""
+    splits: tuple[str, ...] = ()
+    """Splits that are predicted besides the folds, a mean over all members for each."""
+    submissions: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """The two splits, `live` and `final`, of each track that is submitted to."""
     trainings: dict[str, Training]
     """Every training by the name of its stage, `<experiment>-<fold>`."""
-    insilico: dict[str, dict[str, str]]
+    insilico: dict[str, dict[str, str]] = Field(default_factory=dict)
     """Experiment and mouse of every experiment in silico, by the name of its stage, `<experiment>-<mouse>`."""
 
 
@@ -271,8 +335,10 @@ _INGEST_CODE = "sensorium/recordings/ingest.py"  # a dependency that every clone
 def pipeline(
     dataset: Mapping[str, Any],
     teachers: Mapping[str, str | None],
+    starts: Mapping[str, str | None],
     folds: Mapping[str, int],
     members: Sequence[str],
+    tracks: Sequence[str],
     insilico: Sequence[str],
 ) -> dict[str, Any]:
     """The section `pipeline`, as plain values.
@@ -280,18 +346,25 @@ def pipeline(
     Args:
         dataset: the section `dataset`.
         teachers: teacher by experiment, None where it has none.
+        starts: experiment that an experiment starts from, None where there is none; the same keys as `teachers`.
         folds: folds to train by name, `folds.train` of params.yaml.
         members: experiments of the ensemble.
+        tracks: tracks to submit to.
         insilico: experiments in silico.
     """
     paths = Paths(Path())
     own = dataset["get"] == "verify"
     recordings = {mouse: f"{dataset['raw']}/{mouse}" if own else _INGEST_CODE for mouse in dataset["mice"]}
+
+    def needed(source: str | None, fold: int) -> str:
+        return (paths.folds if source is None else paths.fold(source, fold)).as_posix()
+
     trainings = {
         f"{name}-{fold}": {
             "experiment": name,
             "fold": fold,
-            "depends_on": (paths.folds if teacher is None else paths.fold(teacher, fold)).as_posix(),
+            "depends_on": needed(teacher, fold),
+            "starts_from": needed(starts[name], fold),
         }
         for name, teacher in teachers.items()
         for fold in folds.values()
@@ -299,8 +372,15 @@ def pipeline(
     experiments = {
         f"{name}-{mouse}": {"experiment": name, "mouse": mouse} for name in insilico for mouse in dataset["mice"]
     }
-    lists = {"recordings": recordings, "trainings": trainings, "insilico": experiments}
-    return {"ensemble": ",".join(sorted(members)), **lists}
+    submissions = {track: dict(zip(("live", "final"), TRACKS[track], strict=True)) for track in tracks}
+    return {
+        "ensemble": ",".join(sorted(members)),
+        "recordings": recordings,
+        "splits": [split for track in tracks for split in TRACKS[track]],
+        "submissions": submissions,
+        "trainings": trainings,
+        "insilico": experiments,
+    }
 
 
 class RuntimeConfig(Section):
@@ -337,6 +417,7 @@ class Config(Section):
     ensemble: EnsembleConfig
     registry: RegistryConfig
     insilico: InsilicoConfig = InsilicoConfig()
+    submission: SubmissionConfig = SubmissionConfig()
     runtime: RuntimeConfig
     pipeline: PipelineConfig | None = None
     """Derived; only dvc.yaml reads it."""
@@ -383,34 +464,47 @@ class Config(Section):
                     f"experiments: {folded[name.casefold()]} and {name} differ in upper and lower case alone, which "
                     "folders may not"
                 )
-            self._check_teachers(name)
+            self._check_start(name)
+        for name in self.experiments:
+            self._check_order((name,))
         return self
 
-    def _check_teachers(self, name: str) -> None:
-        """Refuse unknown teachers, and an experiment that would wait for itself."""
-        chain = [name]
-        while (teacher := self.teachers[chain[-1]]) is not None:
-            if teacher not in self.experiments:
-                raise ValueError(f"experiments.{chain[-1]}.distillation.teacher: {teacher!r} is no experiment")
-            if teacher in chain:
-                circle = " learns from ".join([*chain[chain.index(teacher) :], teacher])
-                raise ValueError(f"experiments.{teacher}.distillation.teacher: {circle}, so none can be trained first")
-            chain.append(teacher)
+    def _check_start(self, name: str) -> None:
+        """Refuse a start that is no experiment's name, or has another model."""
+        source, key = self.starts[name], f"experiments.{name}.start.experiment"
+        if source is None:
+            return
+        if not EXPERIMENT_NAME.fullmatch(source):
+            raise ValueError(f"{key}: {source!r} cannot name an experiment; {EXPERIMENT_RULE}")
+        if source in self.experiments and self.experiments[source].model != self.experiments[name].model:
+            raise ValueError(
+                f"{key}: the section model of {source} differs from that of {name}, so its weights do not fit; "
+                f"make experiments.{name}.model the same"
+            )
+
+    def _check_order(self, chain: tuple[str, ...]) -> None:
+        """Refuse unknown teachers, and an experiment that would wait for itself; `chain` waits for its last entry."""
+        name = chain[-1]
+        sources = {"distillation.teacher": self.teachers[name], "start.experiment": self.starts[name]}
+        for key, source in sources.items():
+            if source is None or (key == "start.experiment" and source not in self.experiments):
+                continue
+            if source not in self.experiments:
+                raise ValueError(f"experiments.{name}.{key}: {source!r} is no experiment")
+            if source in chain:
+                circle = " learns from ".join([*chain[chain.index(source) :], source])
+                raise ValueError(f"experiments.{name}.{key}: {circle}, so none can be trained first")
+            self._check_order((*chain, source))
 
     @model_validator(mode="after")
     def _check_pipeline(self) -> Self:
-        derived = self.derived_pipeline()
-        if self.pipeline is not None and self.pipeline.model_dump() != derived:
+        derived = self.derived_pipeline
+        if self.pipeline is not None and self.pipeline.model_dump(mode="json") != derived:
             raise ValueError(
                 "pipeline: does not fit the dataset, experiments, folds and ensemble that it is derived from; "
                 "after changing them by hand, type `sensorium config --update`"
             )
         return self
-
-    def derived_pipeline(self) -> dict[str, Any]:
-        """What the section `pipeline` has to be."""
-        dataset, members = self.dataset.model_dump(), self.ensemble.members
-        return pipeline(dataset, self.teachers, self.folds.train, members, self.insilico.experiments)
 
     @property
     def teachers(self) -> dict[str, str | None]:
@@ -419,6 +513,20 @@ class Config(Section):
             name: settings.distillation.teacher if settings.distillation else None
             for name, settings in self.experiments.items()
         }
+
+    @property
+    def starts(self) -> dict[str, str | None]:
+        """Experiment that every experiment starts from, None where it starts from random weights."""
+        return {
+            name: settings.start.experiment if settings.start else None for name, settings in self.experiments.items()
+        }
+
+    @property
+    def derived_pipeline(self) -> dict[str, Any]:
+        """The section `pipeline` that fits the other sections, as plain values."""
+        dataset, folds, members = self.dataset.model_dump(), self.folds.train, self.ensemble.members
+        tracks, insilico = self.submission.tracks, self.insilico.experiments
+        return pipeline(dataset, self.teachers, self.starts, folds, members, tracks, insilico)
 
     def experiment(self, name: str) -> ExperimentConfig:
         """Settings of one experiment.

@@ -76,13 +76,20 @@ def register_resolver(root: Path) -> None:
     from omegaconf import DictConfig, ListConfig, OmegaConf
 
     def derive(
-        dataset: DictConfig, experiments: DictConfig, folds: DictConfig, members: ListConfig, insilico: ListConfig
+        dataset: DictConfig,
+        experiments: DictConfig,
+        folds: DictConfig,
+        members: ListConfig,
+        tracks: ListConfig,
+        insilico: ListConfig,
     ) -> DictConfig:
         check_files(root)
         names = [str(name) for name in experiments]
         teachers = {name: OmegaConf.select(experiments, f"{name}.distillation.teacher") for name in names}
+        starts = {name: OmegaConf.select(experiments, f"{name}.start.experiment") for name in names}
         trained = {str(name): fold for name, fold in folds.items()}
-        return OmegaConf.create(pipeline(dataset, teachers, trained, list(members), list(insilico)))
+        derived = pipeline(dataset, teachers, starts, trained, list(members), list(tracks), list(insilico))
+        return OmegaConf.create(derived)
 
     OmegaConf.register_new_resolver(RESOLVER, derive, replace=True)
 
@@ -123,9 +130,14 @@ def compose(root: Path, preset: str, overrides: Sequence[str] = ()) -> str:
     return text
 
 
+_MISSING = re.compile(r"Missing mandatory value: (\S+)")
+
+
 def _first_lines(fault: Exception) -> str:
     if isinstance(fault, yaml.MarkedYAMLError) and fault.problem_mark is not None:
         return f"{fault.problem_mark.name}, line {fault.problem_mark.line + 1}: not valid YAML: {fault.problem}."
+    if left := _MISSING.search(str(fault)):
+        return f"the preset has no value of {left[1]}."
     lines = [line.strip().removesuffix(" Config search path:") for line in str(fault).splitlines() if line.strip()]
     return " ".join(lines[:2])
 
@@ -134,6 +146,8 @@ def _remedy(root: Path, fault: Exception) -> str:
     missing = re.search(r"Could not (?:find|load) 'experiment/([^']+)'", str(fault))
     if missing:
         return _choose(known_experiments(root), missing[1])
+    if left := _MISSING.search(str(fault)):
+        return f"Set it: -S '{left[1]}=<value>'; the comment of the preset's file has an example."
     return "Correct the file or key named above; docs/how-to/experiments.md explains the files of conf/."
 
 
@@ -243,8 +257,8 @@ def update_pipeline(root: Path) -> bool:
 def _with_pipeline(text: str) -> str:
     tree = yaml.safe_load(text)
     tree.pop("pipeline", None)
-    config = parse(tree, PARAMS_FILE)
-    return _edited(text, lambda edited: edited.update({"pipeline": config.derived_pipeline()}))
+    derived = parse(tree, PARAMS_FILE).derived_pipeline
+    return _edited(text, lambda edited: edited.update({"pipeline": derived}))
 
 
 def _edited(text: str, change: Callable[[Any], object]) -> str:

@@ -16,12 +16,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from tokenize import TokenError
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 
 from sensorium.architectures import Section
 from sensorium.errors import SensoriumError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of every unfinished sibling; git and DVC ignore it."""
@@ -175,7 +179,7 @@ def read_json(path: Path, error: type[SensoriumError], remedy: str | Callable[[]
         remedy: what to do about it, or a function that finds out.
 
     Raises:
-        SensoriumError: of the class `error`, when the file is missing, a folder or not JSON.
+        SensoriumError: of the class `error`, when the file is missing, a folder or not JSON, or nested too deep.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -183,9 +187,41 @@ def read_json(path: Path, error: type[SensoriumError], remedy: str | Callable[[]
         problem = "the file does not exist"
     except IsADirectoryError:
         problem = "a folder, expected a file"
-    except (json.JSONDecodeError, UnicodeDecodeError) as fault:
+    except (ValueError, RecursionError) as fault:  # not only the decoder's own: text, numbers and depth have limits
         problem = f"not valid JSON ({fault})"
     raise error(f"{path}: {problem}.", remedy if isinstance(remedy, str) else remedy())
+
+
+def map_npy(path: Path) -> "NDArray[Any]":
+    """Map a .npy file read-only: its header is compared with its size, its values are not read.
+
+    Raises:
+        ValueError: it is not a .npy file, holds Python objects, or fewer bytes than its header claims.
+        OSError: it cannot be read.
+    """
+    from numpy.lib import format as npy
+
+    try:
+        mapped: NDArray[Any] = npy.open_memmap(path, mode="r")
+    except (TypeError, EOFError, OverflowError, MemoryError, RecursionError, SyntaxError, TokenError) as fault:
+        # NumPy reads the header as an expression of Python, which raises all of these
+        raise ValueError(f"its header is damaged: {fault!r}") from fault
+    return mapped
+
+
+def read_npy(path: Path) -> "NDArray[Any]":
+    """Read a .npy file whole, in one sequential read; memory is taken for what the file holds, not for what it claims.
+
+    Raises:
+        ValueError: it is not a .npy file, holds Python objects, or fewer bytes than its header claims.
+        OSError: it cannot be read.
+    """
+    from numpy.lib import format as npy
+
+    map_npy(path)
+    with path.open("rb") as stream:
+        array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
+    return array
 
 
 class Record(Section):

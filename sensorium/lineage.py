@@ -19,10 +19,13 @@ PREDICTION_CODE = ("data", "inference", "model")
 _CHECKSUM_BYTES = 4
 
 
-def provenance(config: Config, paths: Paths, experiment: str, fold: int, teacher: str | None) -> dict[str, Any]:
+def provenance(
+    config: Config, paths: Paths, experiment: str, fold: int, teacher: str | None, start: str | None = None
+) -> dict[str, Any]:
     """Settings, data, code and command that one fold's training depends on; digests for what is large.
 
-    `teacher` is the digest of the teacher's fold, where there is one. The section `runtime` is left out: a training may
+    `teacher` is the digest of the teacher's fold, where there is one, `start` that of the fold whose weights the
+    training starts from; without one there is no such key. The section `runtime` is left out: a training may
     continue with other devices or loader processes.
     """
     return {
@@ -34,6 +37,7 @@ def provenance(config: Config, paths: Paths, experiment: str, fold: int, teacher
         "stores": [[mouse, store_digest(paths.store(mouse))] for mouse in config.dataset.mice],
         "folds": folder_digest(paths.folds),
         "teacher": teacher,
+        **({} if start is None else {"start": start}),
         "code": code_digests(TRAINING_CODE),
         "torch": torch.__version__,
     }

@@ -23,6 +23,12 @@ def find_root(start: Path | None = None) -> Path:
     for folder in (here, *here.parents):
         if (folder / PARAMS_FILE).is_file():
             return folder
+    project = next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), None)
+    if project is not None:
+        raise ConfigError(
+            f"{project / PARAMS_FILE}: missing, or not a file.",
+            f"Remove what is in its place, then type `git checkout -- {PARAMS_FILE}` in {project}.",
+        )
     raise ConfigError(
         f"{here}: no {PARAMS_FILE} in this folder or above it.",
         "Run the command inside a clone of the project: `git clone` it, then type `make install` there.",
@@ -108,6 +114,10 @@ class Paths:
     def sweep(self, name: str) -> Path:
         """Figure and table of a sweep; no stage's output."""
         return self.root / "reports" / "sweeps" / name
+
+    def learning_curve(self, experiment: str) -> Path:
+        """Figure and table of an experiment's learning curve; no stage's output."""
+        return self.root / "reports" / "learning-curves" / experiment
 
     @property
     def pair_pin(self) -> Path:

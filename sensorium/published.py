@@ -6,7 +6,6 @@ the axes of length one.
 """
 
 import math
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -143,14 +142,17 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: the file does not exist.", _REMEDY) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as fault:
+    except Exception as fault:  # damaged bytes make PyTorch's unpickler raise nearly anything
         reason = str(fault).strip().partition("\n")[0]
         raise CheckpointError(f"{path}: damaged or not a published checkpoint ({reason}).", _REMEDY) from fault
     if not isinstance(content, dict) or set(content) != _KEYS:
         raise CheckpointError(f"{path}: not a published checkpoint, its keys are not {sorted(_KEYS)}.", _REMEDY)
     if content["model_name"] != MODEL_NAME:
         raise CheckpointError(f"{path}: holds a {content['model_name']!r}, expected a {MODEL_NAME!r}.", _REMEDY)
-    return content["params"], content["nn_state_dict"]
+    params, state = content["params"], content["nn_state_dict"]
+    if not isinstance(params, dict) or not isinstance(state, dict):
+        raise CheckpointError(f"{path}: not a published checkpoint, it holds no settings or no entries.", _REMEDY)
+    return params, state
 
 
 def write(path: Path, params: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:

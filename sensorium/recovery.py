@@ -7,8 +7,9 @@ there usually lies in DVC's cache. Only names of objects are looked up, nothing 
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def remedy(path: Path, otherwise: str) -> str:
         otherwise: how it is made anew.
     """
     root = next((folder for folder in path.parents if (folder / LOCK_FILE).is_file()), None)
-    if root is None:
+    if root is None or find_spec("dvc") is None:
         return otherwise
     name = path.relative_to(root)
     outputs = {
@@ -79,16 +80,27 @@ def trained_folds(folds: Iterable[int], paths: Paths, experiment: str) -> dict[i
 def locked_digests(root: Path) -> dict[str, str]:
     """Digest of every output in dvc.lock, by path; empty without a lock file."""
     try:
-        lock = yaml.load((root / LOCK_FILE).read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe one
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return parse_lock((root / LOCK_FILE).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
         return {}
-    stages = lock.get("stages") if isinstance(lock, dict) else None
-    return {
-        out["path"]: str(out["md5"])
-        for stage in (stages if isinstance(stages, dict) else {}).values()
-        for out in stage.get("outs", [])
-        if "md5" in out and "path" in out
-    }
+
+
+def parse_lock(text: str) -> dict[str, str]:
+    """Digest of every output in the text of a dvc.lock, by path; empty where it is not valid YAML."""
+    return dict(parse_outputs(text))
+
+
+def parse_outputs(text: str) -> Iterator[tuple[str, str]]:
+    """Path and digest of every output in the text of a dvc.lock or of a .dvc file; none where it is not valid YAML."""
+    try:
+        tree = yaml.load(text, _Loader)  # noqa: S506 - a safe one
+    except yaml.YAMLError:
+        return
+    stages = tree.get("stages", {"": tree}) if isinstance(tree, dict) else None
+    for stage in (stages if isinstance(stages, dict) else {}).values():
+        for out in stage.get("outs", []):
+            if "md5" in out and "path" in out:
+                yield out["path"], str(out["md5"])
 
 
 def cache_folder(root: Path) -> Path:

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from sensorium.config import Config, parse, pipeline
+from sensorium.config import Config, parse
 from sensorium.experiments import compose
 from sensorium.recordings.synthetic.mouse import Recipe, write_mouse
 
@@ -48,9 +48,13 @@ TINY_BASELINE = {
 _TRAINING = {"samples_per_epoch": 24, "batch_size": 6, "warmup_epochs": 1, "cosine_epochs": 1}
 
 
+OPEN = {"transfer": ["dataset.mice={my-mouse: old}"]}
+"""What presets leave to their user."""
+
+
 def preset_tree(name: str, *overrides: str) -> dict[str, Any]:
     """A preset of conf/ as a plain tree."""
-    tree: dict[str, Any] = yaml.safe_load(compose(ROOT, name, overrides))
+    tree: dict[str, Any] = yaml.safe_load(compose(ROOT, name, [*OPEN.get(name, ()), *overrides]))
     return tree
 
 
@@ -70,8 +74,7 @@ def tiny_tree(raw: str = "data/sensorium_all_2023") -> dict[str, Any]:
 def derived(tree: dict[str, Any]) -> dict[str, Any]:
     """The tree with the section `pipeline` that belongs to its other sections."""
     config = parse({key: value for key, value in tree.items() if key != "pipeline"}, "tests/tiny.py")
-    members = pipeline(config.dataset.model_dump(), config.teachers, config.folds.train, config.ensemble.members)
-    return tree | {"pipeline": members}
+    return tree | {"pipeline": config.derived_pipeline}
 
 
 def make_config(raw: str = "data/sensorium_all_2023") -> Config:

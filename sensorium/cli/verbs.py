@@ -9,10 +9,11 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.models import ParameterInfo
 
 from sensorium.config import load
 from sensorium.paths import PARAMS_FILE, Paths, find_root
@@ -20,9 +21,11 @@ from sensorium.paths import PARAMS_FILE, Paths, find_root
 VERBS = {
     "Data": {
         "synthesize": "commands.synthesize:run",
+        "synthesize-nwb": "commands.synthesize_nwb:run",
         "download": "commands.download:run",
         "responses": "commands.responses:run",
         "import-nwb": "commands.import_nwb:run",
+        "export-nwb": "commands.export_nwb:run",
         "verify": "commands.verify:run",
         "import-experanto": "commands.experanto:run_import",
         "export-experanto": "commands.experanto:run_export",
@@ -33,6 +36,7 @@ VERBS = {
     "Training": {
         "train": "stages.train:run",
         "sweep": "commands.sweep:run",
+        "learning-curve": "commands.learning_curve:run",
         "model": "commands.model:run",
         "checkpoints": "commands.checkpoints:run",
         "weights import": "commands.weights:run_import",
@@ -59,14 +63,18 @@ VERBS = {
         "promote": "commands.promote:run",
         "rollback": "commands.promote:run_rollback",
         "compare": "commands.compare:run",
+        "diff": "commands.diff:run",
         "reproduce": "commands.reproduce:run",
+        "receipt": "commands.reproduce:run_receipt",
         "sync": "commands.sync:run",
         "registry restore": "commands.restore:run",
+        "publish": "commands.publish:run",
     },
     "Pipeline": {
         "run": "commands.run:run",
         "config": "commands.config:run",
         "doctor": "commands.doctor:run",
+        "gc": "commands.gc:run",
         "experiment new": "commands.experiment:run_new",
         "experiment add": "commands.experiment:run_add",
         "remote check": "commands.remote:run",
@@ -171,6 +179,9 @@ def in_project(function: Callable[..., Any]) -> Callable[..., None]:
         function(**options)
 
     shown = [parameter for name, parameter in signature.parameters.items() if name not in given]
+    for about in (about for parameter in shown for about in get_args(parameter.annotation)):
+        if isinstance(about, ParameterInfo):
+            about.readable = False  # Typer says no more than that a file is not readable; who opens it says what to do
     call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     return call

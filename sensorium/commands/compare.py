@@ -1,7 +1,7 @@
 """`sensorium compare`: is the one better than the other, by how much, on which mice and folds?"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +40,7 @@ def run(
         str | None, typer.Argument(help="Experiment (or several, joined by commas), run id, or pair version.")
     ] = None,
     reference: Annotated[str | None, typer.Argument(help="What to compare with; for pairs also `champion`.")] = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
 ) -> None:
     """Find out whether one experiment, run or pair is better than another, with 95% intervals and a figure.
 
@@ -55,7 +56,7 @@ def run(
         TrackingError: a run or version is missing, or they share no mouse and fold.
     """
     if candidate is None or reference is None:
-        _compare_all(config, paths, candidate)
+        _compare_all(config, paths, candidate, as_markdown)
         return
     kinds = {_kind(config, name) for name in (candidate, reference)}
     if len(kinds) > 1:
@@ -67,12 +68,12 @@ def run(
         cells, whole = _by_videos(config, paths, candidate, reference)
     else:
         cells, whole = _by_scores(paths, kinds == {"run"}, candidate, reference)
-    _print(cells, whole, candidate, reference)
+    _print(cells, whole, candidate, reference, as_markdown)
     log_results(paths, {f"difference/{key}": getattr(whole, key) for key in ("mean", "low", "high")})
     _write(paths.root / "reports" / "comparison" / f"{candidate}-{reference}", cells, whole, (candidate, reference))
 
 
-def _compare_all(config: Config, paths: Paths, reference: str | None) -> None:
+def _compare_all(config: Config, paths: Paths, reference: str | None, as_markdown: bool) -> None:
     """Compare every experiment with one of them, or with several joined by commas; with the best by default."""
     if reference is None:
         remedy = "Type `dvc repro` first, or name two experiments."
@@ -84,10 +85,12 @@ def _compare_all(config: Config, paths: Paths, reference: str | None) -> None:
     if not others:
         raise ConfigError(f"{reference}: params.yaml has no other experiment.", "`sensorium experiment new` adds one.")
     found = {name: _by_videos(config, paths, name, reference)[1] for name in others}
-    table = Table("experiment", "difference", "95% interval", "verdict", title=f"Correlation, minus {reference}")
-    for name, whole in sorted(found.items(), key=lambda item: -item[1].mean):
-        table.add_row(name, f"{whole.mean:+.4f}", f"{whole.low:+.4f} to {whole.high:+.4f}", whole.verdict)
-    Console().print(table)
+    rows = [
+        (name, f"{whole.mean:+.4f}", f"{whole.low:+.4f} to {whole.high:+.4f}", whole.verdict)
+        for name, whole in sorted(found.items(), key=lambda item: -item[1].mean)
+    ]
+    headings = ("experiment", "difference", "95% interval", "verdict")
+    _print_table(f"Correlation, minus {reference}", headings, rows, as_markdown)
 
 
 def _kind(config: Config, name: str) -> str:
@@ -145,15 +148,25 @@ def _by_scores(paths: Paths, runs: bool, candidate: str, reference: str) -> tupl
     return cells, found
 
 
-def _print(cells: Cells, whole: Interval, candidate: str, reference: str) -> None:
-    headings = ("mouse", "fold", "difference", "95% interval", "verdict")
-    table = Table(*headings, title=f"Correlation, {candidate} minus {reference}")
+def _print(cells: Cells, whole: Interval, candidate: str, reference: str, as_markdown: bool) -> None:
+    rows = []
     for (mouse, fold), found in cells.items():
-        judged = [f"{found.low:+.4f} to {found.high:+.4f}", found.verdict] if np.isfinite(found.low) else []
-        table.add_row(short_name(mouse), str(fold), f"{found.mean:+.4f}", *judged)
-    console = Console(soft_wrap=True)
-    console.print(table)
-    console.print(f"{candidate} against {reference}: {whole}.")
+        judged = (f"{found.low:+.4f} to {found.high:+.4f}", found.verdict) if np.isfinite(found.low) else ("", "")
+        rows.append((short_name(mouse), str(fold), f"{found.mean:+.4f}", *judged))
+    headings = ("mouse", "fold", "difference", "95% interval", "verdict")
+    _print_table(f"Correlation, {candidate} minus {reference}", headings, rows, as_markdown)
+    Console(soft_wrap=True).print(f"{candidate} against {reference}: {whole}.")
+
+
+def _print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], as_markdown: bool) -> None:
+    if as_markdown:
+        lines = [headings, ["---"] * len(headings), *rows]
+        print("\n".join([f"**{title}**", "", *(f"| {' | '.join(line)} |" for line in lines), ""]))  # noqa: T201 - output
+        return
+    table = Table(*headings, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console(soft_wrap=True).print(table)
 
 
 def _write(folder: Path, cells: Cells, whole: Interval, names: tuple[str, str]) -> None:

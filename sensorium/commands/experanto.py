@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from sensorium.commands.options import Mouse, new_mouse, require_choice, require_free, select_mice
+from sensorium.commands.options import Mouse, new_mouse, picture_size, require_choice, require_free, select_mice
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, DataError
@@ -77,7 +77,11 @@ def run_import(
         DataError: a file of the session is missing or unsound, or the mouse is already there.
     """
     choice = Choice(
-        _kinds(trials), _columns(eye), treadmill, _tiers(tiers), None if frame_size is None else _size(frame_size)
+        _kinds(trials),
+        _columns(eye),
+        treadmill,
+        _tiers(tiers),
+        None if frame_size is None else picture_size(frame_size),
     )
     sessions = find_sessions(folder)
     if name is not None and len(sessions) > 1:
@@ -132,10 +136,3 @@ def _tiers(text: str) -> dict[str, str]:
     for _, _, tier in pairs:
         require_choice("--tiers", tier.strip(), TIERS)
     return {given.strip(): tier.strip() for given, _, tier in pairs}
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
-    if match is None:
-        raise ConfigError(f"--frame-size {text}: not a size.", "Give rows and columns, such as 36x64.")
-    return int(match[1]), int(match[2])

@@ -55,6 +55,18 @@ def new_mouse(name: str) -> str:
     return name
 
 
+def picture_size(text: str) -> tuple[int, int]:
+    """Parse `36x64`.
+
+    Raises:
+        ConfigError: not a size.
+    """
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise ConfigError(f"--frame-size {text}: not a size.", "Give rows and columns, such as 36x64.")
+    return int(match[1]), int(match[2])
+
+
 def require_free(place: Path) -> None:
     """Refuse to write where something is.
 

@@ -1,11 +1,10 @@
 """Predict how a mouse would respond to a video of the user's own."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-import torch
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
@@ -15,8 +14,7 @@ from sensorium.commands.options import select_mice
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
-from sensorium.inference.member import load_member
-from sensorium.inference.sliding import SlidingPredictor, TrialInput, prediction_device
+from sensorium.inference.encoding_model import EncodingModel, MouseInfo
 from sensorium.inference.video import read_clip, resample
 from sensorium.mice import FRAMES_PER_SECOND, short_name
 from sensorium.paths import Paths
@@ -58,13 +56,11 @@ def run(
     mouse = select_mice(config, mouse)[0]
     store = MouseStore(paths.store(mouse))
     shown = resample(read_clip(video, fps), store.frame_shape)
-    states = _states(store, len(shown), behavior)
-    members = [load_member(folder, store) for folder in load_pair(paths.pair_pin, paths)[config.registry.student]]
-    settings = config.prediction
-    device = torch.device(prediction_device(config.runtime.accelerator, settings.precision))
-    sliding = SlidingPredictor(members, settings.batch_size, settings.precision, device)
-    trial = TrialInput(str(video), torch.from_numpy(shown), torch.from_numpy(states))
-    responses = sliding.predict([trial])[0]
+    states = (None, None) if behavior is None else _states(len(shown), behavior)
+    student = {config.registry.student: load_pair(paths.pair_pin, paths)[config.registry.student]}
+    known, accelerator = {mouse: MouseInfo.of(store)}, config.runtime.accelerator
+    model = EncodingModel(student, config.prediction, mice=known, accelerator=accelerator)
+    responses = model.predict(shown, mouse, *states).values
     with files.atomic_folder(output) as partial:
         _write(partial, store, responses)
         draw_responses(shown, responses, f"{video.name}, seen by mouse {short_name(mouse)}").savefig(
@@ -75,21 +71,18 @@ def run(
     )
 
 
-def _states(store: MouseStore, frames: int, path: Path | None) -> NDArray[np.float32]:
-    """Behaviour and pupil centre (L, 4) at every frame."""
-    if path is None:
-        means = [np.nanmean(store.statistics(name, "mean"), axis=0) for name in ("behavior", "pupil_center")]
-        return np.tile(np.concatenate(means).astype(np.float32), (frames, 1))
+def _states(frames: int, path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Behaviour (2, L) and pupil centre (2, L) at every frame."""
     remedy = f"Give an .npy file of shape (4, {frames}): {', '.join(STATES)}, 30 values per second."
     try:
-        states = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as fault:
+        states = files.read_npy(path)
+    except (ValueError, OSError) as fault:
         raise PredictionError(f"{path}: not a readable .npy file ({fault}).", remedy) from fault
     if states.ndim != 2 or len(states) != len(STATES) or states.shape[1] < frames or states.dtype.kind not in "uif":
         raise PredictionError(f"{path}: {states.dtype} of shape {states.shape}.", remedy)
     if not np.isfinite(states[:, :frames]).all():
         raise PredictionError(f"{path}: values are NaN or infinite.", remedy)
-    return np.ascontiguousarray(states[:, :frames].T, np.float32)
+    return states[:2, :frames], states[2:, :frames]
 
 
 def _write(folder: Path, store: MouseStore, responses: NDArray[np.float32]) -> None:

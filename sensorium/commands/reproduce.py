@@ -1,9 +1,12 @@
-"""`sensorium reproduce`: train a fold again from what its run says, and compare the two."""
+"""`sensorium reproduce`: train a fold again from what its run or receipt says, and compare the two."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,14 +14,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sensorium.config import Config
-from sensorium.errors import PipelineError, TrackingError
+from sensorium.commands.options import require_free
+from sensorium.config import Config, load
+from sensorium.errors import ConfigError, PipelineError, TrackingError
 from sensorium.files import exclusive_lock, write_json
-from sensorium.paths import Paths
+from sensorium.paths import PARAMS_FILE, Paths, find_root
 from sensorium.processes import die_with_parent
 from sensorium.registry.pair import find_weights
 from sensorium.reproduction.drift import Drift, Outcome, judge
-from sensorium.reproduction.rebuild import clone_commit, place_data
+from sensorium.reproduction.rebuild import clone_commit, clone_repository, place_data
+from sensorium.reproduction.receipt import is_receipt, read_receipt, write_receipt
 from sensorium.tracking.project_run import log_results
 from sensorium.tracking.provenance import hardware
 from sensorium.tracking.recorder import CONFIG, HISTORY
@@ -37,20 +42,59 @@ _TRAIN = "from sensorium.cli import main; main()"
 
 
 def run(
-    config: Config,
-    paths: Paths,
-    run: Annotated[str, typer.Argument(help="Id of a fold's run, or a fold such as true_batch_001/fold_0.")],
+    run: Annotated[
+        str, typer.Argument(help="Id of a fold's run, a fold such as true_batch_001/fold_0, or a receipt's folder.")
+    ],
     tolerance: Annotated[
         float, typer.Option(min=0, help="Largest relative difference of weights and metrics; 0: equal bits only.")
     ] = 1e-3,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the folder that it was trained in.")] = False,
+    repository: Annotated[
+        str | None, typer.Option(help="Where to clone the code of a receipt from. Default: the address in it.")
+    ] = None,
 ) -> None:
-    """Train a fold again from the code, data and settings that its run names, and compare bit by bit.
+    """Train a fold again from the code, data and settings that its run or receipt names, and compare bit by bit.
+
+    A receipt needs neither a project nor MLflow: its code is cloned below the working folder, outside of a project.
 
     The exit code is 0 for bitwise equal and within tolerance, 3 for drift.
     """
-    if reproduce(config, paths, run, tolerance, keep).verdict == "drift":
+    if is_receipt(Path(run)):
+        drift = _from_receipt(Path(run), tolerance, keep, repository)
+    else:
+        root = find_root()
+        drift = reproduce(load(root / PARAMS_FILE), Paths(root), run, tolerance, keep)
+    if drift.verdict == "drift":
         raise typer.Exit(DRIFT)
+
+
+def run_receipt(
+    config: Config,
+    paths: Paths,
+    run: Annotated[str, typer.Argument(help="Id of a fold's run, or a fold such as true_batch_001/fold_0.")],
+    to: Annotated[
+        Path | None, typer.Option(help="Folder to write. Default: reports/receipts/EXPERIMENT-fold_K.")
+    ] = None,
+) -> None:
+    """Write a receipt of a training: a small folder from which `sensorium reproduce` trains it again anywhere.
+
+    The folder is an RO-Crate: commit and uncommitted changes, settings, digests of data and weights, scores, and the
+    versions of all packages. Whoever trains again needs the git repository and the DVC remote.
+
+    Example: `sensorium receipt true_batch_001/fold_0`.
+
+    Raises:
+        ConfigError: no such name.
+        TrackingError: the run is missing or does not record enough.
+        PipelineError: the run has no settings or no history.
+    """
+    upload_remaining(TrackingStore.of(paths))
+    record = read_training_record(config, paths, run)
+    folder = to or paths.root / "reports" / "receipts" / f"{record.experiment}-fold_{record.fold}"
+    if to is not None:
+        require_free(to)
+    write_receipt(paths.root, record, platform.python_version(), folder)
+    Console(soft_wrap=True, highlight=False).print(f"{record.name}: {folder}")
 
 
 def reproduce(config: Config, paths: Paths, name: str, tolerance: float, keep: bool) -> Drift:
@@ -65,13 +109,38 @@ def reproduce(config: Config, paths: Paths, name: str, tolerance: float, keep: b
     """
     upload_remaining(TrackingStore.of(paths))  # of a training that ended a moment ago; what cannot arrive stays on disk
     recipe = read_training_record(config, paths, name)
+    origin = "whose run is in another store" if recipe.run_id is None else f"run {recipe.run_id}"
+    drift = _repeat(paths, recipe, origin, partial(_first, paths, recipe), tolerance, keep)
+    note_verdict(paths, recipe, drift.verdict)
+    measured = {"weights": drift.weights, "metrics": drift.metrics}
+    log_results(paths, {f"difference/{key}": None if d is None else d.relative for key, d in measured.items()})
+    return drift
+
+
+def _from_receipt(path: Path, tolerance: float, keep: bool, repository: str | None) -> Drift:
+    """Train what a receipt describes again: in the project around the working folder, or in a clone below it."""
+    receipt, record = read_receipt(path)
+    try:
+        root = find_root()
+    except ConfigError:
+        address = repository or receipt.repository
+        if address is None:
+            raise ConfigError(f"{path}: names no git repository.", "Give its address: --repository ADDRESS.") from None
+        root = clone_repository(address, Path.cwd() / "sensorium-code") / receipt.inside
+    first = partial(Outcome, record.artifacts[CONFIG], record.artifacts[HISTORY], None)
+    return _repeat(Paths(root), record, f"receipt {path}", first, tolerance, keep)
+
+
+def _repeat(
+    paths: Paths, recipe: TrainingRecord, origin: str, outcome: Callable[[], Outcome], tolerance: float, keep: bool
+) -> Drift:
+    """Train again in a folder of its own, compare with what the original training left, and write the report."""
     folder = paths.state / "reproduce" / recipe.key
     console = Console(soft_wrap=True, highlight=False)
     busy = PipelineError(f"{folder}: this run is being reproduced already.", "Wait for it, or stop it.")
     with exclusive_lock(paths.state / "locks" / f"reproduce-{recipe.key}.lock", busy):
-        origin = "whose run is in another store" if recipe.run_id is None else f"run {recipe.run_id}"
         console.print(f"{recipe.name}, {origin}: commit {recipe.commit[:12]} in {folder}")
-        first = _first(paths, recipe)
+        first = outcome()
         project = clone_commit(paths.root, recipe.commit, recipe.patch, folder)
         place_data(paths.root, recipe.inputs, project)
         _train(project, recipe)
@@ -81,13 +150,10 @@ def reproduce(config: Config, paths: Paths, name: str, tolerance: float, keep: b
         report = paths.root / "reports" / "reproduction" / f"{recipe.key}.json"
         known = {"run": recipe.run_id, "commit": recipe.commit, "inputs": recipe.inputs, "fold": recipe.name}
         write_json(report, {**known, **drift.to_json()})
-        note_verdict(paths, recipe, drift.verdict)
         if drift.verdict != "drift" and not keep:
             await_end(TrackingStore.of(Paths(project)).state)
             shutil.rmtree(folder)
     _print(console, drift, recipe, report)
-    measured = {"weights": drift.weights, "metrics": drift.metrics}
-    log_results(paths, {f"difference/{key}": None if d is None else d.relative for key, d in measured.items()})
     return drift
 
 

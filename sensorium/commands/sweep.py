@@ -33,6 +33,7 @@ from sensorium.sweep.space import Space, candidates, load_space, settings_of
 from sensorium.sweep.study import Sweep, SweepPlan
 from sensorium.tracking.sweeps import SweepPlace
 from sensorium.training.devices import launched_outside
+from sensorium.training.transfer import start_digest
 
 _TEACHER = "distillation.teacher"
 
@@ -134,8 +135,10 @@ def make_plan(config: Config, paths: Paths, options: Options) -> SweepPlan:
         MouseStore(paths.store(mouse))
     known = provenance(config, paths, options.experiment, options.folds[0], teacher=None)
     del known["fold"]
+    starts = {str(fold): start_digest(config, paths, options.experiment, fold) for fold in options.folds}
     identity = {
         **known,
+        **({"start": starts} if config.starts[options.experiment] else {}),
         "space": space.model_dump(mode="json"),
         "--folds": list(options.folds),
         "teacher": _teachers(config, paths, options, space),

@@ -95,7 +95,7 @@ def _training(sweep: Sweep, config: Config, paths: Paths, options: Options, numb
     place = SweepPlace(sweep.plan.name, digest_json(dict(sweep.plan.identity)), number, title)
     pruner = TrialPruner(sweep.plan, number, tuple(sweep.folds(number).values()), len(options.folds))
     recorder = partial(_recorder, config, paths, options.experiment, fold, place)
-    return train.Trial(title, sweep.folder_of(number), pruner, recorder)
+    return train.Trial(title, sweep.folder_of(number), recorder, pruner)
 
 
 def _recorder(

@@ -7,12 +7,14 @@ B windows, T frames of a window, h w pixels, N neurons of one mouse.
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from sensorium import seeding
 from sensorium.config import WindowConfig
 from sensorium.data.augmentation import NO_BOX, Augmentation
 from sensorium.data.folds import UNLABELLED, Folds
@@ -77,6 +79,7 @@ class TrainingData:
         augmentation: Augmentation | None,
         samples_per_epoch: int,
         seed: int,
+        most_trials: int | None = None,
     ) -> None:
         """Choose the trials; nothing is read yet.
 
@@ -89,6 +92,7 @@ class TrainingData:
             augmentation: draws which windows are mixed; None mixes none.
             samples_per_epoch: number of windows.
             seed: source of all draws.
+            most_trials: trials per mouse that are drawn from all; None takes all.
 
         Raises:
             DataError: a mouse has no trial to train on that is as long as a window, frames differ in size
@@ -103,6 +107,9 @@ class TrainingData:
         for store in stores:
             assigned = folds.of(store.name, store.trials)
             trials = np.flatnonzero((assigned != fold) & (assigned != UNLABELLED))
+            if most_trials is not None:
+                order = seeding.generator(seed, "trials", crc32(store.name.encode()), fold).permutation(trials)
+                trials = np.sort(order[:most_trials])
             self._pools.append(_pool(store, trials, window, f"training trial outside fold {fold}"))
         self._plans: dict[int, EpochPlan] = {}
 

@@ -86,6 +86,11 @@ class Folds:
             raise DataError(f"{path}: no table of {', '.join(COLUMNS)} ({fault}).", remedy(path, _REMEDY)) from fault
         return cls(rows)
 
+    @property
+    def mice(self) -> list[str]:
+        """Mice of the table."""
+        return list(self._rows)
+
     def _mouse(self, mouse: str) -> list[TrialFold]:
         if mouse not in self._rows:
             raise DataError(f"folds: mouse {mouse} is not in the table.", _REMEDY)

@@ -137,6 +137,7 @@ def plan(paths: Paths, stores: Sequence[MouseStore], split: str, trained: Traine
     if not found:
         names = ", ".join(store.name for store in stores) or "any mouse"
         raise PredictionError(
-            f"split {split}: no trial of {names} belongs to it.", "Choose another split, or other mice with `-d`."
+            f"split {split}: no trial of {names} belongs to it.",
+            "Choose another split; mice without such trials leave submission.tracks empty.",
         )
     return found

@@ -74,6 +74,7 @@ class Predictions:
         """
         path = _trial_file(self.folder, mouse, trial)
         try:
+            files.map_npy(path)
             content = path.read_bytes()
             prediction = np.load(io.BytesIO(content), allow_pickle=False)
         except FileNotFoundError:

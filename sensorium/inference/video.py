@@ -1,5 +1,6 @@
 """Read a video of any size and rate, and bring it into the form of a mouse's recordings."""
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium.errors import PredictionError
+from sensorium.files import read_npy
 from sensorium.mice import FRAMES_PER_SECOND
-from sensorium.pictures import LUMA, fit_picture, read_film
+from sensorium.pictures import LUMA, fit_picture, read_film, require_size
 
 _GIF_SECONDS = 0.1
 """Duration of a GIF's frame that states none, as browsers show it."""
@@ -51,8 +53,8 @@ def read_clip(path: Path, frames_per_second: float | None) -> Clip:
 
 def _read_array(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as fault:
+        array = read_npy(path)
+    except (ValueError, OSError) as fault:
         raise PredictionError(f"{path}: not a readable .npy file ({fault}).", f"Give {_FORMATS}.") from fault
     if array.ndim == 4 and array.shape[-1] == len(LUMA):
         array = array @ LUMA
@@ -67,17 +69,28 @@ def _read_array(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
 
 
 def _read_gif(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    from PIL import Image, ImageSequence, UnidentifiedImageError
+    from PIL import Image, ImageSequence
 
     try:
         with Image.open(path) as image:
+            require_size(path, getattr(image, "n_frames", 1), image.size, PredictionError)
             pairs = [
                 (np.asarray(frame.convert("L"), np.float32), frame.info.get("duration", 0) / 1000 or _GIF_SECONDS)
                 for frame in ImageSequence.Iterator(image)
             ]
-    except (UnidentifiedImageError, OSError, EOFError, SyntaxError) as fault:
+        return np.stack([frame for frame, _ in pairs]), np.array([duration for _, duration in pairs])
+    except PredictionError:
+        raise
+    except (
+        OSError,
+        EOFError,
+        SyntaxError,
+        ValueError,
+        IndexError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as fault:
         raise PredictionError(f"{path}: not a readable .gif ({fault}).", f"Give {_FORMATS}.") from fault
-    return np.stack([frame for frame, _ in pairs]), np.array([duration for _, duration in pairs])
 
 
 def _read_film(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

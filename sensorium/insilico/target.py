@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,17 +18,14 @@ from sensorium.insilico.simulated import RateSubject
 from sensorium.insilico.subject import ModelSubject, Weighted, mean_state
 from sensorium.paths import PARAMS_FILE, Paths
 from sensorium.recordings.synthetic.mouse import GENERATOR_VERSION, Recipe, Simulation
-from sensorium.registry.manifest import PAIR, ModelManifest, PairManifest, PairPin, trained_content
-from sensorium.registry.model_registry import ModelRegistry, none_on
-from sensorium.registry.pair import pinned_weights
+from sensorium.registry.manifest import trained_content
+from sensorium.registry.registered import SCHEME, Registered, find_registered, pinned_pair
 from sensorium.tracking.run_links import RUNS
-from sensorium.tracking.store import mlflow_errors
 
 SIMULATION = "simulation"
 """Name of the noiseless rate of simulated mice."""
 PINNED = "pair"
 """Name of the pair that data/registry/pair.json pins."""
-_URI = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
 _CPU_ROOM = 1 << 27
 """Bytes of the widest tensor of a forward pass, as in `sensorium.inference.sliding`."""
 
@@ -109,9 +105,9 @@ def load_target(config: Config, paths: Paths, name: str, folds: Sequence[int] | 
         settings = None if config.synthetic is None else config.synthetic.model_dump(mode="json")
         return SimulationTarget("noiseless rate of the simulation", {}, digest_json([GENERATOR_VERSION, settings]))
     if name == PINNED:
-        found = _pinned(paths)
-    elif name.startswith("models:/"):
-        found = _registered(paths, name)
+        found = _registered(pinned_pair(paths))
+    elif name.startswith(SCHEME):
+        found = _registered(find_registered(name, paths))
     else:
         config.experiment(name)
         chosen = config.folds.train if folds is None else {f"fold_{fold}": fold for fold in folds}
@@ -132,45 +128,8 @@ def _only(target: Target, folds: Sequence[int]) -> Target:
     return Target(f"{target.label}, {names}", kept, digest, target.weights, target.tags)
 
 
-def _pinned(paths: Paths) -> Target:
-    pin = PairPin.read(paths.pair_pin)
-    with mlflow_errors(paths):
-        registry = ModelRegistry(paths)
-        version = registry.resolve(pin.pair)
-        folds = {model.experiment: registry.folds(model) for model in pin.models.values()}
-    label = f"{pin.pair.name} version {version.version}"
-    return Target(label, folds, pin.pair.digest, pinned_weights(paths.pair_pin), version.tags)
-
-
-def _registered(paths: Paths, uri: str) -> Target:
-    match = _URI.fullmatch(uri)
-    if match is None:
-        raise TrackingError(f"{uri}: not the address of a model.", "For example: models:/sensorium-pair@champion")
-    name, alias, number = match.groups()
-    with mlflow_errors(paths):
-        registry = ModelRegistry(paths)
-        version = _version(registry, uri, name, alias, number)
-        label = f"{name} version {version.version}"
-        if name == PAIR:
-            pair = registry.manifest(version, PairManifest)
-            folds = {model.experiment: registry.folds(model) for model in pair.models.values()}
-            digest = digest_json([{role: model.digest for role, model in pair.models.items()}, pair.weights])
-            return Target(label, folds, digest, pair.weights, version.tags)
-        content = registry.manifest(version, ModelManifest)
-        folder = registry.folder(version, content)
-        folders = [folder / fold for fold in content.folds]
-        return Target(label, {content.experiment: folders}, content.digest, None, version.tags)
-
-
-def _version(registry: ModelRegistry, uri: str, name: str, alias: str | None, number: str | None) -> Any:
-    if alias is not None:
-        missing = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-        found = none_on(missing, registry.client.get_model_version_by_alias, name, alias)
-    else:
-        found = registry.version(name, int(number or 0))
-    if found is None:
-        raise TrackingError(f"{uri}: not in the model registry at {registry.store.label}.", "Look it up in MLflow.")
-    return found
+def _registered(found: Registered) -> Target:
+    return Target(found.label, found.folds, found.digest, found.weights, found.tags)
 
 
 def listed_runs(target: Target) -> list[str]:

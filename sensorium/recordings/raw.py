@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib import format as npy
 
 from sensorium.errors import DataError
+from sensorium.files import map_npy, read_npy
 from sensorium.mice import MODALITIES, STATISTICS, TIERS
 
 Float64Array = npt.NDArray[np.float64]
@@ -52,8 +52,7 @@ def open_array(path: Path) -> npt.NDArray[Any]:
         DataError: the file is missing, truncated, or no .npy file.
     """
     with _readable(path):
-        mapped: npt.NDArray[Any] = npy.open_memmap(path, mode="r")  # np.load also takes archives and pickles
-    return mapped
+        return map_npy(path)  # np.load also takes archives and pickles
 
 
 def read_array(path: Path) -> npt.NDArray[Any]:
@@ -62,9 +61,8 @@ def read_array(path: Path) -> npt.NDArray[Any]:
     Raises:
         DataError: the file is missing, truncated, or no .npy file.
     """
-    with _readable(path), path.open("rb") as stream:
-        array: npt.NDArray[Any] = npy.read_array(stream, allow_pickle=False)
-    return array
+    with _readable(path):
+        return read_npy(path)
 
 
 def read_tiers(folder: Path) -> list[str]:

@@ -86,6 +86,9 @@ def write_model(
             mlflow_model=Model(artifact_path=location, model_id=model_id, model_uuid=model_id),
             signature=interface.signature(),
             input_example=interface.example(),
-            pip_requirements=[f"sensorium=={__version__}", *(f"{name}=={version(name)}" for name in _REQUIREMENTS)],
+            pip_requirements=[
+                f"sensorium[train,platform]=={__version__}",
+                *(f"{name}=={version(name)}" for name in _REQUIREMENTS),
+            ],
             metadata={"registered_name": name, "manifest": manifest},
         )

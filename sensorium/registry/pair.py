@@ -14,6 +14,7 @@ from sensorium.paths import Paths
 from sensorium.recovery import later_remedy, locked_digests
 from sensorium.registry.flavor import Interface
 from sensorium.registry.manifest import (
+    CONFIG,
     PAIR,
     REGISTER,
     STUDENT,
@@ -32,6 +33,7 @@ from sensorium.registry.results import EVALUATE, Evaluation, log_results, read_s
 from sensorium.tracking.leaderboard import leaderboard_name
 from sensorium.tracking.provenance import Provenance, source_tags
 from sensorium.tracking.run_links import origin
+from sensorium.tracking.runs import START
 from sensorium.tracking.store import mlflow_errors
 
 
@@ -113,9 +115,22 @@ def _register_models(
     for role, content in contents.items():
         manifest = ModelManifest(**dict(content), role=role, prediction=config.prediction)
         place, interface = leaderboard_name(config.preset), _interface(config, [role])
-        new = NewVersion(content.name, content.digest, place, manifest, interface, {**tags, **origins[role]})
+        own = {**tags, **origins[role], **_start_tags(paths, content)}
+        new = NewVersion(content.name, content.digest, place, manifest, interface, own)
         models[role] = PinnedModel(**dict(content), version=registry.register(new))
     return models
+
+
+def _start_tags(paths: Paths, content: ModelContent) -> dict[str, str]:
+    """What the folds started from, and the digest of the fold that each started from; empty for random weights."""
+    tags = {}
+    for fold in content.folds:
+        path = paths.experiment(content.experiment) / fold / CONFIG
+        known = read_json(path, TrackingError, later_remedy(path, REGISTER))["info"]["provenance"]
+        if "start" in known:
+            tags[START] = known["settings"]["start"]["experiment"]
+            tags[f"{START}.{fold}"] = known["start"]
+    return tags
 
 
 def _interface(config: Config, models: list[str]) -> Interface:

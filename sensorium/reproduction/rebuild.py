@@ -53,6 +53,20 @@ def clone_commit(root: Path, commit: str, patch: bytes, folder: Path) -> Path:
     return folder / inside
 
 
+def clone_repository(address: str, folder: Path) -> Path:
+    """Clone a repository into a folder, or use the clone of it that is there.
+
+    Raises:
+        PipelineError: it cannot be cloned, or the folder is something else.
+    """
+    if not folder.exists():
+        _git(folder.parent, "clone", "--quiet", address, str(folder), failed=f"{address} cannot be cloned")
+    found = _git(folder, "remote", "get-url", "origin", failed="not a clone of a repository").decode().strip()
+    if found != address:
+        raise PipelineError(f"{folder}: a clone of {found}, not of {address}.", "Use an empty folder.")
+    return folder
+
+
 def _git(root: Path, *arguments: str, failed: str, stdin: bytes = b"") -> bytes:
     try:
         return git(root, *arguments, stdin=stdin)

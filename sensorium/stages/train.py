@@ -28,20 +28,21 @@ from sensorium.training import devices
 from sensorium.training.assembly import assemble, neuron_counts, teacher_remedy, unit_digests
 from sensorium.training.history import Best, Row, to_csv
 from sensorium.training.loop import Callbacks, Pruner, Trainer
+from sensorium.training.transfer import start_digest
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a training of a sweep has, and others do not."""
+    """What a training of a sweep or a learning curve has, and others do not."""
 
     name: str
     """What the user calls it."""
     checkpoints: Path
     """Where its checkpoints lie."""
-    pruner: Pruner
-    """Ends it early; can be pickled where several processes train."""
     open_recorder: Callable[[str], Recorder]
     """Takes the training's fingerprint."""
+    pruner: Pruner | None = None
+    """Ends it early; can be pickled where several processes train."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def run(config: Config, paths: Paths, experiment: Experiment, folds: Folds = Non
 
     Raises:
         ConfigError: no such experiment, fold or device.
-        CheckpointError: the teacher is missing or of other mice.
+        CheckpointError: the teacher, or the fold to start from, is missing or does not fit.
         TrainingError: another process trains this fold, the training cannot continue, or was asked to stop.
     """
     config.experiment(experiment)
@@ -88,7 +89,7 @@ def train_fold(config: Config, paths: Paths, experiment: str, fold: int) -> None
 
 
 def try_out(config: Config, paths: Paths, experiment: str, fold: int, trial: Trial) -> float | None:
-    """Train a fold for a sweep, or continue; only its checkpoints are written, and stay.
+    """Train a fold for a sweep or a learning curve, or continue; only its checkpoints are written, and stay.
 
     Returns:
         The validation correlation of the best epoch; None where the pruner ended the training.
@@ -104,7 +105,14 @@ def try_out(config: Config, paths: Paths, experiment: str, fold: int, trial: Tri
 
 def _launch(config: Config, paths: Paths, experiment: str, fold: int, trial: Trial | None = None) -> float | None:
     settings = config.experiment(experiment)
-    known = provenance(config, paths, experiment, fold, teacher_digest(settings, paths, fold))
+    known = provenance(
+        config,
+        paths,
+        experiment,
+        fold,
+        teacher_digest(settings, paths, fold),
+        start_digest(config, paths, experiment, fold),
+    )
     start = trial.open_recorder if trial else partial(tracking.start_training_run, config, paths, experiment, fold)
     job = Job(config, paths, experiment, fold, known, partial(start, fingerprint(known)), trial)
     fabric = devices.make_fabric(

@@ -1,8 +1,10 @@
 """Read any submission file, ours or a stranger's, row by row; what is wrong with its form is listed."""
 
 import contextlib
+import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,10 @@ from sensorium.errors import PredictionError
 from sensorium.mice import SUBMISSION_NAMES, TRACKS
 from sensorium.submission.writer import SCHEMA, SUFFIX
 
+LARGEST_SUBMISSION = 64 << 30
+"""Bytes that a submission may hold unpacked; those of the competition's five mice hold less than 1 GB."""
+MOST_FILES = 100
+"""Files that a submission may hold; a track has two."""
 _REMEDY = "`sensorium submission` writes files of the right form."
 
 
@@ -53,13 +59,32 @@ def submission_files(path: Path) -> Iterator[tuple[list[Path], list[str]]]:
     if not zipfile.is_zipfile(path):
         yield [path], []
         return
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
-        members = [info for info in archive.infolist() if not info.is_dir()]
+    with tempfile.TemporaryDirectory() as folder:
         try:
-            found = [Path(archive.extract(info, folder)) for info in members]
-        except (zipfile.BadZipFile, RuntimeError, OSError) as fault:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+                members = [info for info in archive.infolist() if not info.filename.endswith("/")]
+                _require_harmless(path, members, Path(folder))
+                found = [Path(archive.extract(info, folder)) for info in members]
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, UnicodeDecodeError, OSError) as fault:
             raise PredictionError(f"{path}: the zip is damaged ({fault}).", _REMEDY) from fault
-        yield found, zip_faults(archive.namelist())
+        yield found, zip_faults(names)
+
+
+def _require_harmless(path: Path, members: list[zipfile.ZipInfo], folder: Path) -> None:
+    """Refuse a zip that no track's submission can be, before anything is written."""
+    if len(members) > MOST_FILES or len({info.filename for info in members}) < len(members):
+        raise PredictionError(f"{path}: the zip holds {len(members)} files, or two of one name.", _REMEDY)
+    if any(not info.filename for info in members):
+        raise PredictionError(f"{path}: a file in the zip has no name.", _REMEDY)
+    size = sum(info.file_size for info in members)
+    if size > LARGEST_SUBMISSION:
+        raise PredictionError(f"{path}: {size / 2**30:.0f} GiB unpacked are more than any submission holds.", _REMEDY)
+    if size > (free := shutil.disk_usage(folder).free):
+        raise PredictionError(
+            f"{path}: {size / 2**30:.1f} GiB unpacked, but {folder} has {free / 2**30:.1f} GiB left.",
+            "Free space there, or set TMPDIR to another disk.",
+        )
 
 
 def zip_faults(names: list[str]) -> list[str]:
@@ -85,7 +110,7 @@ def open_table(path: Path) -> tuple[pq.ParquetFile, list[str]]:
     """
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as fault:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as fault:
         raise PredictionError(f"{path.name}: not a parquet file ({fault}).", _REMEDY) from fault
     found = {field.name: field.type for field in file.schema_arrow}
     missing = [name for name in SCHEMA.names if name not in found]
@@ -135,13 +160,15 @@ def read_rows(file: pq.ParquetFile) -> Iterator[FoundRow]:
     try:
         for batch in file.iter_batches(batch_size=1, columns=SCHEMA.names):
             yield _row(batch)
-    except (pa.ArrowInvalid, OSError) as fault:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as fault:
         raise PredictionError(f"the parquet file is damaged ({fault}).", _REMEDY) from fault
 
 
 def _row(batch: pa.RecordBatch) -> FoundRow:
     mouse, trial, prediction, ids = (batch.column(name)[0] for name in SCHEMA.names)
-    if None in (mouse.as_py(), trial.as_py()) or prediction.values is None or ids.values is None:
+    if None in (mouse.as_py(), trial.as_py()) or any(
+        cell.values is None or cell.values.null_count for cell in (prediction, ids)
+    ):
         raise PredictionError("a row has an empty cell.", _REMEDY)
     counts = prediction.values.value_lengths().to_numpy(zero_copy_only=False)
     fewest, most = (int(counts.min()), int(counts.max())) if len(counts) else (0, 0)

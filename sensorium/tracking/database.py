@@ -32,8 +32,8 @@ _ADDRESSES = (
 )
 """Tables and columns of MLflow that hold addresses, and which of their rows do."""
 _BUSY_SECONDS = 30.0
-_DAMAGE = ("malformed", "not a database", "database corruption")
-"""What SQLite calls a file that holds something else than it wrote."""
+_DAMAGE = re.compile(r"malformed|not a database|database corruption|duplicate column name|table \w+ already exists")
+"""What SQLite calls a file that holds something else than it wrote, or tables that MLflow made in part."""
 RESTORE_DATABASE = (
     "Type `sensorium registry restore`: it moves the file aside, and records trainings and pair in a new one."
 )
@@ -54,8 +54,8 @@ def database_errors(path: Path) -> Iterator[None]:
 
 
 def is_damage(message: str) -> bool:
-    """Whether a message of SQLite says that the file is damaged."""
-    return any(words in message for words in _DAMAGE)
+    """Whether a message of SQLite says that the file is damaged, or its tables unfinished."""
+    return _DAMAGE.search(message) is not None
 
 
 def check_readable(path: Path) -> None:
@@ -111,19 +111,39 @@ def set_aside(path: Path) -> Path | None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether SQLite finds every page as it wrote it.
+    """Whether SQLite finds every page as it wrote it, and MLflow was not ended while it made the tables.
 
     Raises:
         TrackingError: the database cannot be opened.
     """
     try:
         with closing(_connect(path)) as connection:
-            return bool(connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok")
+            sound = connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok"
+            return sound and not _is_unfinished(connection)
     except sqlite3.Error as fault:
         if is_damage(str(fault)):
             return False
         with database_errors(path):
             raise
+
+
+def _is_unfinished(connection: sqlite3.Connection) -> bool:
+    """Whether there are tables of an earlier revision which hold no run: nobody has used them since."""
+    tables = _tables(connection)
+    if not tables or _revision(connection) == newest_schema():
+        return False
+    return "runs" not in tables or not connection.execute("SELECT count(*) FROM runs").fetchone()[0]
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+def _revision(connection: sqlite3.Connection) -> str | None:
+    if "alembic_version" not in _tables(connection):
+        return None
+    row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return None if row is None else str(row[0])
 
 
 @dataclass(frozen=True)
@@ -166,10 +186,7 @@ def schema(path: Path) -> str | None:
         TrackingError: the database cannot be read.
     """
     with database_errors(path), closing(_connect(path)) as connection:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
-            return None
-        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-    return None if row is None else str(row[0])
+        return _revision(connection)
 
 
 def newest_schema() -> str | None:
@@ -208,7 +225,7 @@ def _roots(connection: sqlite3.Connection) -> set[str]:
 
 
 def _move(connection: sqlite3.Connection, old: Path, new: Path) -> None:
-    present = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    present = _tables(connection)
     for table, column, condition in _ADDRESSES:
         if table not in present:
             continue

@@ -138,10 +138,9 @@ def hardware() -> str:
 
 def training_inputs(config: Config, root: Path, experiment: str, fold: int) -> dict[str, str]:
     """DVC's digest of everything the fold's training reads, by path, as dvc.lock has it."""
-    paths, distillation = Paths(Path()), config.experiment(experiment).distillation
+    paths, sources = Paths(Path()), (config.teachers[experiment], config.starts[experiment])
     wanted = {str(paths.store(mouse)) for mouse in config.dataset.mice} | {str(paths.folds)}
-    if distillation is not None:
-        wanted.add(str(paths.fold(distillation.teacher, fold)))
+    wanted |= {str(paths.fold(source, fold)) for source in sources if source is not None}
     return {path: digest for path, digest in locked_digests(root).items() if path in wanted}
 
 

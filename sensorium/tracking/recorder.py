@@ -248,6 +248,7 @@ def _header(config: Config, experiment: str, fold: int, fingerprint: str, made: 
             **made.to_tags(),
             runs.ARCHITECTURE: settings.model.architecture,
             **({runs.TEACHER: settings.distillation.teacher} if settings.distillation else {}),
+            **({runs.START: settings.start.experiment} if settings.start else {}),
             runs.FINGERPRINT: fingerprint,
             runs.GROUP: group,
             runs.ROLE: "fold",

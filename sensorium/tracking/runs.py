@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from sensorium.files import waiting_lock
 from sensorium.mice import short_name
+from sensorium.paths import Paths
 from sensorium.tracking.descriptions import differences, rounded, run_name
 from sensorium.tracking.event_log import FINISHED, now
 from sensorium.tracking.provenance import DVC_EXPERIMENT, STAGE
-from sensorium.tracking.store import TrackingStore
+from sensorium.tracking.store import TrackingStore, mlflow_errors
 from sensorium.tracking.system import PREFIX as SYSTEM
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ ROLE = "sensorium.role"
 RECORD = "record"
 FOLD = "sensorium.fold"
 EXPERIMENT = "sensorium.experiment"
-ARCHITECTURE, TEACHER = "sensorium.architecture", "sensorium.teacher"
+ARCHITECTURE, TEACHER, START = "sensorium.architecture", "sensorium.teacher", "sensorium.start"
 DIFFERS = "sensorium.differs"
 """Tag of a parent: what differs from the experiment's first execution, as its name says in short."""
 FOLDS = "sensorium.folds"
@@ -110,6 +111,25 @@ def known_steps(client: "MlflowClient", run_id: str, keys: Iterable[str]) -> dic
 def _curve(client: "MlflowClient", run_id: str, key: str) -> dict[int, float]:
     """Values of a metric by step."""
     return {metric.step: metric.value for metric in client.get_metric_history(run_id, key)}
+
+
+def deleted_runs(paths: Paths) -> list[str]:
+    """Ids of the runs that were deleted, and that MLflow keeps until they are removed for good.
+
+    Raises:
+        TrackingError: the store cannot be reached or is damaged.
+    """
+    from mlflow.entities import ViewType
+
+    with mlflow_errors(paths):
+        client = TrackingStore.of(paths).client()
+        found: list[str] = []
+        token: str | None = None
+        while token != "":
+            page = client.search_runs(everywhere(client), "", ViewType.DELETED_ONLY, page_token=token)
+            found += [str(run.info.run_id) for run in page]
+            token = page.token or ""
+    return found
 
 
 def is_alive(client: "MlflowClient", run_id: str) -> bool:

@@ -5,6 +5,7 @@ Without `MLFLOW_TRACKING_URI` the store is embedded: an SQLite file in the proje
 """
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from sensorium.errors import SensoriumError, TrackingError
-from sensorium.files import waiting_lock
+from sensorium.files import PARTIAL_SUFFIX, discard, sync_tree, tidy, waiting_lock
 from sensorium.paths import Paths
 from sensorium.secrets import redact
 from sensorium.tracking.database import ARTIFACTS, RESTORE_DATABASE, check_readable, is_damage, rebase
@@ -171,12 +172,11 @@ class TrackingStore:
     def _open_database(self) -> "MlflowClient":
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
         if self.database is not None:
             check_readable(self.database)
             if not self.database.exists():
-                SqlAlchemyStore(self.uri, (self.home / ARTIFACTS).as_uri())  # where artifacts of experiment 0 will be
+                self._make_database(self.database)
         client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         try:
             client.search_experiments(max_results=1)  # the first call creates the tables
@@ -188,6 +188,20 @@ class TrackingStore:
                 f"Make a copy of it, then type: mlflow db upgrade {self.label}",
             ) from fault
         return client
+
+    def _make_database(self, file: Path) -> None:
+        """Make a fresh database beside its place: MLflow cannot go on with tables whose making was interrupted."""
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        tidy(file)  # only the holder of the lock is here
+        folder = Path(tempfile.mkdtemp(prefix=f".{file.name}.", suffix=PARTIAL_SUFFIX, dir=file.parent))
+        try:
+            made = SqlAlchemyStore(f"{_SQLITE}{folder / file.name}", (self.home / ARTIFACTS).as_uri())
+            made.engine.dispose()
+            sync_tree(folder)
+            (folder / file.name).rename(file)
+        finally:
+            discard(folder)
 
     def experiment_id(self, client: "MlflowClient", name: str) -> str:
         """The MLflow experiment of that name, made when missing.

@@ -14,6 +14,7 @@ from sensorium.data.folds import Folds
 from sensorium.data.inputs import Batch
 from sensorium.data.store import MouseStore
 from sensorium.errors import CheckpointError
+from sensorium.files import folder_digest
 from sensorium.model import checkpoint
 from sensorium.model.architecture import build
 from sensorium.paths import Paths
@@ -23,6 +24,7 @@ from sensorium.training.learner import Learner
 from sensorium.training.loop import BatchSource
 from sensorium.training.losses import LOSSES
 from sensorium.training.task import Distillation, Supervised
+from sensorium.training.transfer import load_start, start_remedy
 from sensorium.training.validation import FoldValidation
 
 
@@ -41,26 +43,41 @@ def assemble(
 
     Raises:
         DataError: the folds are missing, or do not fit the stores.
-        CheckpointError: the teacher is missing, or was trained for something else.
+        CheckpointError: the teacher, or the fold to start from, is missing or was trained for something else.
     """
     settings, seed, folds = config.experiment(experiment), config.seed, Folds.load(paths.folds)
     recipe, canvas = settings.training, settings.model.canvas
     augmentation = make_augmentation(recipe.cutmix)
-    data = TrainingData(stores, folds, fold, config.window, canvas, augmentation, recipe.samples_per_epoch, seed)
+    samples, trials = recipe.samples_per_epoch, recipe.trials
+    data = TrainingData(stores, folds, fold, config.window, canvas, augmentation, samples, seed, trials)
     held_out = ValidationData(stores, folds, fold, config.window)
     torch.manual_seed(torch_seed(seed, "weights", fold))
     model = build(settings.model, [store.neurons for store in stores])
     model.locate([torch.from_numpy(store.coordinates) for store in stores])
+    frozen: tuple[str, ...] = ()
+    if settings.start is not None:
+        expected = checkpoint.ModelInfo(
+            experiment=experiment,
+            fold=fold,
+            model=settings.model,
+            window=config.window,
+            mice=neuron_counts(stores),
+            units=unit_digests(stores),
+            provenance={"folds": folder_digest(paths.folds)},
+        )
+        source, frozen = paths.fold(settings.start.experiment, fold), settings.start.frozen
+        with start_remedy(config, settings.start, source, fold):
+            load_start(model, source, expected)
     task = _task(fabric, config, paths, settings, fold, stores)
-    learner = Learner(fabric, model, task, recipe, seed, data.batches(recipe.batch_size))
+    learner = Learner(fabric, model, task, recipe, seed, data.batches(recipe.batch_size), frozen)
     mice = [store.name for store in stores]
     validation = FoldValidation(fabric, held_out, mice, canvas, recipe.batch_size, LOSSES[recipe.loss])
 
-    def source(epoch: int, first: int) -> Iterable[Batch]:
+    def batches(epoch: int, first: int) -> Iterable[Batch]:
         workers = config.runtime.workers
         return data.loader(epoch, first, recipe.batch_size, workers, fabric.global_rank, fabric.world_size)
 
-    return learner, source, validation
+    return learner, batches, validation
 
 
 def neuron_counts(stores: Sequence[MouseStore]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """One optimizer step: what learns, and everything it carries from step to step."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,21 @@ from sensorium.seeding import torch_seed
 from sensorium.training.devices import average_buffers
 from sensorium.training.schedule import make_schedule
 from sensorium.training.task import Student, Supervised
+from sensorium.training.transfer import freeze
 
 _CPU_MEMORY_FULL = "can't allocate memory"  # of PyTorch's CPU allocator, which raises a plain RuntimeError
+
+
+def _parameters(model: AnyModel, recipe: TrainingConfig) -> list[Any]:
+    """What is to be learnt: one list, or a group per part where the parts have learning rates of their own."""
+    learnt = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if recipe.learning_rate_scale is None:
+        return [parameter for _, parameter in learnt]
+    groups = [
+        {"params": [parameter for name, parameter in learnt if name.partition(".")[0] == part], "scale": scale}
+        for part, scale in recipe.learning_rate_scale
+    ]
+    return [group for group in groups if group["params"]]
 
 
 class ExponentialMovingAverage:
@@ -61,21 +74,44 @@ class Learner:
     """
 
     def __init__(
-        self, fabric: Fabric, model: AnyModel, task: Supervised, recipe: TrainingConfig, seed: int, steps: int
+        self,
+        fabric: Fabric,
+        model: AnyModel,
+        task: Supervised,
+        recipe: TrainingConfig,
+        seed: int,
+        steps: int,
+        frozen: Sequence[str] = (),
     ) -> None:
-        """Set up a model with its first weights; `seed` is that of dropout, `steps` are optimizer steps per epoch."""
+        """Set up a model with its first weights.
+
+        Args:
+            fabric: device, precision and processes.
+            model: with the weights to begin with.
+            task: what it learns.
+            recipe: how it learns.
+            seed: of dropout.
+            steps: optimizer steps per epoch.
+            frozen: parts that keep their weights: `core`, `cortex`.
+        """
         self.fabric, self.task, self.recipe, self.seed, self.steps = fabric, task, recipe, seed, steps
+        student = Student(freeze(model, frozen)) if frozen else Student(model)
+        model.to(fabric.device)  # frozen parts of it are not in the student
         self.optimizer = torch.optim.AdamW(
-            model.parameters(),
+            _parameters(model, recipe),
             lr=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             fused=recipe.gradient_clip is None,  # the fused step unscales by itself, so nothing could be clipped
         )
-        self._student, self._optimizer = fabric.setup(Student(model), self.optimizer)
+        self._student, self._optimizer = fabric.setup(student, self.optimizer)
         self.model = model
         self.schedule = make_schedule(recipe, steps)
         self.ema = ExponentialMovingAverage(model, recipe.ema_decay)  # after setup, which may move the model
-        self._statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        self._statistics = [
+            buffer
+            for name, buffer in model.named_buffers()
+            if buffer.is_floating_point() and name.partition(".")[0] not in frozen
+        ]
 
     def learning_rate(self, epoch: int, step: int) -> float:
         """Learning rate of a step."""
@@ -106,7 +142,7 @@ class Learner:
 
     def _step(self, batch: Batch, epoch: int, step: int) -> Tensor:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(epoch, step)
+            group["lr"] = self.learning_rate(epoch, step) * group.get("scale", 1.0)
         loss = self._accumulate(batch, epoch, step)
         if self.recipe.gradient_clip is not None:
             self.fabric.clip_gradients(self._student, self._optimizer, max_norm=self.recipe.gradient_clip)

@@ -1,40 +1,45 @@
 """A campaign of faults: damage a finished project in every way, run the commands that read what was damaged, judge.
 
-    python tests/faults/campaign.py PROJECT --count 1000 [--seed 0] [--table faults.md]
+    python tests/faults/campaign.py [PROJECT] --count 1000 [--seed 0] [--table faults.md] [--processes real]
 
-PROJECT is a clone in which `dvc pull` and `sensorium registry restore` have run; it is copied, never touched. Faults
+PROJECT is a clone in which `dvc pull` and `sensorium registry restore` have run, one of this clone where none is given;
+it is copied, never touched. Faults
 are generated: every file of the project, every kind of damage, every command that reads such a file; `--count` of the
 combinations are drawn. Verdict on each:
 
-    right     the command succeeded, and everything that it is to give is as without the fault
-    refused   one message that names file or key and a remedy; the remedy, typed, made the command succeed
-    undetected  success, though the file holds other valid content: only its digest could tell
+    right       the command succeeded, and every result is as without the fault
+    refused     one message that names the file and a command; typed, it mended the project: every result is right
+    explained   one message that names the file and says what is wrong; with the file put back, every result is right
+    undetected  success with other results: the file holds the valid content of another one
 
 and, as failures of the campaign: `traceback`, `wrong` (success with other results), `silent` (no file or no remedy
 named), `remedy` (it did not help), `changed` (a refused command changed another file).
+
+The work is done by commands in forked processes of one server (see processes.py); `--processes real` starts each anew.
 """
 
 import argparse
 import contextlib
-import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from processes import ForkedProcesses, RealProcesses, can_read_all, drop_privileges
+from project_copy import ProjectCopy
 from rich.console import Console
 
 TIMEOUT_SECONDS = 180
-GOOD = ("right", "refused", "undetected")
+GOOD = ("right", "refused", "explained", "undetected")
 """Verdicts that are no failure."""
-TEACHER, STUDENT = "true_batch_001", "distillation_001"
+TEACHER, STUDENT, BASELINE = "true_batch_001", "distillation_001", "baseline_001"
 SPLIT = "live_test_main"
 
 
@@ -42,24 +47,32 @@ def _missing(path: Path, _other: Path) -> None:
     path.unlink()
 
 
+def _write(path: Path, content: bytes) -> None:
+    """Overwrite a file in place, as a failing disk does it, whoever may write it."""
+    mode = path.stat().st_mode
+    path.chmod(0o600)
+    path.write_bytes(content)
+    path.chmod(mode)
+
+
 def _empty(path: Path, _other: Path) -> None:
-    path.write_bytes(b"")
+    _write(path, b"")
 
 
 def _truncated(path: Path, _other: Path) -> None:
     content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
+    _write(path, content[: len(content) // 2])
 
 
 def _flipped(path: Path, _other: Path) -> None:
     content = bytearray(path.read_bytes())
     if content:
         content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
+    _write(path, bytes(content))
 
 
 def _exchanged(path: Path, other: Path) -> None:
-    path.write_bytes(other.read_bytes())
+    _write(path, other.read_bytes())
 
 
 def _folder(path: Path, _other: Path) -> None:
@@ -89,13 +102,16 @@ FAULTS: dict[str, Callable[[Path, Path], None]] = {
 """What is done to a file; the second argument is another file of the same name or kind."""
 
 PREDICT = f"sensorium predict -e {TEACHER} -s {SPLIT}"
-OUT_OF_FOLD = f"sensorium predict -e {TEACHER} -s folds"
+OUT_OF_FOLD = f"sensorium predict -e {BASELINE} -s folds"
 ENSEMBLE = f"sensorium ensemble -e {STUDENT},{TEACHER} -s {SPLIT} --pin data/registry/pair.json"
 SUBMISSION = f"sensorium submission -e {STUDENT},{TEACHER} -t main"
+EXPENSIVE = (OUT_OF_FOLD, ENSEMBLE)
+"""Commands that take several times as long as the others."""
 READERS: list[tuple[str, tuple[str, ...]]] = [
     (r"data/store/.*", (PREDICT, "sensorium evaluate", "sensorium inspect")),
     (r"data/folds/.*", (OUT_OF_FOLD, "sensorium evaluate")),
-    (rf"data/experiments/{TEACHER}/.*", (PREDICT, OUT_OF_FOLD, "sensorium register")),
+    (rf"data/experiments/{TEACHER}/.*", (PREDICT, "sensorium register")),
+    (rf"data/experiments/{BASELINE}/.*", (OUT_OF_FOLD, "sensorium results")),
     (r"data/experiments/.*", ("sensorium register", "sensorium results")),
     (r"data/predictions/[^/]*/out-of-fold/.*", ("sensorium evaluate", "sensorium report")),
     (r"data/predictions/.*", (SUBMISSION,)),
@@ -114,7 +130,12 @@ _NO_RESULT = re.compile(
     r"(^|/)(\.git|\.venv|\.sensorium|__pycache__|tmp)(/|$)|mlflow\.db|^\.dvc/|provenance|^data/out-of-fold/"
 )
 """Files that are no results. Those of data/out-of-fold hold digests of the inputs, and must follow a changed one."""
+_RECORDS = "mlartifacts/"
+"""Below it, names hold ids of runs and models, and a restored registry has new ones; a command that reads verifies."""
 _QUOTED = re.compile(r"`((?:rm|dvc|sensorium|mlflow|git|make) [^`]*)`")
+_TEXTS = ("params.yaml", "dvc.yaml", "dvc.lock")
+"""Files that a user writes or merges, and mends by hand."""
+_ADVICE = re.compile(r"\b(?:Correct|Save|Restore|Remove|Write|Give|Resolve)\b")
 _PLAIN = re.compile(r"\b((?:dvc|sensorium|mlflow) [a-z][^\s;,]*(?: [^\s;,]*[\w/*])*)")
 
 
@@ -139,10 +160,10 @@ class Outcome:
 def combinations(project: Path) -> list[Combination]:
     """Every fault of every file with every command that reads it."""
     found = []
+    faults = [fault for fault in FAULTS if fault != "no permission" or not can_read_all()]
     for path in sorted(path for path in project.rglob("*") if path.is_file() and not path.is_symlink()):
         name = path.relative_to(project).as_posix()
         commands = next((commands for pattern, commands in READERS if re.fullmatch(pattern, name)), ())
-        faults = [fault for fault in FAULTS if fault != "no permission" or os.geteuid() != 0]  # root may read all
         found += [Combination(name, fault, command) for command in commands for fault in faults]
     return found
 
@@ -161,26 +182,9 @@ def sample(all_of_them: list[Combination], count: int, seed: int) -> list[Combin
     return drawn
 
 
-def digests(project: Path) -> dict[str, str]:
+def digests(copy: ProjectCopy) -> dict[str, str]:
     """Digest of every file that is a result, by path."""
-    found = {}
-    for path in project.rglob("*"):
-        name = path.relative_to(project).as_posix()
-        if not _NO_RESULT.search(name) and path.is_file():
-            with contextlib.suppress(PermissionError):
-                found[name] = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-    return found
-
-
-def execute(command: str, project: Path) -> tuple[int, str]:
-    """Exit code and output of a command typed in a project."""
-    try:
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=project, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return 124, f"{command}: not over after {TIMEOUT_SECONDS} s"
-    return done.returncode, done.stdout + done.stderr
+    return copy.digests(_NO_RESULT)
 
 
 def remedies(message: str) -> list[str]:
@@ -189,122 +193,174 @@ def remedies(message: str) -> list[str]:
     return _QUOTED.findall(flat) or _PLAIN.findall(flat)
 
 
+def names(message: str, file: str) -> bool:
+    """Whether a message says which file is meant: by its path, a folder of it that is an output, or its digest."""
+    flat = message.replace("\n", "")
+    path = Path(file)
+    if file.startswith(".dvc/cache/"):
+        return f"{path.parent.name}{path.name}" in flat or f"{path.parent.name}/{path.name}" in flat or "data/" in flat
+    return path.name in flat or any(str(folder) in flat for folder in path.parents if len(folder.parts) > 1)
+
+
+def finished_project(folder: Path) -> Path:
+    """A clone of this repository with all outputs of the demonstration and the registered pair."""
+    project = folder / "finished"
+    subprocess.run(["git", "clone", "--quiet", str(Path(__file__).parents[2]), str(project)], check=True)
+    for program, *arguments in (["dvc", "pull", "--quiet"], ["sensorium", "registry", "restore"]):
+        subprocess.run([Path(sys.executable).with_name(program), *arguments], cwd=project, check=True)
+    return project
+
+
 class Campaign:
-    """Runs combinations, each in a copy of the project."""
+    """Runs combinations in a copy of the project."""
 
-    def __init__(self, project: Path, workshop: Path) -> None:
-        """Take a finished project and a folder for its copies."""
-        self.project, self.workshop = project, workshop
-        self.expected: dict[str, dict[str, str]] = {}
+    def __init__(self, project: Path, workshop: Path, *, forked: bool = True) -> None:
+        """Take a finished project and a folder for its copy."""
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "DVC_SITE_CACHE_DIR": str(workshop / "site-cache"),
+            "SENSORIUM_UPLOADER_IDLE_TIMEOUT": "0",  # no process outlives its command
+            "CI": "true",  # nor asks for a newer DVC
+            "OMP_NUM_THREADS": "1",  # half of the time, where the machine has other work
+        }
+        self._processes = (ForkedProcesses if forked else RealProcesses)(environment)
+        self._copy = ProjectCopy(project, workshop / "project")
+        self._expected: dict[str, dict[str, str]] = {}
 
-    def _copy(self) -> Path:
-        place = self.workshop / "project"
-        shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(self.project, place, symlinks=True, ignore=shutil.ignore_patterns(".venv", "site"))
-        return place
+    def close(self) -> None:
+        """End the processes."""
+        self._processes.close()
 
-    def _expected(self, command: str) -> dict[str, str]:
+    def _execute(self, command: str) -> tuple[int, str]:
+        return self._processes.execute(command, self._copy.place, TIMEOUT_SECONDS)
+
+    def _results(self, command: str) -> dict[str, str]:
         """Results after the command without a fault."""
-        if command not in self.expected:
-            place = self._copy()
-            code, output = execute(command, place)
+        if command not in self._expected:
+            self._copy.restore()
+            code, output = self._execute(command)
             if code != 0:
                 raise SystemExit(f"{command}: fails without any fault:\n{output}")
-            self.expected[command] = digests(place)
-        return self.expected[command]
+            self._expected[command] = digests(self._copy)
+        return self._expected[command]
 
     def run(self, combination: Combination) -> Outcome:
         """Damage, run, judge, follow the remedy."""
-        expected = self._expected(combination.command)
-        place = self._copy()
-        damaged = place / combination.file
+        self._results(combination.command)
+        self._copy.restore()
+        damaged = self._copy.place / combination.file
         others = sorted(path for path in damaged.parent.iterdir() if path.is_file() and path != damaged)
-        siblings = [path for path in others if path.suffix == damaged.suffix] or others or [place / "README.md"]
-        FAULTS[combination.fault](damaged, siblings[0])
-        before = digests(place)
-        code, output = execute(combination.command, place)
-        verdict, detail = self._judge(combination, place, before, expected, code, output)
-        return Outcome(combination, verdict, detail)
+        alike = [path for path in others if path.suffix == damaged.suffix] or others
+        FAULTS[combination.fault](damaged, alike[0] if alike else self._copy.place / "README.md")
+        before = digests(self._copy)
+        code, output = self._execute(combination.command)
+        return Outcome(combination, *self._judge(combination, before, code, output))
 
-    def _judge(
-        self,
-        combination: Combination,
-        place: Path,
-        before: dict[str, str],
-        expected: dict[str, str],
-        code: int,
-        output: str,
-    ) -> tuple[str, str]:
+    def _judge(self, combination: Combination, before: dict[str, str], code: int, output: str) -> tuple[str, str]:
         if "Traceback (most recent call last)" in output:
             return "traceback", output[-400:]
-        after = digests(place)
-        own = {combination.file}
         if code == 0:
-            wrong = sorted(name for name in expected if after.get(name) != expected[name] and name not in own)
+            wrong = self._wrong(combination, {combination.file})
             if not wrong:
                 return "right", ""
             return ("undetected" if combination.fault == "other content" else "wrong"), ", ".join(wrong[:3])
+        expected, after = self._results(combination.command), digests(self._copy)
         changed = sorted(
             name
             for name in before | after
-            if before.get(name) != after.get(name) and after.get(name) != expected.get(name) and name not in own
+            if after.get(name) not in (before.get(name), expected.get(name)) and name != combination.file
         )
         if changed:
             return "changed", ", ".join(changed[:3])
-        found = remedies(output)
-        if not found and not re.search(r"(?:Correct|Save|Restore|Remove|Write|Give|Resolve)\b", output):
+        if not names(output, combination.file):
             return "silent", output[-300:]
-        if Path(combination.file).name in ("params.yaml", "dvc.yaml", "dvc.lock") or not found:
-            return "refused", ""  # the user mends the text, or has git bring it back
-        tried = []
+        return self._follow(combination, output)
+
+    def _wrong(self, combination: Combination, besides: set[str]) -> list[str]:
+        """Results that are missing or not as without the fault, and files that are no result but look like one."""
+        expected, after = self._results(combination.command), digests(self._copy)
+        differing = {name for name in expected | after if expected.get(name) != after.get(name)}
+        return sorted(name for name in differing - besides if not name.startswith(_RECORDS))
+
+    def _follow(self, combination: Combination, output: str) -> tuple[str, str]:
+        """Do what a message says, then give the command again."""
+        found = remedies(output)
+        if Path(combination.file).name in _TEXTS or not found:
+            if not _ADVICE.search(output):
+                return "silent", output[-300:]
+            self._copy.put_back(combination.file)
+            code, output = self._execute(combination.command)
+            wrong = self._wrong(combination, set())
+            return ("explained", "") if code == 0 and not wrong else ("remedy", f"put back: {wrong} {output[-300:]}")
+        tried: list[str] = []
         for remedy in found[:3]:
             tried.append(remedy)
-            execute(remedy, place)
-            if execute(combination.command, place)[0] == 0:
-                return "refused", remedy
-        return "remedy", f"{' | '.join(tried)} <- {output[-300:]}"
+            self._execute(remedy)
+            code, again = self._execute(combination.command)
+            if code == 0:
+                wrong = self._wrong(combination, set())
+                return ("remedy", f"{remedy}: {wrong[:3]}") if wrong else ("refused", remedy)
+        return "remedy", f"{' | '.join(tried)} <- {output[-300:]} -> {again[-300:]}"
 
 
 def report(outcomes: list[Outcome]) -> Iterator[str]:
-    """A table in Markdown, one row per kind of file and fault."""
-    yield "| file | fault | combinations | right | refused | undetected | failures |"
-    yield "|---|---|---|---|---|---|---|"
-    rows: dict[tuple[str, str], Counter[str]] = {}
-    for outcome in outcomes:
-        pattern = next(pattern for pattern, _ in READERS if re.fullmatch(pattern, outcome.combination.file))
-        kind = re.sub(r"/?(\.\*|\[\^/\]\*/).*", "/", pattern).replace("\\", "")
-        rows.setdefault((kind, outcome.combination.fault), Counter())[outcome.verdict] += 1
-    for (kind, fault), counts in sorted(rows.items()):
-        failures = sum(count for verdict, count in counts.items() if verdict not in GOOD)
-        numbers = [sum(counts.values()), *(counts[verdict] for verdict in GOOD), failures]
-        yield f"| {kind} | {fault} | {' | '.join(map(str, numbers))} |"
+    """Two tables in Markdown: verdicts by kind of fault, and by kind of file."""
+    faults = [(outcome.combination.fault, outcome.verdict) for outcome in outcomes]
+    files = [(f"`{_kind(outcome.combination.file)}`", outcome.verdict) for outcome in outcomes]
+    for title, pairs in (("fault", faults), ("file", files)):
+        yield f"| {title} | combinations | {' | '.join(GOOD)} | failures |"
+        yield "|---|" + "---:|" * (len(GOOD) + 2)
+        rows: dict[str, Counter[str]] = {}
+        for name, verdict in pairs:
+            rows.setdefault(name, Counter())[verdict] += 1
+        rows = dict(sorted(rows.items())) | {"all": Counter(verdict for _, verdict in pairs)}
+        for name, counts in rows.items():
+            failures = sum(count for verdict, count in counts.items() if verdict not in GOOD)
+            numbers = [counts.total(), *(counts[verdict] for verdict in GOOD), failures]
+            yield f"| {name} | {' | '.join(map(str, numbers))} |"
+        yield ""
+
+
+def _kind(file: str) -> str:
+    """What a table calls a file: the folder of the pattern that it belongs to."""
+    pattern = next(pattern for pattern, _ in READERS if re.fullmatch(pattern, file))
+    return re.sub(r"/?(\.\*|\[\^/\]\*/).*", "/", pattern).replace("\\", "")
 
 
 def main() -> None:
-    """Run a campaign; exit code 1 where a combination failed."""
+    """Run a campaign; exit code 1 where a combination failed. Ctrl-C ends it with the table of what was done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("project", type=Path)
+    parser.add_argument("project", type=Path, nargs="?")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--table", type=Path)
+    parser.add_argument("--processes", choices=("forked", "real"), default="forked")
+    parser.add_argument("--verbose", action="store_true", help="print every outcome")
     options = parser.parse_args()
-    drawn = sample(combinations(options.project), options.count, options.seed)
-    with tempfile.TemporaryDirectory() as workshop:
-        campaign = Campaign(options.project.resolve(), Path(workshop))
-        console, outcomes = Console(highlight=False, soft_wrap=True, markup=False), []
+    drop_privileges()
+    console, outcomes = Console(highlight=False, soft_wrap=True, markup=False), []
+    with tempfile.TemporaryDirectory() as workshop, contextlib.suppress(KeyboardInterrupt):
+        project = (options.project or finished_project(Path(workshop))).resolve()
+        drawn = sample(combinations(project), options.count, options.seed)
+        campaign = Campaign(project, Path(workshop), forked=options.processes == "forked")
         for number, combination in enumerate(drawn, start=1):
+            start = time.monotonic()
             outcome = campaign.run(combination)
+            seconds = time.monotonic() - start
             outcomes.append(outcome)
-            if outcome.verdict not in GOOD:
-                console.print(f"{number}/{len(drawn)} {outcome.verdict}: {combination}\n    {outcome.detail}")
+            if options.verbose or outcome.verdict not in GOOD:
+                console.print(
+                    f"{number}/{len(drawn)} {outcome.verdict}: {combination} ({seconds:.1f} s)\n    {outcome.detail}"
+                )
             elif number % 25 == 0:
                 console.print(f"{number}/{len(drawn)}")
+        campaign.close()
     lines = list(report(outcomes))
     console.print("\n".join(lines))
     console.print(Counter(outcome.verdict for outcome in outcomes))
     if options.table:
         options.table.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    sys.exit(any(outcome.verdict not in GOOD for outcome in outcomes))
+    sys.exit(any(outcome.verdict not in GOOD for outcome in outcomes) or len(outcomes) < options.count)
 
 
 if __name__ == "__main__":

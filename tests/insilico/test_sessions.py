@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import EXPERIMENT
 from tiny import NEW_MOUSE, OLD_MOUSE
 
 from sensorium.commands import insilico
@@ -19,6 +18,8 @@ from sensorium.paths import Paths
 from sensorium.tracking.insilico import ROLE_INSILICO
 from sensorium.tracking.runs import PARENT, ROLE, everywhere, search
 from sensorium.tracking.store import TrackingStore
+
+EXPERIMENT = "true_batch_001"
 
 
 @pytest.fixture(autouse=True)

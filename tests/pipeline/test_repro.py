@@ -1,68 +1,19 @@
 """The whole graph under `dvc repro`, on three tiny mice."""
 
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from tiny import MICE, NEW_MOUSE, ROOT, derived, tiny_tree
+from tiny import MICE, NEW_MOUSE, derived, tiny_tree
+from tiny_project import Project
 
 from sensorium.mice import SUBMISSION_NAMES, TEST_TIERS, TRACKS
 
 pytestmark = pytest.mark.timeout(900)
 
 PAIR = "distillation_001,true_batch_001"
-
-
-class Project:
-    """A copy of what `dvc repro` needs, in a folder of its own."""
-
-    def __init__(self, folder, tree):
-        self.folder = folder
-        folder.mkdir(parents=True)
-        shutil.copy(ROOT / "dvc.yaml", folder)
-        shutil.copy(ROOT / ".dvcignore", folder)
-        shutil.copytree(ROOT / "sensorium", folder / "sensorium", ignore=shutil.ignore_patterns("__pycache__"))
-        (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-        assert self.dvc("init", "--no-scm", "--quiet").returncode == 0
-
-    def dvc(self, *arguments):
-        environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(self.folder),
-            "OMP_NUM_THREADS": "1",
-        }
-        environment.pop("MLFLOW_TRACKING_URI", None)
-        return subprocess.run(
-            [sys.executable, "-m", "dvc", *arguments],
-            cwd=self.folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-
-    def repro(self, *targets):
-        done = self.dvc("repro", *targets)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done
-
-    def outputs(self):
-        """Digest of every cached output by its path, without the links to runs."""
-        lock = yaml.safe_load((self.folder / "dvc.lock").read_text())
-        return {
-            out["path"]: out["md5"]
-            for stage in lock["stages"].values()
-            for out in stage["outs"]
-            if not out["path"].startswith("data/runs/")
-        }
 
 
 @pytest.fixture(scope="module")

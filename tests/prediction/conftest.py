@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from prediction_runs import STUDENT, TEACHER, train
 
 from sensorium.config import Config
@@ -101,4 +102,14 @@ def trained(tiny_config: Config, project: Paths, stores: list[MouseStore]) -> Pa
     for experiment in (TEACHER, STUDENT):
         for fold in tiny_config.folds.train.values():
             train(tiny_config, project, stores, experiment, fold)
+    return project
+
+
+@pytest.fixture
+def loadable(project: Paths, tiny_config: Config, stores: list[MouseStore]) -> Paths:
+    """A project with two folds of two experiments, and its settings on disk."""
+    for experiment in (TEACHER, STUDENT):
+        for fold in (0, 1):
+            train(tiny_config, project, stores, experiment, fold)
+    (project.root / "params.yaml").write_text(yaml.safe_dump(tiny_config.model_dump(mode="json")))
     return project

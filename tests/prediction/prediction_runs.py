@@ -28,6 +28,12 @@ def train(config, paths, stores, experiment, fold, **changes):
     checkpoint.save(paths.fold(experiment, fold), model, checkpoint.ModelInfo(**info))
 
 
+def trial_of(store, number):
+    """Arguments of a loaded model's `predict`."""
+    states = store.states(number).T
+    return {"video": store.video(number), "mouse": store.name, "behavior": states[:2], "pupil_center": states[2:]}
+
+
 def forget_checksums(folder):
     """Let predictions be as those of an earlier version, which a test may change."""
     file = folder / "provenance.json"

@@ -161,6 +161,6 @@ def test_any_size_and_rate_gives_responses_at_the_rate_of_the_recordings(
 
 def test_a_video_shorter_than_the_window(registered, tiny_config, stores, levels, tmp_path):
     np.save(tmp_path / "clip.npy", levels)
-    with pytest.raises(PredictionError, match="12 frames are too short"):
+    with pytest.raises(PredictionError, match="12 frames, at least"):
         respond.run(tiny_config, registered, tmp_path / "clip.npy", stores[0].name, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import typer
 from dvc.repo import Repo
-from tiny import preset_tree
+from tiny import OPEN, preset_tree
 
 from sensorium.cli import main
 from sensorium.cli.app import app
-from sensorium.cli.verbs import RENAMED
+from sensorium.cli.verbs import RENAMED, LazyCommand
 from sensorium.commands.options import select_folds
 from sensorium.errors import ConfigError
 from sensorium.experiments import compose, known_experiments
@@ -41,7 +41,7 @@ def parse(line):
 def stages(request, tmp_path):
     """The stages of dvc.yaml under a preset."""
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    (tmp_path / "params.yaml").write_text(compose(ROOT, request.param))
+    (tmp_path / "params.yaml").write_text(compose(ROOT, request.param, OPEN.get(request.param, ())))
     with Repo.init(tmp_path, no_scm=True) as repo:
         yield {stage.name: stage for stage in repo.index.stages}
 
@@ -59,13 +59,18 @@ def test_the_graph_follows_the_preset(stages, request):
         assert {name for name in stages if name.startswith(f"{verb}@")} == {f"{verb}@{key}" for key in keys}
 
 
-def test_a_training_waits_for_its_teacher_alone(stages):
+def test_a_training_waits_for_its_teacher_or_start_alone(stages):
+    sources = {
+        "distillation_001": "true_batch_001",
+        "transfer_001": "distillation_001",
+        "finetune_001": "transfer_001",
+    }
     for name, stage in stages.items():
         if name.startswith("train@"):
             needed = {path for path in (dep.def_path for dep in stage.deps) if path.startswith("data/experiments")}
-            fold = name.rpartition("-")[2]
-            student = name.startswith("train@distillation_001-")
-            assert needed == ({f"data/experiments/true_batch_001/fold_{fold}"} if student else set())
+            experiment, _, fold = name.removeprefix("train@").rpartition("-")
+            source = sources.get(experiment)
+            assert needed == ({f"data/experiments/{source}/fold_{fold}"} if source else set())
 
 
 def test_dvc_yaml_names_no_experiment():
@@ -163,6 +168,13 @@ def project(tmp_path):
     """A folder with nothing but the settings."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     return tmp_path
+
+
+def test_a_verb_says_itself_what_to_do_about_a_file_that_cannot_be_read():
+    """Typer would only say that it is not readable; the tests run as root too, who may read all."""
+    command = LazyCommand("ensemble", "stages.ensemble:run", "Prediction").loaded
+    (pin,) = [parameter for parameter in command.params if parameter.name == "pin"]
+    assert pin.type_descriptor.parameter_info.readable is False
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from sensorium import config
 from sensorium.errors import ConfigError
 from sensorium.evaluation.sources import DERIVED
 from sensorium.experiments import compose
+from sensorium.paths import find_root
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted(file.stem for file in (ROOT / "conf" / "preset").glob("*.yaml"))
@@ -131,3 +132,11 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_an_unknown_preset_is_refused():
     with pytest.raises(ConfigError, match="competition, demo"):
         compose(ROOT, "nothing")
+
+
+def test_a_project_without_its_settings_says_how_to_get_them_back(tmp_path):
+    (tmp_path / "dvc.yaml").touch()
+    below = tmp_path / "data"
+    below.mkdir()
+    with pytest.raises(ConfigError, match=r"params\.yaml: missing(.|\n)*git checkout -- params\.yaml"):
+        find_root(below)

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from sensorium.commands import restore
 from sensorium.errors import TrackingError
@@ -14,9 +15,9 @@ from sensorium.paths import Paths
 from sensorium.registry import load_pair
 from sensorium.stages import register
 from sensorium.tracking import recorder, start_training_run
-from sensorium.tracking.database import ROOT_TAG
+from sensorium.tracking.database import ROOT_TAG, set_aside
 from sensorium.tracking.leaderboard import leaderboard_name
-from sensorium.tracking.store import TrackingStore
+from sensorium.tracking.store import TrackingStore, mlflow_errors
 from sensorium.tracking.uploader import Uploader
 
 
@@ -184,6 +185,41 @@ def test_restore_keeps_a_damaged_database_and_begins_a_new_one(bare_project, tem
     restore.run(project.config, project.paths)
     assert load_pair(project.paths.pair_pin, project.paths)
     assert database.with_name("mlflow.db.damaged-1").read_bytes() == spoiled
+
+
+def test_a_database_whose_making_was_interrupted_is_not_there(bare_project, monkeypatch):
+    class Interrupted(SqlAlchemyStore):
+        def __init__(self, uri, artifacts):
+            super().__init__(uri, artifacts)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.store.tracking.sqlalchemy_store.SqlAlchemyStore", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bare_project.store.client()
+    assert [path.name for path in bare_project.paths.root.iterdir() if "mlflow.db" in path.name] == []
+    (bare_project.paths.root / ".mlflow.db.x.partial").mkdir()  # of a process that was killed
+    assert (
+        bare_project.store.client()
+        .search_experiments()[0]
+        .artifact_location.startswith(bare_project.paths.root.as_uri())
+    )
+    assert [path.name for path in bare_project.paths.root.iterdir() if "mlflow.db" in path.name] == ["mlflow.db"]
+
+
+def test_tables_that_were_made_in_part_are_named_and_replaced(bare_project, fresh_database):
+    """As `mlflow ui` leaves them that is killed while it makes a database."""
+    file = bare_project.paths.root / "mlflow.db"
+    shutil.copyfile(fresh_database, file)
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'cbc13b556ace'")
+        connection.execute("DROP TABLE webhook_events")
+    with pytest.raises(TrackingError, match=r"is damaged(.|\n)*registry restore"), mlflow_errors(bare_project.paths):
+        bare_project.store.client()
+    aside = set_aside(file)
+    assert aside is not None
+    assert aside.exists()
+    assert not file.exists()
 
 
 def test_a_database_that_cannot_be_opened_is_told_at_once(registered):

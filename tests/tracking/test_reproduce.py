@@ -1,5 +1,6 @@
 """A run says how to train it again, and the second training is compared with the first."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -20,8 +21,9 @@ from sensorium.errors import ConfigError, PipelineError, TrackingError
 from sensorium.files import sha256, write_json
 from sensorium.reproduction.drift import Outcome, judge
 from sensorium.reproduction.rebuild import clone_commit, place_data
+from sensorium.reproduction.receipt import read_receipt, write_receipt
 from sensorium.tracking import provenance
-from sensorium.tracking.training_record import read_training_record
+from sensorium.tracking.training_record import TrainingRecord, read_training_record
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = "true_batch_001"
@@ -294,6 +296,71 @@ def test_a_reproduction_that_is_at_work_is_not_disturbed(project):
 
 def test_a_negative_tolerance_is_refused():
     assert CliRunner().invoke(app, ["reproduce", "0" * 32, "--tolerance", "-1"]).exit_code == 2
+
+
+# -- receipts ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def record(repository):
+    """A finished training with changes that were not committed."""
+    config = {
+        "info": {"experiment": EXPERIMENT, "fold": 1, "scores": {"val_correlation": 0.5}, "provenance": {}},
+        "weights": {"sha256": "d" * 64, "bytes": 10},
+    }
+    files = {"config.json": json.dumps(config).encode(), "history.csv": b"epoch,val_loss\n0,0.5\n"}
+    commit = provenance.commit_of(repository.paths.root)
+    inputs = {"data/folds": TOLD["dvc.data/folds"]}
+    return TrainingRecord("f" * 32, EXPERIMENT, 1, commit, b"a patch\n", inputs, 3, "x86 x 2", files)
+
+
+def test_a_receipt_tells_all_that_the_run_told(repository, record, tmp_path):
+    git(repository.paths.root, "remote", "add", "origin", "https://me:secret-word@example.org/project.git")
+    for name in ("one", "two"):
+        write_receipt(repository.paths.root, record, "3.11.7", tmp_path / name)
+    receipt, again = read_receipt(tmp_path / "one")
+    assert again == dataclasses.replace(record, run_id=None)
+    assert receipt.repository is not None
+    assert "example.org/project.git" in receipt.repository
+    contents = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
+    assert contents[0] == contents[1]
+    assert not any(b"secret-word" in content for content in contents[0].values())
+
+
+def test_a_receipt_is_an_ro_crate(repository, record, tmp_path):
+    from rocrate.rocrate import ROCrate
+
+    write_receipt(repository.paths.root, record, "3.11.7", tmp_path / "receipt")
+    crate = ROCrate(tmp_path / "receipt")
+    assert {file.id for file in crate.get_by_type("File")} == {
+        path.name for path in (tmp_path / "receipt").iterdir() if path.name != "ro-crate-metadata.json"
+    }
+    (training,) = crate.get_by_type("CreateAction")
+    assert training["instrument"]["version"] == record.commit
+    assert [data["name"] for data in training["object"]] == ["data/folds"]
+    assert training["result"][0]["sha256"] == "d" * 64
+
+
+@pytest.mark.parametrize("name", ["config.json", "history.csv", "uncommitted.patch", "receipt.json"])
+def test_a_changed_receipt_is_refused(repository, record, tmp_path, name):
+    write_receipt(repository.paths.root, record, "3.11.7", tmp_path / "receipt")
+    file = tmp_path / "receipt" / name
+    file.write_bytes(file.read_bytes().replace(b"5", b"6").replace(b"a patch", b"b patch").replace(b"md5", b""))
+    if name == "receipt.json":
+        file.write_text("{}")
+    with pytest.raises(ConfigError, match=name):
+        read_receipt(tmp_path / "receipt")
+
+
+def test_a_receipt_without_an_address_asks_for_one(repository, record, tmp_path_factory, monkeypatch):
+    empty = tmp_path_factory.mktemp("empty")
+    write_receipt(repository.paths.root, record, "3.11.7", empty / "receipt")
+    monkeypatch.chdir(empty)
+    with pytest.raises(ConfigError, match="names no git repository"):
+        stage.run("receipt")
+    with pytest.raises(PipelineError, match="cannot be cloned"):
+        stage.run("receipt", repository=str(empty / "nowhere"))
+    assert [path.name for path in empty.iterdir()] == ["receipt"]
 
 
 # -- the real thing ------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import scoring_server
 
+import sensorium
+from sensorium.errors import TrackingError
 from sensorium.files import write_json
 from sensorium.inference.member import load_member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput
@@ -100,6 +102,36 @@ def test_each_model_serves_alone(served, trial):
     )
     with pytest.raises(MlflowException, match="Choose one of: student"):
         model.predict(trial, params={"mouse": mouse, "model": "teacher"})
+
+
+@pytest.mark.parametrize("address", ["models:/sensorium-pair/1", "models:/sensorium-pair@champion"])
+def test_the_registered_pair_is_loaded_by_its_address(served, trial, monkeypatch, address):
+    mouse = next(iter(served.config.dataset.mice))
+    served.store.client().set_registered_model_alias(PAIR, "champion", "1")
+    for place in (served.paths.root, served.paths.root.parent):  # inside of the project, and elsewhere
+        monkeypatch.chdir(place)
+        model = sensorium.load(address)
+        assert model.weights == {"distillation_001": 0.5, "true_batch_001": 0.5}
+        predicted = model.predict(trial["video"].transpose(2, 0, 1), mouse, trial["behavior"], trial["pupil_center"])
+        assert np.array_equal(predicted, load().predict(trial, params={"mouse": mouse}))
+    alone = sensorium.load("models:/sensorium-student/1")
+    assert alone.weights == {"distillation_001": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("models:/sensorium-pair@nobody", "has no such version"),
+        ("models:/sensorium-pair/7", "has no such version"),
+        ("models:/nothing/1", "has no such version"),
+        ("models:/sensorium-pair", "names no version"),
+        ("models:/sensorium-pair/one", "names no version"),
+    ],
+)
+def test_addresses_that_name_no_version(served, monkeypatch, address, problem):
+    monkeypatch.chdir(served.paths.root)
+    with pytest.raises(TrackingError, match=problem):
+        sensorium.load(address)
 
 
 def version_folder(project, name):
@@ -200,7 +232,7 @@ def test_hostile_requests_are_refused_with_the_reason_and_the_model_still_answer
 
 def test_a_video_without_pixels_is_refused(served, trial):
     mouse = next(iter(served.config.dataset.mice))
-    with pytest.raises(MlflowException, match=r"video: shape \(0, 8, 40\) holds no value"):
+    with pytest.raises(MlflowException, match="video: holds no value"):
         load().predict(trial | {"video": np.zeros((0, 8, FRAMES))}, params={"mouse": mouse})
 
 

@@ -6,6 +6,7 @@ file's CRC-32.
 """
 
 import collections
+import errno
 import hashlib
 import stat
 import zipfile
@@ -26,6 +27,8 @@ _LONGEST_NAME = 200
 _LANDMARK = PurePosixPath("meta/trials/tiers.npy")
 _CHUNK_BYTES = 1 << 20
 _ENCRYPTED = 0x1
+_FAULTS = (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError, OSError)
+"""What zipfile raises on damaged bytes."""
 
 
 class DamagedArchiveError(Exception):
@@ -46,6 +49,12 @@ class Archive:
         return sum(info.file_size for info in self.members.values())
 
 
+def _require_damage(fault: Exception) -> None:
+    """Raise what is a fault of the disk: a damaged zip sends zipfile to positions that no file has, nothing else."""
+    if isinstance(fault, OSError) and fault.errno != errno.EINVAL:
+        raise fault
+
+
 def _refuse(path: Path, reason: str) -> TransferError:
     return TransferError(f"{path}: refused, {reason}.", "The source is not to be trusted: fetch the mouse elsewhere.")
 
@@ -53,6 +62,8 @@ def _refuse(path: Path, reason: str) -> TransferError:
 def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
     """Refuse members that reach outside the folder, or are no plain files."""
     name = PurePosixPath(info.filename)
+    if not info.filename:
+        raise _refuse(path, "a member has no name")
     if name.is_absolute() or ".." in name.parts or "\\" in info.filename or ":" in info.filename:
         raise _refuse(path, f"the member {info.filename!r} reaches outside the mouse's folder")
     kind = stat.S_IFMT(info.external_attr >> 16)
@@ -96,7 +107,8 @@ def inspect(path: Path, mouse: str) -> Archive:
     try:
         with zipfile.ZipFile(path) as file:
             infos = file.infolist()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as fault:
+    except _FAULTS as fault:
+        _require_damage(fault)
         raise DamagedArchiveError(f"no sound zip ({fault})") from fault
     for info in infos:
         _check_member(path, info)
@@ -150,7 +162,8 @@ def _unpack_member(
                 digest.update(chunk)
                 size += len(chunk)
                 on_bytes(len(chunk))
-    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as fault:
+    except (*_FAULTS, zlib.error) as fault:
+        _require_damage(fault)
         raise DamagedArchiveError(f"{info.filename} is damaged ({fault})") from fault
     if size != info.file_size:
         raise DamagedArchiveError(f"{info.filename} has {size} bytes, announced were {info.file_size}")

@@ -3,27 +3,31 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import yaml
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from sensorium.architectures import Section
 from sensorium.errors import ConfigError, DataError
 from sensorium.mice import Tier
 
-MAP_REMEDY = "Correct the mapping; `h5ls -r FILE` lists what the file holds."
+MAP_REMEDY = "Correct the mapping (`null` where there is no such signal); `h5ls -r FILE` lists what the file holds."
 
 
 class MovieMap(Section):
     """Where the movie is."""
 
     path: str
-    """An ImageSeries or OpticalSeries, an IndexSeries, or a table with one row per presented frame."""
+    """An ImageSeries or OpticalSeries, an IndexSeries, or a table of presentations."""
     templates: str | None = None
-    """The images that an IndexSeries or a table refers to."""
+    """The images that a table or an IndexSeries refers to: an ImageSeries or Images; null follows the series' link."""
     frame: str | None = None
     """Column of the table with the index of the image; null where `path` is no table."""
+    rate: PositiveFloat | None = None
+    """Images per second that a row of the table shows from `frame` on until it stops; null shows one image per row."""
+    blank: float | None = None
+    """Grey level of an index without image, such as -1 for a blank screen; null refuses it."""
 
 
 class SignalMap(Section):
@@ -35,16 +39,33 @@ class SignalMap(Section):
     """Its dataset with the values; `area` of an EllipseSeries for example."""
     area: bool = False
     """Whether the values are areas, converted to diameters of circles."""
+    scale: float = 1.0
+    """Factor to the unit of the mice that the model was trained on, such as 100 from m/s to cm/s."""
 
 
 class TrialsMap(Section):
     """Which intervals are trials."""
 
     table: str = "intervals/trials"
+    """A table, or a series whose time stamps begin the rows."""
     start: str = "start_time"
-    stop: str = "stop_time"
+    """Column with the times at which rows begin; `timestamps` of a series."""
+    stop: str | None = "stop_time"
+    """Column with the times at which rows end; null where each lasts as long as most do."""
     group: str | None = None
     """Column whose consecutive equal values make one trial, for tables with a row per frame."""
+    restart: str | None = None
+    """Column that rises within a trial, such as the index of the image; a trial ends where it falls."""
+    where: dict[str, str] = Field(default_factory=dict)
+    """Rows that count, by column and value, such as `{stimulus_type: natural_scenes}`; all by default."""
+    longest: PositiveFloat | None = None
+    """Longest trial, seconds: longer ones are cut into equal parts."""
+
+    @model_validator(mode="after")
+    def _check_rows(self) -> Self:
+        if self.group is not None and self.restart is not None:
+            raise ValueError("give group or restart, not both")
+        return self
 
 
 class TierMap(Section):
@@ -63,15 +84,16 @@ class TierMap(Section):
 class NwbMap(Section):
     """Where a laboratory's files hold what a raw mouse needs."""
 
-    frame_shape: tuple[PositiveInt, PositiveInt] = (36, 64)
-    """Rows and columns of the frames that are written, pixels."""
+    frame_shape: tuple[PositiveInt, PositiveInt] | None = (36, 64)
+    """Rows and columns of the frames that are written, pixels; null takes the file's."""
     max_gap: PositiveFloat = 0.5
     """Longest time between two valid samples that is bridged, seconds."""
     on_gap: Literal["none", "refuse"] = "none"
     """What a longer gap does: the trial gets the tier `none`, or the file is refused."""
     movie: MovieMap
     responses: list[str] = Field(min_length=1)
-    """RoiResponseSeries, one per imaging plane: fluorescence, dF/F or deconvolved events."""
+    """RoiResponseSeries, one per imaging plane: fluorescence, dF/F or deconvolved events; `*` in the last name
+    stands for any letters, as in every path."""
     running: SignalMap | None = None
     """Running speed; null gives 0."""
     pupil_size: SignalMap | None = None
@@ -80,8 +102,10 @@ class NwbMap(Section):
     """Pupil centre (T, 2); null gives 0."""
     trials: TrialsMap = TrialsMap()
     tier: TierMap = TierMap()
-    positions: list[str] | Literal["image_mask"] | None = None
+    positions: list[str] | Literal["image_mask", "pixel_mask"] | None = None
     """Columns x, y and z of the PlaneSegmentation, the centroids of its masks in pixels, or null for zeros."""
+    unit_ids: str | None = None
+    """Column of the PlaneSegmentation with the neurons' identifiers; null numbers them from 0."""
 
 
 def read_map(path: Path) -> NwbMap:

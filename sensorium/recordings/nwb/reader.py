@@ -5,6 +5,7 @@ Continuous signals are interpolated linearly at 30 Hz; a frame of the movie is t
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ import numpy.typing as npt
 from sensorium.errors import ConfigError, DataError
 from sensorium.files import atomic_folder
 from sensorium.mice import FRAMES_PER_SECOND
-from sensorium.pictures import LUMA, fit_picture
+from sensorium.recordings.nwb.groups import child, expand, find, read_column, times_of
 from sensorium.recordings.nwb.mapping import MAP_REMEDY, NwbMap, SignalMap, assign_tiers
+from sensorium.recordings.nwb.movie import Movie
 from sensorium.recordings.nwb.signals import Float64Array, Signal
 from sensorium.recordings.raw_writer import write_meta, write_trial
 from sensorium.recordings.statistics import write_statistics
@@ -30,35 +32,28 @@ class _Recording:
     def __init__(self, opened: "h5py.File", layout: NwbMap) -> None:
         self._file = opened
         self._layout = layout
-        self._series = [self._signal(path) for path in layout.responses]
+        planes = [path for pattern in layout.responses for path in self._expand(pattern)]
+        self._series = [self._signal(path) for path in planes]
         self._running = self._optional(layout.running)
         self._pupil_size = self._optional(layout.pupil_size)
         self._pupil_position = self._optional(layout.pupil_position, 2)
-        self._open_movie()
+        self._movie = Movie(opened, self._place(layout.movie.path), layout.movie)
+        self.frame_shape = layout.frame_shape or self._movie.frame_shape
         self.trials = list(self._intervals())
-        self.coordinates = np.concatenate([self._positions(path) for path in layout.responses])
+        self.coordinates = np.concatenate([self._positions(path) for path in planes])
+        self.unit_ids = self._unit_ids(planes)
 
-    def _get(self, path: str) -> Any:
-        if path not in self._file:
-            parent = self._file.get(path.rpartition("/")[0])
-            there = f"; {parent.name} holds: {', '.join(parent) or 'nothing'}" if hasattr(parent, "keys") else ""
-            raise DataError(f"{self._file.filename}: there is no {path}{there}.", MAP_REMEDY)
-        return self._file[path]
+    def _expand(self, pattern: str) -> list[str]:
+        """Paths that a pattern stands for, in the order of their numbers."""
+        return expand(self._file, pattern)
 
-    def _column(self, table: str, name: str) -> npt.NDArray[Any]:
-        values: npt.NDArray[Any] = self._get(f"{table}/{name}")[()]
-        if values.dtype != object:
-            return values
-        return np.array([value.decode() if isinstance(value, bytes) else value for value in values])
+    def _place(self, pattern: str) -> "h5py.Group":
+        return find(self._file, pattern)
 
-    def _signal(self, path: str, dataset: str = "data") -> Signal:
-        group, values = self._get(path), self._get(f"{path}/{dataset}")
-        if "timestamps" in group:
-            times = group["timestamps"][()].astype(np.float64)
-        else:
-            start = self._get(f"{path}/starting_time")
-            times = float(start[()]) + np.arange(len(values)) / float(start.attrs["rate"])
-        return Signal(group, values, times)
+    def _signal(self, pattern: str, dataset: str = "data") -> Signal:
+        group = self._place(pattern)
+        values = child(group, dataset)
+        return Signal(group, values, times_of(group, len(values)))
 
     def _optional(self, place: SignalMap | None, width: int = 1) -> Signal | None:
         if place is None:
@@ -71,96 +66,106 @@ class _Recording:
             )
         return signal
 
-    def _open_movie(self) -> None:
-        place = self._layout.movie
-        self._templates = None if place.templates is None else self._get(f"{place.templates}/data")
-        if place.frame is None:
-            self._movie = self._signal(place.path)
-            pictures = self._templates if self._templates is not None else self._get(f"{place.path}/data")
-        else:
-            group, starts = self._get(place.path), self._column(place.path, "start_time")
-            if self._templates is None:
-                raise DataError(f"{self._file.filename}: movie.frame needs movie.templates.", MAP_REMEDY)
-            self._movie, pictures = Signal(group, self._get(f"{place.path}/{place.frame}"), starts), self._templates
-        if pictures.ndim not in (3, 4) or 0 in pictures.shape:
-            raise DataError(
-                f"{self._file.filename}: {pictures.name}: shape {pictures.shape}, expected (frames, rows, columns).",
-                "If the series points to an external film, write its frames into the file first.",
-            )
-
     def _intervals(self) -> Iterator[tuple[float, float, str]]:
-        """Start and stop in seconds, and the value of the tier's column, of every trial."""
+        """Start and stop in seconds, and the value of the tier's column, of every trial.
+
+        Only a trial that the table itself calls unusable may be empty.
+        """
         place, column = self._layout.trials, self._layout.tier.column
-        starts, stops = self._column(place.table, place.start), self._column(place.table, place.stop)
-        values = self._column(place.table, column) if column else np.full(len(starts), "")
-        rows = np.arange(len(starts) + 1)
-        if place.group is not None:
-            key = self._column(place.table, place.group)
-            rows = np.concatenate([[0], np.flatnonzero(key[1:] != key[:-1]) + 1, [len(key)]])
+        table = self._place(place.table)
+        starts = read_column(table, place.start).astype(np.float64)
+        stops = starts + _usual_step(starts) if place.stop is None else read_column(table, place.stop)
+        values = read_column(table, column) if column else np.full(len(starts), "")
+        kept = np.full(len(starts), True)
+        for name, wanted in place.where.items():
+            kept &= read_column(table, name).astype(str) == wanted
+        key = np.arange(len(starts))
+        if place.group is not None or place.restart is not None:
+            key = read_column(table, str(place.group or place.restart))
+        starts, stops, values, key = starts[kept], stops[kept], values[kept], key[kept]
+        ends = key[1:] < key[:-1] if place.restart is not None else key[1:] != key[:-1]
+        rows = np.concatenate([[0], np.flatnonzero(ends) + 1, [len(key)]]) if len(key) else np.zeros(1, int)
         for first, end in zip(rows[:-1].tolist(), rows[1:].tolist(), strict=True):
             start, stop = float(starts[first]), float(stops[end - 1])
-            if not round((stop - start) * FRAMES_PER_SECOND) > 0:
+            unusable = self._layout.tier.values.get(str(values[first])) == "none" and start <= stop
+            if not unusable and not round((stop - start) * FRAMES_PER_SECOND) > 0:
                 raise DataError(
                     f"{self._file.filename}: {place.table}: row {first} lasts from {start:g} to {stop:g} s.",
                     "Correct the table: each trial must last a frame at least.",
                 )
-            yield start, stop, str(values[first])
+            yield from _parts(start, stop, str(values[first]), place.longest, self._layout.tier.repeated is not None)
+
+    def _rois(self, path: str) -> tuple["h5py.Group", npt.NDArray[np.intp]]:
+        """The PlaneSegmentation of a series, and the row of each neuron in it."""
+        rois = child(self._file[path], "rois")
+        return self._file[rois.attrs["table"]], rois[()]
 
     def _positions(self, path: str) -> Float64Array:
-        wanted, rois = self._layout.positions, self._get(f"{path}/rois")
-        table, rows = self._file[rois.attrs["table"]], rois[()]
+        wanted, (table, rows) = self._layout.positions, self._rois(path)
         if wanted is None:
             return np.zeros((len(rows), 3))
         if wanted == "image_mask":
-            masks = self._get(f"{table.name.lstrip('/')}/image_mask")
+            masks = child(table, "image_mask")
             return np.array([_centroid(masks[row]) for row in rows.tolist()])
+        if wanted == "pixel_mask":
+            pixels, ends = child(table, "pixel_mask"), child(table, "pixel_mask_index")[()].tolist()
+            return np.array([_pixel_centroid(pixels, ends[row - 1] if row else 0, ends[row]) for row in rows.tolist()])
         if len(wanted) != 3:
             raise ConfigError("positions: name three columns, x, y and z.", MAP_REMEDY)
-        return np.stack([self._column(table.name.lstrip("/"), name)[rows] for name in wanted], axis=1).astype(float)
+        return np.stack([read_column(table, name)[rows] for name in wanted], axis=1).astype(float)
+
+    def _unit_ids(self, planes: Sequence[str]) -> npt.NDArray[np.uint32]:
+        if self._layout.unit_ids is None:
+            return np.arange(len(self.coordinates), dtype=np.uint32)
+        found = [read_column(table, self._layout.unit_ids)[rows] for table, rows in map(self._rois, planes)]
+        return np.concatenate(found).astype(np.uint32)
 
     def trial(self, start: float, stop: float) -> dict[str, Float64Array]:
         """Arrays of one trial by modality, time last; NaN in gaps."""
-        grid = start + np.arange(round((stop - start) * FRAMES_PER_SECOND)) / FRAMES_PER_SECOND
+        frames = round((stop - start) * FRAMES_PER_SECOND)
+        grid = start + np.arange(max(1, frames)) / FRAMES_PER_SECOND
         gap = self._layout.max_gap
 
         def values(signal: Signal | None, place: SignalMap | None, neutral: float, rows: int = 1) -> Float64Array:
             if signal is None or place is None:
                 return np.full((rows, len(grid)), neutral)
             found = signal.at(grid, gap)
-            return 2 * np.sqrt(found / np.pi) if place.area else found
+            return place.scale * (2 * np.sqrt(found / np.pi) if place.area else found)
 
         layout = self._layout
         size = values(self._pupil_size, layout.pupil_size, 1.0)
-        return {
-            "videos": self._video(grid),
+        arrays = {
+            "videos": self._movie.video(grid, gap, self.frame_shape),
             "responses": np.concatenate([series.at(grid, gap) for series in self._series]),
             "behavior": np.concatenate([size, values(self._running, layout.running, 0.0)]),
             "pupil_center": values(self._pupil_position, layout.pupil_position, 0.0, 2),
         }
+        return {name: array[..., :frames] for name, array in arrays.items()}
 
-    def _video(self, grid: Float64Array) -> Float64Array:
-        shown = self._movie.shown(grid, self._layout.max_gap)
-        video = np.full((*self._layout.frame_shape, len(grid)), np.nan)
-        for position in np.unique(shown[shown >= 0]).tolist():
-            found = self._movie.read(np.array([position]))[0]
-            if self._templates is not None:
-                if not 0 <= int(found) < len(self._templates):
-                    raise DataError(
-                        f"{self._file.filename}: {self._layout.movie.path}: image {int(found)}, "
-                        f"but there are {len(self._templates)}.",
-                        "Correct movie.templates of the mapping, or the file.",
-                    )
-                found = self._templates[int(found)]
-            picture = found.astype(np.float32)
-            if picture.ndim == 3:
-                picture = picture @ LUMA
-            video[..., shown == position] = fit_picture(picture, self._layout.frame_shape)[..., None]
-        return video
+
+def _usual_step(starts: Float64Array) -> float:
+    return float(np.median(np.diff(starts))) if len(starts) > 1 else 0.0
+
+
+def _parts(
+    start: float, stop: float, value: str, longest: float | None, numbered: bool
+) -> Iterator[tuple[float, float, str]]:
+    """Cut a trial into equal parts of at most `longest` seconds; parts of equal clips are told apart by a number."""
+    count = 1 if longest is None else max(1, ceil((stop - start) / longest - 1e-6))
+    for part in range(count):
+        length = (stop - start) / count
+        name = f"{value}, part {part}" if numbered and count > 1 else value
+        yield start + part * length, start + (part + 1) * length, name
 
 
 def _centroid(mask: npt.NDArray[Any]) -> tuple[float, float, float]:
     rows, columns = np.nonzero(mask)
     return (float(columns.mean()), float(rows.mean()), 0.0) if len(rows) else (0.0, 0.0, 0.0)
+
+
+def _pixel_centroid(pixels: "h5py.Dataset", first: int, end: int) -> tuple[float, float, float]:
+    mask = pixels[first:end]
+    return (float(mask["x"].mean()), float(mask["y"].mean()), 0.0) if len(mask) else (0.0, 0.0, 0.0)
 
 
 def import_nwb(source: Path, target: Path, layout: NwbMap, advance: Callable[[int], None]) -> list[str]:
@@ -182,7 +187,7 @@ def import_nwb(source: Path, target: Path, layout: NwbMap, advance: Callable[[in
     if not files or not files[0].is_file():
         raise DataError(f"{source}: no NWB file.", "Give a file, or a folder of files that end in .nwb.")
     with atomic_folder(target) as folder:
-        lengths, values, coordinates = _measure(files, layout)
+        lengths, values, neurons = _measure(files, layout)
         tiers = assign_tiers(values, layout.tier)
         padded, trial = max(lengths), 0
         for path in files:
@@ -198,7 +203,7 @@ def import_nwb(source: Path, target: Path, layout: NwbMap, advance: Callable[[in
                 f"{source}: no usable trial of the tier train.", "Correct `tier` or `max_gap` of the mapping."
             )
         write_statistics(folder, train)
-        write_meta(folder, tiers, np.arange(len(coordinates), dtype=np.uint32), coordinates)
+        write_meta(folder, tiers, neurons[:, 3].astype(np.uint32), neurons[:, :3])
     return tiers
 
 
@@ -216,16 +221,17 @@ def _opened(path: Path) -> "h5py.File":
 
 
 def _measure(files: Sequence[Path], layout: NwbMap) -> tuple[list[int], list[str], Float64Array]:
-    """Frames and value of the tier's column of all trials, and the positions of the neurons, which must agree."""
+    """Frames and value of the tier's column of all trials; position and identifier (N, 4) of the neurons."""
     lengths: list[int] = []
     values: list[str] = []
     known: Float64Array | None = None
     for path in files:
         with _opened(path) as opened:
             recording = _Recording(opened, layout)
-            if known is not None and not np.array_equal(known, recording.coordinates):
+            found = np.column_stack([recording.coordinates, recording.unit_ids])
+            if known is not None and not np.array_equal(known, found):
                 raise DataError(f"{path}: other neurons than in {files[0].name}.", "Import each as a mouse of its own.")
-            known = recording.coordinates
+            known = found
             lengths += [round((stop - start) * FRAMES_PER_SECOND) for start, stop, _ in recording.trials]
             values += [value for _, _, value in recording.trials]
     if not lengths or known is None:
@@ -236,7 +242,7 @@ def _measure(files: Sequence[Path], layout: NwbMap) -> tuple[list[int], list[str
 def _write(folder: Path, trial: int, arrays: dict[str, Float64Array], tier: str, padded: int, layout: NwbMap) -> str:
     """Write a trial up to its first gap; returns its tier."""
     sound = np.logical_and.reduce(
-        [np.isfinite(array).reshape(-1, array.shape[-1]).all(axis=0) for array in arrays.values()]
+        [np.isfinite(array).all(axis=tuple(range(array.ndim - 1))) for array in arrays.values()]
     )
     if not sound.all():
         lost = [name for name, array in arrays.items() if not np.isfinite(array).all()]

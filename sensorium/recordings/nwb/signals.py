@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sensorium.errors import DataError
-from sensorium.mice import FRAMES_PER_SECOND
 
 if TYPE_CHECKING:
     import h5py
@@ -14,25 +13,41 @@ if TYPE_CHECKING:
 Float64Array = npt.NDArray[np.float64]
 
 
-class Signal:
-    """Values over time: time stamps are sorted, those that are NaN or repeated are left out."""
+class Clock:
+    """Times of samples: sorted, those that are NaN or repeated are left out."""
 
-    def __init__(self, node: "h5py.Group", values: "h5py.Dataset", times: Float64Array) -> None:
-        self._values = values
-        self.width = int(np.prod(values.shape[1:]))
-        if len(times) != len(values):
+    def __init__(self, node: "h5py.Group", count: int, times: Float64Array) -> None:
+        if len(times) != count:
             raise DataError(
-                f"{node.file.filename}: {node.name}: {len(times)} time stamps for {len(values)} samples.",
+                f"{node.file.filename}: {node.name}: {len(times)} time stamps for {count} samples.",
                 "Correct the file: each sample needs its time.",
             )
         times_kept, kept = np.unique(times, return_index=True)
         sound = np.isfinite(times_kept)
-        self.times, self._rows = times_kept[sound], kept[sound]
+        self.times, self.rows = times_kept[sound], kept[sound]
+        """Times, seconds, and the row of each in the file."""
+
+    def shown(self, moments: Float64Array, max_gap: float) -> npt.NDArray[np.intp]:
+        """Position (L,) of the sample that holds at each moment, -1 where the last one is older than `max_gap`."""
+        found = np.searchsorted(self.times, moments, side="right") - 1
+        if not len(self.times):
+            return found
+        old = (found < 0) | (moments - self.times[np.maximum(found, 0)] > max_gap)
+        return np.where(old, -1, found)
+
+
+class Signal(Clock):
+    """Values over time."""
+
+    def __init__(self, node: "h5py.Group", values: "h5py.Dataset", times: Float64Array) -> None:
+        super().__init__(node, len(values), times)
+        self._values = values
+        self.width = int(np.prod(values.shape[1:]))
         self._scale = float(values.attrs.get("conversion", 1.0)), float(values.attrs.get("offset", 0.0))
 
     def read(self, positions: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
         """Samples at positions of the sorted time stamps, (len, ...)."""
-        rows, inverse = np.unique(self._rows[positions], return_inverse=True)
+        rows, inverse = np.unique(self.rows[positions], return_inverse=True)
         if not len(rows):
             return np.zeros((0, *self._values.shape[1:]))
         dense = rows[-1] - rows[0] + 1 == len(rows)
@@ -48,13 +63,6 @@ class Signal:
         samples = samples * self._scale[0] + self._scale[1]
         return np.stack([_interpolate(self.times[positions], column, grid, max_gap) for column in samples.T])
 
-    def shown(self, grid: Float64Array, max_gap: float) -> npt.NDArray[np.intp]:
-        """Position (L,) of the sample that holds at each time, -1 where the last one is older than `max_gap`."""
-        middle = grid + 0.5 / FRAMES_PER_SECOND
-        found = np.searchsorted(self.times, middle, side="right") - 1
-        old = (found < 0) | (middle - self.times[np.maximum(found, 0)] > max_gap)
-        return np.where(old, -1, found)
-
 
 def _interpolate(times: Float64Array, values: Float64Array, grid: Float64Array, max_gap: float) -> Float64Array:
     valid = np.isfinite(values)
@@ -66,5 +74,6 @@ def _interpolate(times: Float64Array, values: Float64Array, grid: Float64Array, 
     inside = (after > 0) & (after < len(times))
     exact = np.abs(right - grid) < 1e-6
     distance = np.where(inside, right - left, np.minimum(np.abs(grid - left), np.abs(grid - right)))
-    result: Float64Array = np.where(exact | (distance <= max_gap), np.interp(grid, times, values), np.nan)
+    between = np.where(distance <= max_gap, np.interp(grid, times, values), np.nan)
+    result: Float64Array = np.where(exact, values[np.minimum(after, len(times) - 1)], between)
     return result

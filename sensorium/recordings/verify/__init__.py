@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from sensorium.mice import MouseSet
 from sensorium.recordings.phash import thumbnails
-from sensorium.recordings.raw import RawMouse, is_too_deep
+from sensorium.recordings.raw import RawMouse, is_too_deep, read_array
 from sensorium.recordings.similarity import SHARE, TOLERANCE, near_pairs
 from sensorium.recordings.verify.structure import Finding, Report, Structure, check_structure
 from sensorium.recordings.verify.values import check_statistics, check_trial
@@ -70,7 +70,7 @@ def _near(seen: dict[int, Thumbnails]) -> list[tuple[int, int]]:
 def _show_the_same(structure: Structure, first: int, second: int) -> bool:
     """The competition's rule on the videos themselves: one grey level at most on over 85 % of the frames."""
     paths = [structure.folder / structure.file("videos", trial) for trial in (first, second)]
-    one, other = (np.load(path) for path in paths)
+    one, other = map(read_array, paths)
     valid = ~(np.isnan(one[0, 0]) | np.isnan(other[0, 0]))
     close = np.abs(one - other)[..., valid].max(axis=(0, 1)) <= TOLERANCE
     return bool(close.mean() > SHARE)

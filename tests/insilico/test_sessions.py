@@ -145,10 +145,10 @@ def test_a_killed_experiment_goes_on_after_its_last_batch(tiny_config, place, mo
         ({"mouse": "nobody"}, ConfigError, "not in params.yaml"),
         ({"mouse": OLD_MOUSE}, CheckpointError, "knows only"),
         ({"model": "nothing_001"}, ConfigError, "not in params.yaml"),
-        ({"model": "models:/sensorium-student/7"}, TrackingError, "not in the model registry"),
-        ({"model": "models:/sensorium-student@best"}, TrackingError, "not in the model registry"),
+        ({"model": "models:/sensorium-student/7"}, TrackingError, "has no such version"),
+        ({"model": "models:/sensorium-student@best"}, TrackingError, "has no such version"),
         ({"model": "models:sensorium"}, ConfigError, "not in params.yaml"),
-        ({"model": "models:/sensorium"}, TrackingError, "not the address of a model"),
+        ({"model": "models:/sensorium"}, TrackingError, "names no version of a registered model"),
         ({"folds": "2"}, TrackingError, "not trained"),
     ],
 )

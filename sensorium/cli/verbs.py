@@ -57,6 +57,8 @@ VERBS = {
         "insilico tuning": "commands.insilico:run_tuning",
         "insilico receptive-field": "commands.insilico:run_receptive_field",
         "insilico state": "commands.insilico:run_state",
+        "insilico most-exciting-input": "commands.most_exciting:run",
+        "insilico reconstruct": "commands.reconstruct:run",
     },
     "Registry": {
         "register": "stages.register:run",

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from scipy.linalg import toeplitz
 from scipy.optimize import least_squares
 
+from sensorium.gratings import GREY
 from sensorium.insilico.session import Advance, Outcome
-from sensorium.insilico.subject import GREY, Subject, float_array
+from sensorium.insilico.subject import Subject, float_array
 from sensorium.seeding import generator
 
 Float64Array = NDArray[np.float64]

@@ -101,6 +101,24 @@ class Session:
         Raises:
             PredictionError: another process makes this experiment on this mouse; or what the measurement raises.
         """
+        batches = [self.neurons[first : first + self.batch] for first in range(0, len(self.neurons), self.batch)]
+
+        def part(number: int, subject: Subject, advance: Advance) -> Outcome:
+            return self._named(measure(subject.select(batches[number]), advance), batches[number])
+
+        return self.in_parts(len(batches), f"{len(self.neurons)} neurons", part)
+
+    def in_parts(self, count: int, what: str, part: Callable[[int, Any, Advance], Outcome]) -> Outcome:
+        """Make all parts of an experiment; those that an interrupted session has made are read.
+
+        Args:
+            count: of the parts.
+            what: they are together, for the progress bar.
+            part: makes one, from its number and the subject with all of the mouse's neurons.
+
+        Raises:
+            PredictionError: another process makes this experiment on this mouse; or what a part raises.
+        """
         busy = PredictionError(
             f"{self.name} of {self.store.name}: another process is at work on it.", "Wait until it has finished."
         )
@@ -109,21 +127,19 @@ class Session:
             for other in self._work.glob("*"):
                 if other != place:
                     files.discard(other)
-            return self._measure(measure, place)
+            return self._make(count, what, part, place)
 
-    def _measure(self, measure: Measure, place: Path) -> Outcome:
-        batches = [self.neurons[first : first + self.batch] for first in range(0, len(self.neurons), self.batch)]
-        missing = [number for number in range(len(batches)) if not (place / str(number)).is_dir()]
+    def _make(self, count: int, what: str, part: Callable[[int, Any, Advance], Outcome], place: Path) -> Outcome:
+        missing = [number for number in range(count) if not (place / str(number)).is_dir()]
         with Progress(console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task(f"{self.name}, {len(self.neurons)} neurons", total=len(batches))
-            progress.advance(task, len(batches) - len(missing))
+            task = progress.add_task(f"{self.name}, {what}", total=count)
+            progress.advance(task, count - len(missing))
             subject = self.target.subject(self.config, self.store) if missing else None
             for number in missing:
-                assert subject is not None
-                found = measure(subject.select(batches[number]), lambda share: progress.advance(task, share))
+                found = part(number, subject, lambda share: progress.advance(task, share))
                 with files.atomic_folder(place / str(number)) as partial:
-                    write(partial, self._named(found, batches[number]))
-        return _joined([_read(place / str(number)) for number in range(len(batches))])
+                    write(partial, found)
+        return _joined([_read(place / str(number)) for number in range(count)])
 
     def _named(self, found: Outcome, neurons: NDArray[np.int64]) -> Outcome:
         """The tables with the neurons' indices in the mouse, and their identifiers."""
@@ -162,6 +178,7 @@ class Session:
         pictures: Sequence[Picture],
         metrics: Mapping[str, float],
         summary: str = "summary",
+        more: Callable[[Path], None] = lambda _: None,
     ) -> None:
         """Write the results at once, record them in MLflow, and forget the batches.
 
@@ -171,12 +188,14 @@ class Session:
             pictures: the figures of the page.
             metrics: what the run records; what is not finite is left out.
             summary: name of the table of which the page shows the beginning.
+            more: writes further files into the folder of the results.
         """
         facts = {"Model": self.target.label, "Digest of the model": self.target.digest, "Mouse": self.store.name}
         facts |= {"Neurons": str(len(self.neurons))} | {key: str(value) for key, value in self.settings.items()}
         title = f"{self.name.replace('-', ' ').capitalize()} of mouse {short_name(self.store.name)}"
         with files.atomic_folder(self.folder) as partial:
             write(partial, found)
+            more(partial)
             images = []
             for number, picture in enumerate(pictures):
                 file = partial / f"{number + 1}_{picture.title.lower().replace(' ', '_')}.png"

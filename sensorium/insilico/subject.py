@@ -10,16 +10,15 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.checkpoint import checkpoint
 
 from sensorium.config import WindowConfig
 from sensorium.data.inputs import sliding_starts, trial_windows
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
 from sensorium.inference.member import Member
-from sensorium.inference.sliding import check_length, coverage
+from sensorium.inference.sliding import check_length
 
-GREY = 127.5
-"""Mean grey level of the stimuli."""
 STATES = ("pupil dilation", "running speed", "pupil centre x", "pupil centre y")
 """Components of the animal's state, in the order of the model's input."""
 
@@ -67,7 +66,7 @@ class ModelSubject:
         Args:
             parts: models of one mouse and their weights; they are moved to the device.
             state: (4,) the animal's state where none is given, see `STATES`.
-            batch_size: most windows in one forward pass.
+            batch_size: most windows in one forward pass; a gradient needs the memory of one such pass.
             device: where to compute.
         """
         self._parts = [Weighted(part.member.to(device), part.weight) for part in parts]
@@ -77,6 +76,7 @@ class ModelSubject:
         self.device = device
         self.observed: torch.Tensor | None = None
         """Indices of the n neurons; None for all."""
+        self._stride = 1
 
     def select(self, neurons: NDArray[np.int64]) -> Self:
         """The same models, of which only these neurons are observed, indices among those observed now."""
@@ -85,6 +85,20 @@ class ModelSubject:
         view.observed = chosen if self.observed is None else self.observed[chosen]
         view.neurons = len(neurons)
         return view
+
+    def separate(self, stride: int) -> list[Self]:
+        """Each model as a subject of its own.
+
+        Args:
+            stride: one of so many places of the window is taken, the neighbours that cover the frames between included.
+                That is quicker by as much; a frame's response is the mean of fewer windows.
+        """
+        views = []
+        for part in self._parts:
+            view = copy.copy(self)
+            view._parts, view._stride = [part._replace(weight=1.0)], stride  # noqa: SLF001 - of the same class
+            views.append(view)
+        return views
 
     @property
     def shortest(self) -> int:
@@ -119,20 +133,38 @@ class ModelSubject:
     ) -> torch.Tensor:
         """Inputs (B * windows, 5, T, H, W)."""
         check_length(movies.shape[1], "movie", window)
-        starts = torch.from_numpy(sliding_starts(movies.shape[1], window))
+        starts = torch.from_numpy(self._starts(movies.shape[1], window))
         shown = zip(movies, states, strict=True)
         return torch.cat([trial_windows(movie, state, starts, window, canvas) for movie, state in shown])
 
     def _mean(self, member: Member, inputs: torch.Tensor, length: int) -> torch.Tensor:
         """Mean (B, n, L) of the windows that cover each frame."""
         window = member.window
-        starts = torch.from_numpy(sliding_starts(length, window))
-        predicted = torch.cat([self._observe(member(part)) for part in torch.split(inputs, self._batch_size)])
+        starts = torch.from_numpy(self._starts(length, window))
+        predicted = self._predict(member, inputs)
         movies = len(predicted) // len(starts)
         flat = predicted.view(movies, len(starts), self.neurons, -1).permute(0, 2, 1, 3).flatten(2)
         frames = (starts[:, None] + window.step * torch.arange(window.frames)).flatten().to(self.device)
         summed = torch.zeros((movies, self.neurons, length), device=self.device).index_add(2, frames, flat)
-        return summed / torch.from_numpy(coverage(length, window)).to(self.device)
+        return summed / torch.bincount(frames, minlength=length)
+
+    def _starts(self, length: int, window: WindowConfig) -> NDArray[np.int64]:
+        """Places of the window, taken in groups of `step` neighbours, which cover all frames of their width."""
+        starts = sliding_starts(length, window)
+        taken = (starts // window.step % self._stride == 0) | (starts > starts[-1] - window.step)
+        places: NDArray[np.int64] = starts[taken]
+        return places
+
+    def _predict(self, member: Member, inputs: torch.Tensor) -> torch.Tensor:
+        """Responses (B, n, T) to windows; what a batch's gradient needs is computed again when its turn has come."""
+        batches = torch.split(inputs, self._batch_size)
+        again = len(batches) > 1 and inputs.requires_grad
+        return torch.cat(
+            [
+                self._observe(checkpoint(member, batch, use_reentrant=False) if again else member(batch))
+                for batch in batches
+            ]
+        )
 
     def _observe(self, responses: torch.Tensor) -> torch.Tensor:
         return responses if self.observed is None else responses[:, self.observed]

@@ -1,8 +1,6 @@
 """Tuning to drifting gratings: what is shown, and the indices computed from the responses.
 
-Angles are in degrees, from the rightward direction (0) to the downward one (90), as rows count downwards. A grating
-moves perpendicular to its bars: bars of orientation 90 (vertical) move in direction 0 or 180.
-n neurons, D directions, L frames, h w pixels.
+Angles are those of `sensorium.gratings`. n neurons, D directions, L frames, h w pixels.
 """
 
 import itertools
@@ -15,14 +13,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from sensorium.gratings import CONDITION, Condition, grating
 from sensorium.insilico.session import Advance, Outcome
-from sensorium.insilico.subject import GREY, Subject, float_array
-from sensorium.mice import FRAMES_PER_SECOND
+from sensorium.insilico.subject import Subject, float_array
 
 Float64Array = NDArray[np.float64]
 
-Condition = tuple[float, float, float, float]
-CONDITION = ["direction", "spatial_frequency", "temporal_frequency", "contrast"]
 _FLAT = 1e-6
 """Relative change over direction below which a curve is flat."""
 _MOVIES = 8
@@ -60,22 +56,6 @@ class Gratings:
         """Direction, spatial and temporal frequency, contrast of each movie of full contrast."""
         sets = (self.directions, self.spatial_frequencies, self.temporal_frequencies, [1.0])
         return [(direction, space, time, one) for direction, space, time, one in itertools.product(*sets)]
-
-
-def grating(condition: Condition, frames: int, shape: tuple[int, int]) -> torch.Tensor:
-    """A drifting sine grating (L, h, w), grey levels 0 to 255.
-
-    Args:
-        condition: direction (degrees), spatial frequency (cycles per frame height), temporal frequency (Hz), contrast.
-        frames: L.
-        shape: h and w.
-    """
-    direction, spatial, temporal, contrast = condition
-    angle = np.deg2rad(direction)
-    rows, columns = torch.meshgrid(*(torch.arange(size) / shape[0] for size in shape), indexing="ij")
-    along = columns * np.cos(angle) + rows * np.sin(angle)
-    seconds = torch.arange(frames)[:, None, None] / FRAMES_PER_SECOND
-    return GREY * (1 + contrast * torch.sin(2 * np.pi * (spatial * along - temporal * seconds)))
 
 
 def measure(subject: Subject, advance: Advance, gratings: Gratings, shape: tuple[int, int]) -> Outcome:

@@ -52,6 +52,8 @@ class Interface:
         params = [
             ParamSpec("mouse", DataType.string, ""),  # MLflow requires a default; the model refuses this one
             ParamSpec("model", DataType.string, self.models[0]),
+            ParamSpec("experiment", DataType.string, ""),
+            ParamSpec("neuron", DataType.long, 0),
         ]
         output = TensorSpec(np.dtype(np.float32), (-1, -1))
         return ModelSignature(Schema(inputs), Schema([output]), ParamSchema(params))

@@ -20,6 +20,7 @@ from sensorium.tracking.runs import PARENT, ROLE, everywhere, search
 from sensorium.tracking.store import TrackingStore
 
 EXPERIMENT = "true_batch_001"
+"""What the fixture `project` has trained folds of."""
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from sensorium.gratings import grating
 from sensorium.insilico import tuning
 
 DIRECTIONS = np.arange(16) * 22.5
@@ -30,11 +31,11 @@ def responses(curves):
 
 def test_a_grating_moves_in_its_direction():
     height, width = 36, 64
-    movie = tuning.grating((0.0, 1.0, 2.0, 1.0), 30, (height, width)).numpy()
+    movie = grating((0.0, 1.0, 2.0, 1.0), 30, (height, width)).numpy()
     np.testing.assert_allclose(movie[:, 0], movie[:, -1], atol=1e-3)  # vertical bars
     moved = 2.0 / 30 * height  # pixels a frame: 2 Hz over 1 cycle per height
     np.testing.assert_allclose(np.roll(movie[0, 0, :height], round(5 * moved)), movie[5, 0, :height], atol=1)
-    upright = tuning.grating((90.0, 1.0, 2.0, 0.5), 30, (height, width)).numpy()
+    upright = grating((90.0, 1.0, 2.0, 0.5), 30, (height, width)).numpy()
     np.testing.assert_allclose(upright[:, :, 0], upright[:, :, -1], atol=1e-3)
     assert upright.min() == pytest.approx(127.5 / 2, abs=0.5)
     assert upright.max() == pytest.approx(127.5 * 1.5, abs=0.5)

@@ -1,5 +1,6 @@
 """What MLflow serves is what the project predicts."""
 
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -104,6 +105,26 @@ def test_each_model_serves_alone(served, trial):
         model.predict(trial, params={"mouse": mouse, "model": "teacher"})
 
 
+def test_tuning_of_one_neuron_is_one_request(served, trial):
+    mouse, pair = next(iter(served.config.dataset.mice)), load()
+    inputs = {name: values.tolist() for name, values in trial.items()}
+    status, reply = post(pair, {"inputs": inputs, "params": {"mouse": mouse, "experiment": "tuning", "neuron": 2}})
+    assert status == 200
+    rows = np.asarray(reply["predictions"])
+    assert rows.shape == (32, 4)
+    assert {tuple(row) for row in rows[:, :3].round(3)} == set(
+        itertools.product(range(0, 360, 45), (0.7, 1.4), (2.0, 4.0))
+    )
+    y, x = np.mgrid[:7, :8] / 7
+    state = {name: np.repeat(trial[name].mean(axis=1)[:, None], 45, axis=1) for name in ("behavior", "pupil_center")}
+    for direction, spatial, temporal, response in rows[[0, 5, 31]]:
+        angle, seconds = np.deg2rad(direction), np.arange(45) / 30
+        along = (x * np.cos(angle) + y * np.sin(angle))[..., None]
+        shown = 127.5 * (1 + np.sin(2 * np.pi * (spatial * along - temporal * seconds)))
+        predicted = pair.predict({"video": shown, **state}, params={"mouse": mouse})
+        np.testing.assert_allclose(response, predicted[2, 15:].mean(), rtol=1e-4)
+
+
 @pytest.mark.parametrize("address", ["models:/sensorium-pair/1", "models:/sensorium-pair@champion"])
 def test_the_registered_pair_is_loaded_by_its_address(served, trial, monkeypatch, address):
     mouse = next(iter(served.config.dataset.mice))
@@ -165,6 +186,10 @@ def test_it_answers_over_http(served, trial):
         ({}, {}, "params.mouse: '' is unknown"),
         ({}, {"mouse": "mickey"}, "Choose one of: dynamic29515"),
         ({}, {"model": "oracle"}, "Choose one of: ensemble, student, teacher"),
+        ({}, {"experiment": "surgery"}, "params.experiment: 'surgery' is unknown. Choose one of: tuning"),
+        ({}, {"experiment": "tuning", "neuron": 99}, "params.neuron: 99, but dynamic29515"),
+        ({}, {"experiment": "tuning", "neuron": -1}, "counted from 0"),
+        ({"behavior": np.full((2, FRAMES), np.nan)}, {"experiment": "tuning"}, "behavior: holds NaN"),
         ({"video": np.zeros((9, 8, FRAMES))}, {}, "larger than the canvas"),
         ({"video": np.zeros((8, 8, 5))}, {}, "5 frames, at least 32 are needed"),
         ({"video": np.full((8, 8, FRAMES), np.nan)}, {}, "holds NaN, infinity"),

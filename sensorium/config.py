@@ -283,6 +283,13 @@ class RegistryConfig(Section):
     """Experiment registered as the student."""
 
 
+class InsilicoConfig(Section):
+    """Experiments in silico of the pipeline, on the registered pair and every mouse."""
+
+    experiments: tuple[Literal["tuning", "receptive-field", "state"], ...] = ()
+    """Verbs below `sensorium insilico`; none by default."""
+
+
 class SubmissionConfig(Section):
     """What is predicted of the competition's test trials, and submitted."""
 
@@ -318,6 +325,8 @@ class PipelineConfig(Section):
     """The two splits, `live` and `final`, of each track that is submitted to."""
     trainings: dict[str, Training]
     """Every training by the name of its stage, `<experiment>-<fold>`."""
+    insilico: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """Experiment and mouse of every experiment in silico, by the name of its stage, `<experiment>-<mouse>`."""
 
 
 _INGEST_CODE = "sensorium/recordings/ingest.py"  # a dependency that every clone has, where DVC's templates need one
@@ -330,6 +339,7 @@ def pipeline(
     folds: Mapping[str, int],
     members: Sequence[str],
     tracks: Sequence[str],
+    insilico: Sequence[str],
 ) -> dict[str, Any]:
     """The section `pipeline`, as plain values.
 
@@ -340,6 +350,7 @@ def pipeline(
         folds: folds to train by name, `folds.train` of params.yaml.
         members: experiments of the ensemble.
         tracks: tracks to submit to.
+        insilico: experiments in silico.
     """
     paths = Paths(Path())
     own = dataset["get"] == "verify"
@@ -358,6 +369,9 @@ def pipeline(
         for name, teacher in teachers.items()
         for fold in folds.values()
     }
+    experiments = {
+        f"{name}-{mouse}": {"experiment": name, "mouse": mouse} for name in insilico for mouse in dataset["mice"]
+    }
     submissions = {track: dict(zip(("live", "final"), TRACKS[track], strict=True)) for track in tracks}
     return {
         "ensemble": ",".join(sorted(members)),
@@ -365,6 +379,7 @@ def pipeline(
         "splits": [split for track in tracks for split in TRACKS[track]],
         "submissions": submissions,
         "trainings": trainings,
+        "insilico": experiments,
     }
 
 
@@ -401,6 +416,7 @@ class Config(Section):
     evaluation: EvaluationConfig
     ensemble: EnsembleConfig
     registry: RegistryConfig
+    insilico: InsilicoConfig = InsilicoConfig()
     submission: SubmissionConfig = SubmissionConfig()
     runtime: RuntimeConfig
     pipeline: PipelineConfig | None = None
@@ -509,7 +525,8 @@ class Config(Section):
     def derived_pipeline(self) -> dict[str, Any]:
         """The section `pipeline` that fits the other sections, as plain values."""
         dataset, folds, members = self.dataset.model_dump(), self.folds.train, self.ensemble.members
-        return pipeline(dataset, self.teachers, self.starts, folds, members, self.submission.tracks)
+        tracks, insilico = self.submission.tracks, self.insilico.experiments
+        return pipeline(dataset, self.teachers, self.starts, folds, members, tracks, insilico)
 
     def experiment(self, name: str) -> ExperimentConfig:
         """Settings of one experiment.

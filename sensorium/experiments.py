@@ -76,14 +76,20 @@ def register_resolver(root: Path) -> None:
     from omegaconf import DictConfig, ListConfig, OmegaConf
 
     def derive(
-        dataset: DictConfig, experiments: DictConfig, folds: DictConfig, members: ListConfig, tracks: ListConfig
+        dataset: DictConfig,
+        experiments: DictConfig,
+        folds: DictConfig,
+        members: ListConfig,
+        tracks: ListConfig,
+        insilico: ListConfig,
     ) -> DictConfig:
         check_files(root)
         names = [str(name) for name in experiments]
         teachers = {name: OmegaConf.select(experiments, f"{name}.distillation.teacher") for name in names}
         starts = {name: OmegaConf.select(experiments, f"{name}.start.experiment") for name in names}
         trained = {str(name): fold for name, fold in folds.items()}
-        return OmegaConf.create(pipeline(dataset, teachers, starts, trained, list(members), list(tracks)))
+        derived = pipeline(dataset, teachers, starts, trained, list(members), list(tracks), list(insilico))
+        return OmegaConf.create(derived)
 
     OmegaConf.register_new_resolver(RESOLVER, derive, replace=True)
 

@@ -24,6 +24,7 @@ _COLOR = "#0072B2"
 
 def grid(panels: int, height: float, columns: int = _COLUMNS) -> tuple[Figure, list[Axes]]:
     """A figure of so many panels in rows, `height` inches each."""
+    columns = min(columns, panels)
     rows = -(-panels // columns)
     figure = Figure(figsize=(_WIDTH, height * rows))
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)

@@ -34,7 +34,7 @@ from sensorium.stages import train
 from sensorium.sweep.space import apply
 from sensorium.tracking import TrainingRun
 from sensorium.tracking.sweeps import SweepPlace
-from sensorium.training.assembly import neuron_counts, unit_digests
+from sensorium.training.assembly import model_info
 from sensorium.training.transfer import known_mice, start_digest
 
 SCRATCH = "scratch"
@@ -135,16 +135,8 @@ def _refuse_known_mice(config: Config, paths: Paths, experiment: str, folds: Seq
     stores = [MouseStore(paths.store(mouse)) for mouse in config.dataset.mice]
     for fold in folds:
         start_digest(config, paths, experiment, fold)
-        expected = checkpoint.ModelInfo(
-            experiment=experiment,
-            fold=fold,
-            model=settings.model,
-            window=config.window,
-            mice=neuron_counts(stores),
-            units=unit_digests(stores),
-        )
         folder = paths.fold(settings.start.experiment, fold)
-        known = known_mice(checkpoint.read_info(folder), expected)
+        known = known_mice(checkpoint.read_info(folder), model_info(config, paths, experiment, fold, stores))
         if known:
             raise ConfigError(
                 f"learning curve of {experiment}: {folder} was trained on all trials of {', '.join(known)}, so a "

@@ -56,15 +56,7 @@ def assemble(
     model.locate([torch.from_numpy(store.coordinates) for store in stores])
     frozen: tuple[str, ...] = ()
     if settings.start is not None:
-        expected = checkpoint.ModelInfo(
-            experiment=experiment,
-            fold=fold,
-            model=settings.model,
-            window=config.window,
-            mice=neuron_counts(stores),
-            units=unit_digests(stores),
-            provenance={"folds": folder_digest(paths.folds)},
-        )
+        expected = model_info(config, paths, experiment, fold, stores)
         source, frozen = paths.fold(settings.start.experiment, fold), settings.start.frozen
         with start_remedy(config, settings.start, source, fold):
             load_start(model, source, expected)
@@ -78,6 +70,21 @@ def assemble(
         return data.loader(epoch, first, recipe.batch_size, workers, fabric.global_rank, fabric.world_size)
 
     return learner, batches, validation
+
+
+def model_info(
+    config: Config, paths: Paths, experiment: str, fold: int, stores: Sequence[MouseStore]
+) -> checkpoint.ModelInfo:
+    """What a fold of an experiment will be: architecture, window, mice, and in its provenance the digest of the folds."""
+    return checkpoint.ModelInfo(
+        experiment=experiment,
+        fold=fold,
+        model=config.experiment(experiment).model,
+        window=config.window,
+        mice=neuron_counts(stores),
+        units=unit_digests(stores),
+        provenance={"folds": folder_digest(paths.folds)},
+    )
 
 
 def neuron_counts(stores: Sequence[MouseStore]) -> dict[str, int]:

@@ -28,7 +28,6 @@ def campaign(finished, tmp_path):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.slow
 def test_no_fault_of_a_sample_ends_badly(finished, campaign):
     cheap = [combination for combination in combinations(finished) if combination.command not in EXPENSIVE]
     outcomes = [campaign.run(combination) for combination in sample(cheap, COUNT, seed=0)]

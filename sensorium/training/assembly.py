@@ -75,7 +75,7 @@ def assemble(
 def model_info(
     config: Config, paths: Paths, experiment: str, fold: int, stores: Sequence[MouseStore]
 ) -> checkpoint.ModelInfo:
-    """What a fold of an experiment will be: architecture, window, mice, and in its provenance the digest of the folds."""
+    """What a fold of an experiment will be; its provenance holds the digest of the folds alone."""
     return checkpoint.ModelInfo(
         experiment=experiment,
         fold=fold,

@@ -39,12 +39,17 @@ def run(
     Examples: `sensorium gc`, `sensorium gc --delete`.
 
     Raises:
-        PipelineError: DVC is at work, or a listing in its cache is damaged.
+        PipelineError: the cache is shared with other projects, DVC is at work, or a listing in its cache is damaged.
         TrackingError: the registry cannot be reached or is damaged.
     """
     busy = PipelineError("gc: another one is at work.", "Wait for it.")
     with exclusive_lock(paths.lock("gc"), busy):
-        cache = cache_folder(paths.root) / "files" / "md5"
+        cache = cache_folder(paths.root).resolve() / "files" / "md5"
+        if not cache.is_relative_to(paths.root.resolve()):
+            raise PipelineError(
+                f"{cache}: DVC's cache lies outside of the project, so other projects may need its objects.",
+                "Use `dvc gc --all-commits --projects OTHER...`, which knows the other projects.",
+            )
         outputs = list(_outputs(paths.root))
         versions = Versions(paths, _pins(outputs, paths, cache))
         wanted = {digest for _, digest in outputs} | set(versions.data.values())

@@ -12,7 +12,7 @@ from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, DataError, TrackingError
 from sensorium.files import digest_json
-from sensorium.inference.member import load_member
+from sensorium.inference.encoding_model import EncodingModel, MouseInfo
 from sensorium.inference.sliding import prediction_device
 from sensorium.insilico.simulated import RateSubject
 from sensorium.insilico.subject import ModelSubject, Weighted, mean_state
@@ -49,18 +49,16 @@ class Target:
         """Load the models for one mouse, its state the mean.
 
         Raises:
-            CheckpointError: a model has no readout for the mouse, or its weights are damaged.
+            ConfigError: the model has no readout for the mouse.
+            CheckpointError: weights are damaged, or of other neurons.
         """
-        experiments = sorted(self.folds)
-        shares = {name: 1 / len(experiments) if self.weights is None else self.weights[name] for name in experiments}
-        parts = [
-            Weighted(load_member(folder, store), shares[name] / len(self.folds[name]))
-            for name in experiments
-            for folder in self.folds[name]
-        ]
-        settings = config.prediction
+        settings = config.prediction.model_copy(update={"precision": "32-true"})
+        mice = {store.name: MouseInfo.of(store)}
+        accelerator = config.runtime.accelerator
+        model = EncodingModel(self.folds, settings, weights=self.weights, mice=mice, accelerator=accelerator)
+        parts = [Weighted(member, weight) for member, weight in model.members(store.name)]
         room = max(1, _CPU_ROOM // max(part.member.window_bytes for part in parts))
-        device = torch.device(prediction_device(config.runtime.accelerator, "32-true"))
+        device = torch.device(prediction_device(accelerator, "32-true"))
         batch = settings.batch_size if device.type == "cuda" else min(settings.batch_size, room)
         return ModelSubject(parts, mean_state(store), batch, device)
 

@@ -8,7 +8,7 @@ from tiny import NEW_MOUSE, OLD_MOUSE
 
 from sensorium.commands import insilico
 from sensorium.data.store import MouseStore
-from sensorium.errors import CheckpointError, ConfigError, PredictionError, TrackingError
+from sensorium.errors import ConfigError, PredictionError, TrackingError
 from sensorium.inference.member import load_member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput
 from sensorium.insilico import state, tuning
@@ -144,7 +144,7 @@ def test_a_killed_experiment_goes_on_after_its_last_batch(tiny_config, place, mo
         ({"neurons": "1,x"}, ConfigError, "'x' is no number"),
         ({"directions": 5}, ConfigError, "must be even"),
         ({"mouse": "nobody"}, ConfigError, "not in params.yaml"),
-        ({"mouse": OLD_MOUSE}, CheckpointError, "knows only"),
+        ({"mouse": OLD_MOUSE}, ConfigError, "has no readout"),
         ({"model": "nothing_001"}, ConfigError, "not in params.yaml"),
         ({"model": "models:/sensorium-student/7"}, TrackingError, "has no such version"),
         ({"model": "models:/sensorium-student@best"}, TrackingError, "has no such version"),

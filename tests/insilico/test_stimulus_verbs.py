@@ -108,7 +108,7 @@ def test_a_killed_session_goes_on_after_its_last_batch(tiny_config, paths, tmp_p
         ({"neurons": "5-900"}, ConfigError, "there is no neuron 900"),
         ({"frames": 9}, ConfigError, "--frames 9"),
         ({"frames": 5000}, PredictionError, "No training trial has 5000 frames"),
-        ({"model": MODEL, "mouse": -1}, CheckpointError, "knows only"),
+        ({"model": MODEL, "mouse": -1}, ConfigError, "has no readout"),
         ({"model": "models:/nothing/1"}, TrackingError, "has no such version"),
     ],
 )

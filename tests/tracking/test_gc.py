@@ -135,3 +135,14 @@ def test_nothing_is_removed_outside_of_a_repository(trained):
     with pytest.raises(PipelineError, match="git does not say"):
         gc.run(trained.paths, delete=True)
     assert place(trained, nobody).exists()
+
+
+def test_a_cache_that_projects_share_is_left_alone(repository, tmp_path_factory):
+    commit(repository, {})
+    nobody = cached(repository, b"nobody needs this")
+    shared = tmp_path_factory.mktemp("shared") / "cache"
+    (repository.paths.root / ".dvc" / "cache").rename(shared)
+    subprocess.run(["dvc", "cache", "dir", str(shared)], cwd=repository.paths.root, check=True, capture_output=True)
+    with pytest.raises(PipelineError, match="outside of the project"):
+        gc.run(repository.paths, delete=True)
+    assert (shared / "files" / "md5" / nobody[:2] / nobody[2:]).exists()

@@ -121,10 +121,14 @@ def test_an_unsound_file_is_named_with_a_remedy(mouse, modality, damage, message
 
 
 def test_a_file_that_may_not_be_read_is_not_called_damaged(mouse, monkeypatch):
-    def refuse(path, *_, **__):
-        raise PermissionError(13, "Permission denied", str(path))
+    original = np.lib.format.open_memmap
 
-    monkeypatch.setattr("sensorium.recordings.raw.npy.open_memmap", refuse)
+    def refuse(path, *arguments, **options):
+        if path.parent.name == "behavior":
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr("numpy.lib.format.open_memmap", refuse)
     with pytest.raises(DataError, match=r"behavior/2.npy: your user may not read it.\nGive your user the right"):
         RawMouse(mouse).open("behavior", 2)
 

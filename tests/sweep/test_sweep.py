@@ -214,7 +214,7 @@ def test_a_judge_ends_a_training_between_two_epochs(project, monkeypatch, device
     monkeypatch.chdir(project)
     config = load(project / "params.yaml")
     config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"devices": devices})})
-    trial = train.Trial("trial 0", project / "checkpoints", after_two_epochs, recorded)
+    trial = train.Trial("trial 0", project / "checkpoints", recorded, after_two_epochs)
     assert train.try_out(config, Paths(project), "true_batch_001", 0, trial) is None
     assert Path("closed.txt").read_text() == "KILLED"
     assert not Paths(project).fold("true_batch_001", 0).exists()

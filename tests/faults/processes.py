@@ -120,10 +120,8 @@ class ForkedProcesses:
             return code, output.read().decode(errors="replace")
 
     def close(self) -> None:
-        """End the server."""
-        assert self._server.stdin is not None
-        self._server.stdin.close()
-        self._server.wait()
+        """End the server: its input ends, and its pipes are closed."""
+        self._server.communicate()
 
 
 def _serve() -> None:

@@ -14,10 +14,11 @@ from typing import Any
 
 import yaml
 
-from sensorium.config import EXPERIMENT_NAME, EXPERIMENT_RULE, parse, pipeline
+from sensorium.config import EXPERIMENT_NAME, EXPERIMENT_RULE, parse
 from sensorium.errors import ConfigError
 from sensorium.files import write_text
 from sensorium.paths import PARAMS_FILE
+from sensorium.pipeline import pipeline
 
 CONF = "conf"
 """Folder of the files that params.yaml is composed from."""

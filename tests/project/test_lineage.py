@@ -19,6 +19,7 @@ NEUTRAL = {
     "lineage": "digests of what is listed here",
     "mice": "names of mice and tiers, whose choice is a parameter",
     "paths": "names of files",
+    "pipeline": "names of stages",
     "recovery": "messages",
 }
 """Modules that no output depends on, and why."""

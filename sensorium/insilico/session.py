@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from sensorium import __version__, files
+from sensorium import files
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError, TrackingError
 from sensorium.insilico.page import experiment_page
 from sensorium.insilico.subject import Subject
 from sensorium.insilico.target import Target, listed_runs
+from sensorium.lineage import PREDICTION_CODE, code_digests
 from sensorium.mice import short_name
 from sensorium.paths import Paths
 from sensorium.tracking.insilico import MODEL, MODEL_DIGEST, ExperimentRecord, log_experiment
@@ -88,7 +89,7 @@ class Session:
             "neurons": self.neurons.tolist(),
             "settings": dict(self.settings),
             "batch": self.batch,
-            "code": __version__,
+            "code": code_digests(("insilico", *PREDICTION_CODE)),
         }
 
     @property

@@ -10,7 +10,7 @@ from sensorium.config import Config
 from sensorium.errors import PredictionError
 from sensorium.evaluation.sources import CEILING, ENSEMBLE, EQUAL, PAIR
 from sensorium.evaluation.tables import SINGLE_TRIAL, read_metrics
-from sensorium.mice import short_name
+from sensorium.mice import TRACKS, short_name
 from sensorium.paths import Paths
 
 _NAMES = {ENSEMBLE: "ensemble", PAIR: "registered pair", EQUAL: "equal weights", CEILING: "noise ceiling"}
@@ -21,9 +21,12 @@ _NEXT = (
     ("make ui", "look at the runs, their curves and the registered models in MLflow"),
     ("dvc metrics show", "the scores over all mice; `dvc plots show` draws them"),
     ("sensorium compare", "is the best experiment better than the others by more than chance?"),
-    ("sensorium predict -e {student} -s live_test_main", "predict a test tier"),
-    ("sensorium submission -e {members} -t main", "write the file to hand in"),
+    ("sensorium insilico tuning", "show gratings to the registered pair"),
     ("dvc exp run --no-hydra -S evaluation.frames=250", "change a setting and run what depends on it"),
+)
+_NEXT_OF_TRACK = (
+    ("sensorium predict -e {student} -s {split}", "predict a test tier"),
+    ("sensorium submission -e {members} -t {track}", "write the file to hand in"),
 )
 
 
@@ -41,7 +44,9 @@ def run(config: Config, paths: Paths) -> None:
         console.print()
     console.print("What to type next:", style="bold")
     words = {"student": config.registry.student, "members": ",".join(sorted(config.ensemble.members))}
-    for command, purpose in _NEXT:
+    for track in config.submission.tracks[:1]:
+        words |= {"track": track, "split": TRACKS[track][0]}
+    for command, purpose in _NEXT + (_NEXT_OF_TRACK if config.submission.tracks else ()):
         console.print(f"  [cyan]{command.format(**words)}[/]  {purpose}", highlight=False, soft_wrap=True)
 
 

@@ -10,6 +10,7 @@ from prediction_runs import forget_checksums
 from rich.console import Console
 
 from sensorium.commands import results
+from sensorium.config import SubmissionConfig
 from sensorium.errors import CheckpointError, PredictionError
 from sensorium.evaluation.scores import score_mouse
 from sensorium.metrics import correlation, response_precision
@@ -155,6 +156,14 @@ def test_results_show_a_row_per_experiment(evaluated, tiny_config, project, caps
         order = ["all", *tiny_config.dataset.mice]
         assert row.removeprefix(name).split() == [f"{expected[mouse]:.3f}" for mouse in order]
     assert "make ui" in shown
+    assert f"submission -e {','.join(sorted(tiny_config.ensemble.members))} -t main" in shown
+
+
+def test_results_without_tracks_propose_no_submission(evaluated, tiny_config, project, capsys):
+    results.run(tiny_config.model_copy(update={"submission": SubmissionConfig(tracks=())}), project)
+    shown = capsys.readouterr().out
+    assert "insilico tuning" in shown
+    assert "submission" not in shown and "_test_" not in shown
 
 
 def test_results_of_many_mice_and_experiments_fit_a_terminal():

@@ -167,14 +167,15 @@ def registered(path: Path) -> list[RegisteredVersion]:
     Raises:
         TrackingError: the database cannot be read.
     """
+    tag = (
+        "(SELECT value FROM model_version_tags AS tag "
+        "WHERE tag.name = entry.name AND tag.version = entry.version AND tag.key = ?)"
+    )
     with database_errors(path), closing(_connect(path)) as connection:
         rows = connection.execute(
-            "SELECT name, version, (SELECT value FROM model_version_tags AS tag WHERE tag.name = model_versions.name "
-            "AND tag.version = model_versions.version AND key = 'sensorium.digest'), coalesce(storage_location, source), "
-            "(SELECT value FROM model_version_tags AS tag WHERE tag.name = model_versions.name "
-            "AND tag.version = model_versions.version AND key = ?) "
-            "FROM model_versions WHERE current_stage != 'Deleted_Internal'",
-            (FILES,),
+            f"SELECT name, version, {tag}, coalesce(storage_location, source), {tag} "  # noqa: S608 - names of ours
+            "FROM model_versions AS entry WHERE current_stage != 'Deleted_Internal'",
+            ("sensorium.digest", FILES),
         ).fetchall()
     return [
         RegisteredVersion(name, number, digest, _folder(address), _objects(files))

@@ -50,7 +50,8 @@ class DvcArtifactRepository(ArtifactRepository):  # type: ignore[misc]
         tag = next((version.tags[FILES] for version in found if FILES in version.tags), None)
         if tag is None:
             raise MlflowException(f"{self.artifact_uri}: no version has these files.", RESOURCE_DOES_NOT_EXIST)
-        files, folder = VersionFiles.unpacked(tag), address["folder"].rstrip("/")
+        with _as_mlflow():
+            files, folder = VersionFiles.unpacked(tag), address["folder"].rstrip("/")
         return files.below(folder) if folder else files
 
     @cached_property

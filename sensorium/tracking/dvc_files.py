@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from sensorium.errors import TrackingError
 from sensorium.files import Record
 from sensorium.tracking.dvc_objects import StoredObject
 
@@ -54,8 +55,19 @@ class VersionFiles(Record):
 
     @classmethod
     def unpacked(cls, tag: str) -> Self:
-        """The files that a tag lists."""
-        return cls.model_validate_json(lzma.decompress(base64.b64decode(tag)))
+        """The files that a tag lists.
+
+        Raises:
+            TrackingError: the tag is damaged.
+        """
+        try:
+            return cls.model_validate_json(lzma.decompress(base64.b64decode(tag)))
+        except (lzma.LZMAError, ValueError) as fault:
+            reason = str(fault).splitlines()[0]
+            raise TrackingError(
+                f"tag {FILES} of a registered version: damaged ({reason}).",
+                "Delete the version in MLflow, then type `sensorium registry restore`.",
+            ) from fault
 
     def packed(self) -> str:
         """The value of the tag, for which MLflow allows 100,000 characters."""

@@ -113,3 +113,5 @@ def _as_mlflow() -> Iterator[None]:
         yield
     except SensoriumError as fault:
         raise MlflowException(str(fault), RESOURCE_DOES_NOT_EXIST) from fault
+    except ImportError as fault:
+        raise MlflowException(f"{fault}. Type `pip install 'sensorium[platform]'`.", RESOURCE_DOES_NOT_EXIST) from fault

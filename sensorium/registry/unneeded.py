@@ -70,25 +70,27 @@ class Versions:
         Raises:
             TrackingError: the registry refuses.
         """
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
         with mlflow_errors(self._paths):
             for version in self.unneeded:
                 self._registry.client.delete_model_version(version.name, version.version)
-                try:
-                    repository = get_artifact_repository(version.source, tracking_uri=self._registry.store.uri)
-                    repository.delete_artifacts()
-                except (OSError, NotImplementedError) as fault:
-                    raise TrackingError(
-                        f"{version.name} version {version.version}: its files at {version.source} cannot be removed "
-                        f"({fault}).",
-                        "Remove them by hand; the version itself is deleted.",
-                    ) from fault
+                if FILES not in version.tags:
+                    self._delete_copies(version)
                 if DIGEST in version.tags:
                     discard(self._paths.state / "registry" / version.tags[DIGEST])
                 logged = model_id(version.source)
                 if logged is not None:
                     self._registry.client.delete_logged_model(logged)
+
+    def _delete_copies(self, version: "ModelVersion") -> None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        try:
+            get_artifact_repository(version.source, tracking_uri=self._registry.store.uri).delete_artifacts()
+        except (OSError, NotImplementedError) as fault:
+            raise TrackingError(
+                f"{version.name} version {version.version}: its files at {version.source} cannot be removed ({fault}).",
+                "Remove them by hand; the version itself is deleted.",
+            ) from fault
 
 
 def _digests(pin: PairPin) -> set[str]:

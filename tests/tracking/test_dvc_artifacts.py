@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from functools import partial
 
 import mlflow
 import numpy as np
@@ -13,8 +14,8 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 import sensorium
 from sensorium.errors import TrackingError
 from sensorium.registry.manifest import PAIR, TEACHER
+from sensorium.registry.model_registry import model_id
 from sensorium.stages import register
-from sensorium.tracking.store import TrackingStore
 
 CHAMPION = f"models:/{PAIR}@champion"
 WEIGHTS = "data/model/fold_1/model.safetensors"
@@ -47,8 +48,6 @@ def elsewhere(bare_project, trained_here, monkeypatch):
     shutil.copyfile(project.paths.root / "mlflow.db", root / "mlflow.db")
     (root / ".dvc").mkdir()
     (root / ".dvc" / "config").write_text(f"[core]\n    remote = storage\n['remote \"storage\"']\n    url = {mine}\n")
-    monkeypatch.setattr(handlers, "_tracking_store", None)
-    monkeypatch.setattr(handlers, "_model_registry_store", None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
     return bare_project, mine
 
@@ -57,6 +56,10 @@ def stored(project, remote):
     """The teacher's weights of fold 1, in the remote."""
     digest = hashlib.md5((project.paths.fold("true_batch_001", 1) / "model.safetensors").read_bytes()).hexdigest()
     return remote / "files" / "md5" / digest[:2] / digest[2:]
+
+
+def predicted(model, mouse):
+    return model.predict(np.full((40, 7, 8), 100.0), mouse, np.zeros((2, 40)), np.zeros((2, 40))).values
 
 
 def answer(model, mouse):
@@ -68,13 +71,10 @@ def test_the_champion_loads_with_nothing_but_the_database_and_the_remote(elsewhe
     project, _ = elsewhere
     mouse = next(iter(project.config.dataset.mice))
     served = answer(mlflow.pyfunc.load_model(CHAMPION), mouse)
-    loaded = sensorium.load(CHAMPION).predict(np.full((40, 7, 8), 100.0), mouse, np.zeros((2, 40)), np.zeros((2, 40)))
+    loaded = predicted(sensorium.load(CHAMPION), mouse)
     assert np.array_equal(served, loaded)
     folders = [trained_here[0].paths.experiment(name) for name in ("true_batch_001", "distillation_001")]
-    means = [
-        sensorium.load(folder).predict(np.full((40, 7, 8), 100.0), mouse, np.zeros((2, 40)), np.zeros((2, 40)))
-        for folder in folders
-    ]
+    means = [predicted(sensorium.load(folder), mouse) for folder in folders]
     np.testing.assert_allclose(served, np.mean(means, axis=0), rtol=1e-5)
     assert answer(mlflow.pyfunc.load_model(f"models:/{TEACHER}/1"), mouse).shape == served.shape
     assert not list(project.paths.root.glob("mlartifacts/**/*"))
@@ -119,29 +119,31 @@ def test_damaged_objects_are_refused_and_the_next_remote_is_asked(elsewhere, tra
 
 def test_mlflows_pages_show_and_download_the_files(elsewhere, trained_here, monkeypatch):
     project, _ = elsewhere
+    client = project.store.client()
+    model = model_id(client.get_model_version(TEACHER, "1").source)
+    monkeypatch.setattr(handlers, "_tracking_store", client._tracking_client.store)
+    monkeypatch.setattr(handlers, "_model_registry_store", client._get_registry_client().store)
     monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", project.store.uri)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    version = TrackingStore.of(project.paths).client().get_model_version(TEACHER, "1")
-    page = app.test_client()
-    place = f"/ajax-api/2.0/mlflow/logged-models/{version.model_id}/artifacts"
-    listed = page.get(f"{place}/directories").get_json()["files"]
+    get, place = partial(app.test_client().get, buffered=True), f"/ajax-api/2.0/mlflow/logged-models/{model}/artifacts"
+    listed = get(f"{place}/directories").get_json()["files"]
     assert {entry["path"]: entry["is_dir"] for entry in listed}.items() >= {"MLmodel": False, "data": True}.items()
-    listed = page.get(f"{place}/directories?artifact_directory_path=data/model/fold_1").get_json()["files"]
+    listed = get(f"{place}/directories?artifact_directory_path=data/model/fold_1").get_json()["files"]
     weights = (trained_here[0].paths.fold("true_batch_001", 1) / "model.safetensors").read_bytes()
     assert {entry["path"]: int(entry["file_size"]) for entry in listed}[WEIGHTS] == len(weights)
-    assert page.get(f"{place}/files?artifact_file_path={WEIGHTS}").data == weights
-    found = page.get(f"/model-versions/get-artifact?name={TEACHER}&version=1&path=MLmodel")
+    assert get(f"{place}/files?artifact_file_path={WEIGHTS}").data == weights
+    found = get(f"/model-versions/get-artifact?name={TEACHER}&version=1&path=MLmodel")
     assert b"sensorium.registry.serving" in found.data
-    assert page.get(f"{place}/files?artifact_file_path=nothing").status_code == 404
+    assert get(f"{place}/files?artifact_file_path=nothing").status_code == 404
 
 
 def test_mlflow_neither_deletes_nor_changes_what_a_version_needs(elsewhere):
     project, remote = elsewhere
     before = sorted(remote.rglob("*"))
     client = project.store.client()
-    version = client.get_model_version(TEACHER, "1")
-    repository = get_artifact_repository(version.source)
-    client.delete_logged_model(version.model_id)
+    source = client.get_model_version(TEACHER, "1").source
+    repository = get_artifact_repository(source)
+    client.delete_logged_model(model_id(source))
     repository.delete_artifacts()  # which `mlflow gc` calls
     with pytest.raises(MlflowException, match="does not change"):
         repository.log_artifact("params.yaml")

@@ -108,6 +108,12 @@ def cache_folder(root: Path) -> Path:
     return Path(_settings(root)["cache"].get("dir", root / ".dvc" / "cache"))
 
 
+def is_stored(root: Path, digest: str) -> bool:
+    """Whether DVC's cache has an object, or the default remote, where that is a folder of this machine."""
+    _, url = _remote(root)
+    return any(_holds(folder, digest) for folder in (cache_folder(root), url) if folder is not None)
+
+
 def _settings(root: Path) -> Any:
     """DVC's settings of the system, the user and the project, with paths of local folders resolved."""
     from dvc.config import Config  # takes a tenth of a second, and few commands need it

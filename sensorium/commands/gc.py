@@ -33,8 +33,9 @@ def run(
     """List what nothing needs any more, or remove it with --delete.
 
     Kept are the outputs of the work tree and of every commit, branch, tag and DVC experiment; versions of the model
-    registry that one of these pins or that have an alias such as `champion`, and the data that they name. Removed are
-    all other objects of DVC's cache, other versions, and runs that were deleted in MLflow. Remotes are left alone.
+    registry that one of these pins or that have an alias such as `champion`, their weights, and the data that they
+    name. Removed are all other objects of DVC's cache, other versions, and runs that were deleted in MLflow. Remotes
+    are left alone.
 
     Examples: `sensorium gc`, `sensorium gc --delete`.
 
@@ -53,7 +54,7 @@ def run(
         outputs = list(_outputs(paths.root))
         versions = Versions(paths, _pins(outputs, paths, cache))
         wanted = {digest for _, digest in outputs} | set(versions.data.values())
-        needed = wanted | {digest for folder in wanted for digest in _listed(cache, folder)}
+        needed = wanted | versions.objects | {digest for folder in wanted for digest in _listed(cache, folder)}
         objects = [path for path in sorted(cache.glob("??/*")) if path.parent.name + path.name not in needed]
         runs = deleted_runs(paths)
         _print(cache, objects, versions, runs, delete=delete)

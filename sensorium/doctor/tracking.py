@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from sensorium.doctor.finding import Finding, Project, command
 from sensorium.errors import SensoriumError
 from sensorium.files import sha256
+from sensorium.recovery import is_stored
 from sensorium.tracking import database
 from sensorium.tracking.store import TrackingStore
 
@@ -80,11 +81,15 @@ def _check_database(project: Project, store: TrackingStore, wanted: dict[str, st
         if not folders:
             yield Finding("error", f"{name}: {model} is not registered with the digest of the pin.", again, fix)
     for version in versions:
-        if version.folder is not None and not (version.folder / "MLmodel").is_file():
-            pinned = wanted.get(version.name) == version.digest
+        pinned = wanted.get(version.name) == version.digest
+        absent = [digest for digest in version.objects if not is_stored(project.root, digest)]
+        lost = f"its files in {project.name(version.folder)} are lost" if version.folder is not None else ""
+        if absent:
+            lost = f"{len(absent)} of its {len(version.objects)} files are not in DVC's cache"
+        if absent or (version.folder is not None and not (version.folder / "MLmodel").is_file()):
             yield Finding(
-                "error" if pinned else "warning",
-                f"{version.name} {version.version}: its files in {project.name(version.folder)} are lost.",
+                "error" if pinned and not absent else "warning",  # another remote may have them
+                f"{version.name} {version.version}: {lost}.",
                 again if pinned else "Register it again from the commit that trained it, or delete the version.",
                 fix if pinned else None,
             )

@@ -1,10 +1,12 @@
 """MLflow's model registry: versions found by digest, made when missing, repaired in place.
 
 A version holds an MLmodel file for `mlflow.pyfunc`, a manifest, and for teacher and student the
-trained folds: safetensors and JSON, nothing pickled.
+trained folds: safetensors and JSON, nothing pickled. Its folds are objects of DVC that it names by digest
+(`sensorium.tracking.dvc_artifacts`); versions of earlier releases hold copies in MLflow's artifact store.
 """
 
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from sensorium.errors import TrackingError
-from sensorium.files import atomic_folder, tidy, waiting_lock
+from sensorium.files import atomic_folder, tidy, waiting_lock, write_text
 from sensorium.paths import Paths
-from sensorium.recovery import cache_folder
 from sensorium.registry.flavor import Interface, write_model
 from sensorium.registry.manifest import RESTORE, ModelContent, ModelManifest, PairManifest, Pin, PinnedModel
 from sensorium.tracking.database import ARTIFACTS
+from sensorium.tracking.dvc_files import EXPERIMENT, FILES, LOCATION, VersionFiles, place
+from sensorium.tracking.dvc_objects import DvcObjects, StoredObject, project_of
 from sensorium.tracking.store import URI_VARIABLE, TrackingStore
 
 if TYPE_CHECKING:
@@ -31,7 +34,6 @@ _DATA = Path("data", "model")
 """Where the folds and the manifest lie inside a version."""
 MANIFEST = "manifest.json"
 _MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
-_WRITABLE = 0o222
 MISSING, EXISTS = "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"
 """Error codes of MLflow."""
 
@@ -44,8 +46,6 @@ class NewVersion:
 
     name: str
     digest: str
-    experiment: str
-    """MLflow experiment that lists the model."""
     manifest: ModelManifest | PairManifest
     interface: Interface
     """What a request to the model looks like."""
@@ -65,7 +65,7 @@ class ModelRegistry:
         self._paths = paths
         self.store = store or TrackingStore.of(paths)
         self.client: MlflowClient = self.store.client()
-        self._cache = cache_folder(self.store.root) / "files" / "md5"
+        self._objects = DvcObjects(self.store.root if store is None else project_of(self.store.uri))
 
     def register(self, new: NewVersion) -> int:
         """Version that holds the content; an equal one is reused, a damaged one repaired.
@@ -76,7 +76,9 @@ class ModelRegistry:
             found = self.find(new.name, new.digest)
             if found is None:
                 return self._create(new)
-            if self._is_damaged(found, new):
+            if FILES in found.tags:
+                self._store_objects(new)
+            elif self._is_damaged(found, new):
                 self._fill(found.source, new)
             return int(found.version)
 
@@ -151,6 +153,8 @@ class ModelRegistry:
 
     def _fetch(self, version: "ModelVersion", part: Path, folder: Path) -> Path:
         """Fetch a file or folder of a version into a folder, under its own name."""
+        if FILES in version.tags:
+            return self._fetch_objects(version, part, folder / part.name)
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
@@ -161,6 +165,21 @@ class ModelRegistry:
             raise TrackingError(
                 f"{version.name} version {version.version}: {part.name} cannot be fetched ({fault}).", RESTORE
             ) from fault
+
+    def _fetch_objects(self, version: "ModelVersion", part: Path, target: Path) -> Path:
+        """As `_fetch`; where the disk allows it, weights are links to DVC's cache, read-only as a version is."""
+        files = VersionFiles.unpacked(version.tags[FILES])
+        if place(part.as_posix()) in files.texts:
+            write_text(target, files.texts[place(part.as_posix())])
+            return target
+        files = files.below(place(part.as_posix()))
+        label = f"{version.name} version {version.version}"
+        self._objects.require({entry.md5: f"{label}: {path}" for path, entry in files.objects.items()})
+        for path, text in files.texts.items():
+            write_text(target / path, text)
+        for path, entry in files.objects.items():
+            self._objects.place(entry.md5, target / path, ["reflink", "hardlink", "copy"])
+        return target
 
     def _is_damaged(self, version: "ModelVersion", new: NewVersion) -> bool:
         """Whether a version that should hold the content lacks files or holds others."""
@@ -175,17 +194,35 @@ class ModelRegistry:
     def _create(self, new: NewVersion) -> int:
         none_on((EXISTS,), self.client.create_registered_model, new.name)
         tags = {**new.tags, DIGEST: new.digest}
-        experiment = self.store.experiment_id(self.client, new.experiment)
+        experiment = self.store.experiment_id(self.client, EXPERIMENT, LOCATION)
         model = self.client.create_logged_model(experiment, name=new.name, tags=tags, model_type="encoding model")
-        self._fill(model.artifact_location, new)
+        with tempfile.TemporaryDirectory() as folder:
+            self._describe(Path(folder), new, model.artifact_location)
+            files = VersionFiles.of(Path(folder), self._store_objects(new))
         self.client.finalize_logged_model(model.model_id, "READY")
         created = self.client.create_model_version(
-            new.name, model.artifact_location, tags=tags, model_id=model.model_id
+            new.name, model.artifact_location, tags=tags | {FILES: files.packed()}, model_id=model.model_id
         )
         return int(created.version)
 
+    def _store_objects(self, new: NewVersion) -> dict[str, StoredObject]:
+        """Make sure that DVC's cache has the folds' files; returns them by path in the version."""
+        return {(_DATA / name).as_posix(): self._objects.add(path) for name, path in self._trained(new).items()}
+
+    def _trained(self, new: NewVersion) -> dict[str, Path]:
+        """Files that predictions depend on, by path in the version's data; a pair has none of its own."""
+        if not isinstance(new.manifest, ModelContent):
+            return {}
+        folder = self._paths.experiment(new.manifest.experiment)
+        return {name: folder / name for name in new.manifest.files}
+
+    def _describe(self, folder: Path, new: NewVersion, location: str) -> None:
+        """Write everything of a version but its folds."""
+        write_model(folder, new.name, new.manifest.as_json(), new.interface, location, model_id(location))
+        new.manifest.save(folder / _DATA / MANIFEST)
+
     def _fill(self, location: str, new: NewVersion) -> None:
-        """Write the files of a version to where the store keeps them; only for the holder of the registry's lock."""
+        """Write the files of a version that has copies; only for the holder of the registry's lock."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         local = _local(location)
@@ -207,33 +244,10 @@ class ModelRegistry:
             get_artifact_repository(location, tracking_uri=self.store.uri).log_artifacts(folder)
 
     def _write(self, folder: Path, new: NewVersion, location: str) -> None:
-        write_model(folder, new.name, new.manifest.as_json(), new.interface, location, model_id(location))
-        data = folder / _DATA
-        new.manifest.save(data / MANIFEST)
-        if isinstance(new.manifest, ModelContent):
-            for fold in new.manifest.folds:
-                source = self._paths.experiment(new.manifest.experiment) / fold
-                for path in sorted(p for p in source.rglob("*") if p.is_file()):
-                    self._link(path, data / fold / path.relative_to(source))
-
-    def _link(self, source: Path, target: Path) -> None:
-        """Make `target` a file of the same content, without a second copy where the disk allows it.
-
-        A model version must never change, so it cannot share blocks with a file that someone edits in place.
-        The first of DVC's link types that works: a reflink, which is copy-on-write; a hardlink to the object in
-        DVC's cache, which is read-only as a version is; a copy. Files in data/experiments are never hardlinked:
-        they are what people edit.
-        """
-        from dvc_data.hashfile.hash import file_md5
-        from dvc_objects.fs.generic import transfer
-        from dvc_objects.fs.local import localfs
-
-        target.parent.mkdir(parents=True, exist_ok=True)
-        digest = file_md5(str(source), localfs)
-        cached = self._cache / digest[:2] / digest[2:]
-        shared = cached.is_file() and not cached.stat().st_mode & _WRITABLE and file_md5(str(cached), localfs) == digest
-        origin, links = (cached, ["reflink", "hardlink", "copy"]) if shared else (source, ["reflink", "copy"])
-        transfer(localfs, str(origin), localfs, str(target), links=links)
+        self._describe(folder, new, location)
+        for name, path in self._trained(new).items():
+            (folder / _DATA / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / _DATA / name)
 
 
 def none_on(codes: Sequence[str], function: Callable[..., Any], *arguments: Any) -> Any:

@@ -68,7 +68,7 @@ def register_pair(config: Config, paths: Paths) -> PairPin:
             weights=weights,
         )
         digest, interface = _pair_digest(manifest), _interface(config, [ENSEMBLE, *models])
-        version = registry.register(NewVersion(PAIR, digest, leaderboard, manifest, interface, tags))
+        version = registry.register(NewVersion(PAIR, digest, manifest, interface, tags))
         pin = PairPin(pair=Pin(name=PAIR, version=version, digest=digest), models=models, weights=weights)
         log_results(registry, paths, pin, found, tags, leaderboard)
     return pin
@@ -114,9 +114,9 @@ def _register_models(
     models = {}
     for role, content in contents.items():
         manifest = ModelManifest(**dict(content), role=role, prediction=config.prediction)
-        place, interface = leaderboard_name(config.preset), _interface(config, [role])
+        interface = _interface(config, [role])
         own = {**tags, **origins[role], **_start_tags(paths, content)}
-        new = NewVersion(content.name, content.digest, place, manifest, interface, own)
+        new = NewVersion(content.name, content.digest, manifest, interface, own)
         models[role] = PinnedModel(**dict(content), version=registry.register(new))
     return models
 

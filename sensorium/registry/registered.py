@@ -1,7 +1,5 @@
 """A registered version by its address `models:/name@alias` or `models:/name/number`: its folds and what is known."""
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from sensorium.errors import TrackingError
 from sensorium.paths import Paths
 from sensorium.registry.manifest import PAIR, ModelManifest, PairManifest, PairPin
 from sensorium.registry.model_registry import MISSING, ModelRegistry, none_on
+from sensorium.tracking.dvc_objects import user_cache
 from sensorium.tracking.store import TrackingStore, mlflow_errors
 
 SCHEME = "models:/"
@@ -109,6 +108,5 @@ def mlflow_registry() -> ModelRegistry:
 
     uri = mlflow.get_registry_uri()
     database = Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir()) / f"sensorium-{os.getuid()}"
-    root = database.parent if database is not None else cache
+    root = database.parent if database is not None else user_cache()
     return ModelRegistry(Paths(root), TrackingStore(uri, root, root))

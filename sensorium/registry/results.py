@@ -24,7 +24,7 @@ from sensorium.mice import short_names
 from sensorium.paths import Paths
 from sensorium.recovery import remedy
 from sensorium.registry.card import attach, model_card
-from sensorium.registry.manifest import PairPin
+from sensorium.registry.manifest import PAIR, PairPin
 from sensorium.registry.model_registry import DIGEST, ModelRegistry, model_id
 from sensorium.tracking.descriptions import rounded, run_name
 from sensorium.tracking.event_log import FINISHED
@@ -197,7 +197,7 @@ class _Runs:
         return parent or run_id
 
     def _create(self, result: _Result, digest: str, experiment: str, parent: str | None) -> str:
-        """Make the evaluation's run; what belongs to a registered version is attached to the row as well."""
+        """Make the evaluation's run; that of the pair's mean holds card and figures, which are about all sources."""
         client, version = self.registry.client, result.version
         tags = {**self.tags, _SCORES: digest, ROLE: "evaluation", EXPERIMENT: result.experiment}
         tags |= {} if version is None else {key: version.tags[key] for key in (RUNS, TRAINED) if key in version.tags}
@@ -206,10 +206,9 @@ class _Runs:
         run_id = str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
         for key, value in result.metrics.items():
             client.log_metric(run_id, key, value, model_id=None if version is None else model_id(version.source))
-        for file in ("metrics.json", "scores.csv"):
-            client.log_artifact(run_id, str(self.paths.evaluation / file))
-        for described in filter(None, () if version is None else (run_id, parent)):
-            attach(client, described, self.paths, self.pin, self.scores)
+        if version is not None and version.name == PAIR:
+            client.log_artifact(run_id, str(self.paths.evaluation / "metrics.json"))
+            attach(client, run_id, self.paths, self.pin, self.scores)
         client.set_terminated(run_id, FINISHED)
         return run_id
 

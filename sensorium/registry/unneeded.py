@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sensorium.errors import TrackingError
+from sensorium.files import discard
 from sensorium.paths import Paths
 from sensorium.registry.manifest import PAIR, STUDENT, TEACHER, PairManifest, PairPin
 from sensorium.registry.model_registry import DIGEST, MISSING, ModelRegistry, model_id, none_on
+from sensorium.tracking.dvc_files import FILES, VersionFiles
 from sensorium.tracking.store import mlflow_errors
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ class Versions:
         self._paths = paths
         self.data: dict[str, str] = {}
         """DVC's md5 of what the needed pairs were made from, by path."""
+        self.objects: set[str] = set()
+        """DVC's md5 of the weights of the needed versions."""
         with mlflow_errors(paths):
             self._registry = ModelRegistry(paths)
             found = [version for name in (PAIR, TEACHER, STUDENT) for version in self._all(name)]
@@ -43,6 +47,9 @@ class Versions:
                     pair = self._pair(version)
                     digests |= {model.digest for model in pair.models.values()}
                     self.data |= pair.data
+        for version in found:
+            if version.tags.get(DIGEST) in digests and FILES in version.tags:
+                self.objects |= {entry.md5 for entry in VersionFiles.unpacked(version.tags[FILES]).objects.values()}
         self.unneeded: list[ModelVersion] = [v for v in found if v.tags.get(DIGEST) not in digests]
 
     def _all(self, name: str) -> list["ModelVersion"]:
@@ -63,23 +70,27 @@ class Versions:
         Raises:
             TrackingError: the registry refuses.
         """
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
         with mlflow_errors(self._paths):
             for version in self.unneeded:
                 self._registry.client.delete_model_version(version.name, version.version)
-                try:
-                    repository = get_artifact_repository(version.source, tracking_uri=self._registry.store.uri)
-                    repository.delete_artifacts()
-                except (OSError, NotImplementedError) as fault:
-                    raise TrackingError(
-                        f"{version.name} version {version.version}: its files at {version.source} cannot be removed "
-                        f"({fault}).",
-                        "Remove them by hand; the version itself is deleted.",
-                    ) from fault
+                if FILES not in version.tags:
+                    self._delete_copies(version)
+                if DIGEST in version.tags:
+                    discard(self._paths.state / "registry" / version.tags[DIGEST])
                 logged = model_id(version.source)
                 if logged is not None:
                     self._registry.client.delete_logged_model(logged)
+
+    def _delete_copies(self, version: "ModelVersion") -> None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        try:
+            get_artifact_repository(version.source, tracking_uri=self._registry.store.uri).delete_artifacts()
+        except (OSError, NotImplementedError) as fault:
+            raise TrackingError(
+                f"{version.name} version {version.version}: its files at {version.source} cannot be removed ({fault}).",
+                "Remove them by hand; the version itself is deleted.",
+            ) from fault
 
 
 def _digests(pin: PairPin) -> set[str]:

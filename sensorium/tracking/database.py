@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sensorium.errors import TrackingError
+from sensorium.tracking.dvc_files import FILES, VersionFiles
 
 ARTIFACTS = "mlartifacts"
 """Folder of the artifacts, in the project's root."""
@@ -155,7 +156,9 @@ class RegisteredVersion:
     digest: str | None
     """Tag `sensorium.digest`: identity of the content."""
     folder: Path | None
-    """Its files, where they are on this machine."""
+    """Its files, where they are copies on this machine."""
+    objects: tuple[str, ...]
+    """DVC's md5 of its weights, where they are objects of DVC."""
 
 
 def registered(path: Path) -> list[RegisteredVersion]:
@@ -164,14 +167,24 @@ def registered(path: Path) -> list[RegisteredVersion]:
     Raises:
         TrackingError: the database cannot be read.
     """
+    tag = (
+        "(SELECT value FROM model_version_tags AS tag "
+        "WHERE tag.name = entry.name AND tag.version = entry.version AND tag.key = ?)"
+    )
     with database_errors(path), closing(_connect(path)) as connection:
         rows = connection.execute(
-            "SELECT version.name, version.version, tag.value, coalesce(storage_location, source) "
-            "FROM model_versions AS version LEFT JOIN model_version_tags AS tag "
-            "ON tag.name = version.name AND tag.version = version.version AND tag.key = 'sensorium.digest' "
-            "WHERE current_stage != 'Deleted_Internal'"
+            f"SELECT name, version, {tag}, coalesce(storage_location, source), {tag} "  # noqa: S608 - names of ours
+            "FROM model_versions AS entry WHERE current_stage != 'Deleted_Internal'",
+            ("sensorium.digest", FILES),
         ).fetchall()
-    return [RegisteredVersion(name, number, digest, _folder(address)) for name, number, digest, address in rows]
+    return [
+        RegisteredVersion(name, number, digest, _folder(address), _objects(files))
+        for name, number, digest, address, files in rows
+    ]
+
+
+def _objects(tag: str | None) -> tuple[str, ...]:
+    return () if tag is None else tuple(entry.md5 for entry in VersionFiles.unpacked(tag).objects.values())
 
 
 def _folder(address: str | None) -> Path | None:

@@ -216,14 +216,17 @@ class TrackingStore:
         finally:
             discard(folder)
 
-    def experiment_id(self, client: "MlflowClient", name: str) -> str:
+    def experiment_id(self, client: "MlflowClient", name: str, location: str | None = None) -> str:
         """The MLflow experiment of that name, made when missing.
 
         A database keeps rows alone, so the artifacts are beside its file, or in the project where it has none; a
-        server decides by itself.
+        server decides by itself. `location` names another place.
         """
         with waiting_lock(self.state / "experiments.lock"):
-            found = client.get_experiment_by_name(name) or self._create_experiment(client, name)
+            found = client.get_experiment_by_name(name)
+            if found is None and location is not None:
+                found = client.get_experiment(client.create_experiment(name, location))
+            found = found or self._create_experiment(client, name)
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         for key in TAGS.keys() - found.tags.keys():  # `mlflow run --experiment-name` may have made it

@@ -120,7 +120,6 @@ READERS: list[tuple[str, tuple[str, ...]]] = [
     (r"data/runs/.*", ("sensorium register", "sensorium results")),
     (r"reports/evaluation/.*", ("sensorium results", "sensorium register")),
     (r"mlflow\.db", (ENSEMBLE, "sensorium results", "sensorium sync")),
-    (r"mlartifacts/.*", (ENSEMBLE,)),
     (r"params\.yaml", ("sensorium config", "sensorium evaluate")),
     (r"dvc\.(yaml|lock)", ("sensorium results", "sensorium config")),
     (r"\.dvc/cache/files/.*", ("dvc checkout", "sensorium results")),

@@ -17,6 +17,8 @@ from sensorium.model import checkpoint
 from sensorium.model.checkpoint import ModelInfo
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.paths import Paths
+from sensorium.registry.model_registry import DIGEST, EXISTS, ModelRegistry, none_on
+from sensorium.stages import register
 from sensorium.tracking import recorder
 from sensorium.tracking.store import TrackingStore
 from sensorium.tracking.uploader import Uploader
@@ -71,6 +73,29 @@ class Project:
                 rows.append(f"ensemble,{mouse},{fold},train,{value - 1}")
                 rows.append(f"true_batch_001,{mouse},{fold},all,{value - 2}")
         (self.paths.evaluation / "scores.csv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture
+def register_copies(monkeypatch):
+    """Register a pair as earlier releases did: with copies in MLflow's artifact store and none in DVC's cache."""
+
+    def create(registry, new):
+        none_on((EXISTS,), registry.client.create_registered_model, new.name)
+        experiment = registry.store.experiment_id(registry.client, "sensorium-demo")
+        model = registry.client.create_logged_model(experiment, name=new.name)
+        registry._fill(model.artifact_location, new)
+        made = registry.client.create_model_version(
+            new.name, model.artifact_location, tags={**new.tags, DIGEST: new.digest}, model_id=model.model_id
+        )
+        return int(made.version)
+
+    def run(project):
+        with monkeypatch.context() as patch:
+            patch.setattr(ModelRegistry, "_create", create)
+            register.run(project.config, project.paths)
+        assert not (project.paths.root / ".dvc").exists()
+
+    return run
 
 
 @pytest.fixture(scope="session")

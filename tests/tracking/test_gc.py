@@ -7,11 +7,13 @@ import subprocess
 import pytest
 import yaml
 
+import sensorium
 from sensorium.commands import gc
 from sensorium.errors import PipelineError
 from sensorium.registry import load_pair
 from sensorium.registry.manifest import PAIR, STUDENT, TEACHER
 from sensorium.stages import register
+from sensorium.tracking.dvc_files import FILES, VersionFiles
 
 
 def git(root, *arguments):
@@ -56,6 +58,12 @@ def repository(trained):
     return trained
 
 
+def weights(project, number):
+    """MD5 of the first fold's weights in a version of the student."""
+    tag = project.store.client().get_model_version(STUDENT, number).tags[FILES]
+    return VersionFiles.unpacked(tag).objects["artifacts/data/model/fold_0/model.safetensors"].md5
+
+
 def train_again(project, seed):
     project.train("distillation_001", seed=seed)
     register.run(project.config, project.paths)
@@ -93,13 +101,11 @@ def test_versions_that_nothing_pins_are_removed(repository, capsys):
     train_again(repository, 1)
     train_again(repository, 2)
     assert versions(repository, STUDENT) == [1, 2, 3]
-    gone = repository.store.client().get_model_version(STUDENT, "2").source
+    gone, kept = [place(repository, weights(repository, number)) for number in ("2", "3")]
     gc.run(repository.paths, delete=True)
     assert f"{STUDENT} version 2" in capsys.readouterr().out
     assert [versions(repository, name) for name in (TEACHER, STUDENT, PAIR)] == [[1], [1, 3], [1, 3]]
-    from sensorium.registry.model_registry import _local
-
-    assert not _local(gone).exists()
+    assert (gone.exists(), kept.exists()) == (False, True)
     assert set(load_pair(repository.paths.pair_pin, repository.paths)) == {"true_batch_001", "distillation_001"}
 
 
@@ -115,6 +121,8 @@ def test_a_champion_keeps_its_models_and_its_data(repository):
     gc.run(repository.paths, delete=True)
     assert [versions(repository, name) for name in (STUDENT, PAIR)] == [[2, 3], [2, 3]]
     assert place(repository, data).exists()
+    assert place(repository, weights(repository, "2")).exists()  # which no commit names
+    assert sensorium.load("models:/sensorium-pair@champion")
 
 
 def test_deleted_runs_go_for_good(repository):

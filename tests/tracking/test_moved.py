@@ -1,5 +1,6 @@
 """A project that was moved or copied works on its own files, and a database that was damaged is replaced."""
 
+import hashlib
 import shutil
 import sqlite3
 from contextlib import closing
@@ -13,6 +14,7 @@ from sensorium.errors import TrackingError
 from sensorium.files import folder_digest
 from sensorium.paths import Paths
 from sensorium.registry import load_pair
+from sensorium.registry.model_registry import ModelRegistry
 from sensorium.stages import register
 from sensorium.tracking import recorder, start_training_run
 from sensorium.tracking.database import ROOT_TAG, set_aside
@@ -102,7 +104,9 @@ def test_a_copy_works_on_its_own_files_beside_the_original(registered, name):
     twin = source.parent / "twin"
     shutil.copytree(source, twin)
     copy = beside(registered, twin.rename(source.parent / name))
-    weights = load_pair(registered.paths.pair_pin, registered.paths)["true_batch_001"][0] / "model.safetensors"
+    content = (registered.paths.fold("true_batch_001", 0) / "model.safetensors").read_bytes()
+    digest = hashlib.md5(content).hexdigest()
+    weights = source / ".dvc" / "cache" / "files" / "md5" / digest[:2] / digest[2:]
     weights.chmod(0o644)
     weights.write_bytes(b"damaged")
     before = folder_digest(source / "mlartifacts"), (source / "mlflow.db").read_bytes()
@@ -112,7 +116,7 @@ def test_a_copy_works_on_its_own_files_beside_the_original(registered, name):
     restore.run(copy.config, copy.paths)
     assert load_pair(copy.paths.pair_pin, copy.paths)
     assert (folder_digest(source / "mlartifacts"), (source / "mlflow.db").read_bytes()) == before
-    with pytest.raises(TrackingError, match=r"model\.safetensors is damaged"):
+    with pytest.raises(TrackingError, match=r"model\.safetensors: neither in DVC's cache"):
         load_pair(registered.paths.pair_pin, registered.paths)
 
 
@@ -141,8 +145,10 @@ def test_a_store_whose_folder_is_gone_is_not_made_again_outside_the_project(regi
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
     moved = copied(registered, "elsewhere")
     registered.paths.root.rename(tmp_path / "gone")
+    restore.run(moved.config, moved.paths)
+    copies = (registered.paths.root / "mlartifacts" / "1" / "artifacts").as_uri()  # of an earlier release
     with pytest.raises(TrackingError, match=r"mlartifacts: the folder in which .*shared\.db keeps its files does not"):
-        restore.run(moved.config, moved.paths)
+        ModelRegistry(moved.paths)._fill(copies, None)
     assert not registered.paths.root.exists()
 
 

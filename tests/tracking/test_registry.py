@@ -2,6 +2,7 @@ import hashlib
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from dvc_objects.fs import generic, localfs
@@ -17,6 +18,16 @@ from sensorium.tracking import start_training_run
 
 def versions(project, name):
     return sorted(int(v.version) for v in project.store.client().search_model_versions(f"name = '{name}'"))
+
+
+def cached_object(project, path):
+    digest = hashlib.md5(path.read_bytes()).hexdigest()
+    return project.paths.root / ".dvc" / "cache" / "files" / "md5" / digest[:2] / digest[2:]
+
+
+def forget_copies(project):
+    """As on another machine: nothing of a version was loaded before."""
+    shutil.rmtree(project.paths.state / "registry", ignore_errors=True)
 
 
 @pytest.fixture
@@ -93,28 +104,50 @@ def test_the_pair_loads_from_the_registry_and_not_from_the_training_folders(regi
     assert pair["true_batch_001"][1].joinpath("model.safetensors").read_bytes() == wanted
 
 
-def test_a_damaged_weight_is_refused_and_mended_by_restore(registered):
-    folder = load_pair(registered.paths.pair_pin, registered.paths)["true_batch_001"][2]
-    weights = folder / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.unlink()
-    weights.write_bytes(content)
-    with pytest.raises(
-        TrackingError, match=r"sensorium-teacher version 1.*fold_2/model.safetensors is damaged"
-    ) as told:
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"other weights")])
+def test_a_lost_or_damaged_weight_is_refused_and_mended_by_restore(registered, damage):
+    forget_copies(registered)
+    cached = cached_object(registered, registered.paths.fold("true_batch_001", 2) / "model.safetensors")
+    cached.chmod(0o644)
+    damage(cached)
+    told = r"sensorium-teacher version 1: fold_2/model\.safetensors: neither in DVC's cache at .* nor in a remote"
+    with pytest.raises(TrackingError, match=told) as told:
         load_pair(registered.paths.pair_pin, registered.paths)
-    assert "sensorium registry restore" in told.value.remedy
+    assert "`dvc push`" in told.value.remedy
+    assert "`sensorium registry restore`" in told.value.remedy
     restore.run(registered.config, registered.paths)
     assert load_pair(registered.paths.pair_pin, registered.paths)
     assert versions(registered, TEACHER) == [1]
 
 
-def test_a_missing_weight_is_refused(registered):
-    folder = load_pair(registered.paths.pair_pin, registered.paths)["distillation_001"][0]
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(TrackingError, match=r"fold_0/model\.safetensors is missing"):
-        load_pair(registered.paths.pair_pin, registered.paths)
+def test_a_damaged_link_to_a_weight_is_made_anew(registered):
+    weights = load_pair(registered.paths.pair_pin, registered.paths)["distillation_001"][0] / "model.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(b"other weights")
+    load_pair(registered.paths.pair_pin, registered.paths)
+    assert weights.read_bytes() == content
+
+
+def test_versions_of_earlier_releases_go_on_to_load_and_are_mended(trained, register_copies):
+    register_copies(trained)
+    register.run(trained.config, trained.paths)
+    assert [versions(trained, name) for name in (TEACHER, STUDENT, PAIR)] == [[1], [1], [1]]
+    weights = load_pair(trained.paths.pair_pin, trained.paths)["true_batch_001"][2] / "model.safetensors"
+    assert weights.is_relative_to(trained.paths.root / "mlartifacts")
+    weights.write_bytes(b"other weights")
+    with pytest.raises(
+        TrackingError, match=r"sensorium-teacher version 1.*fold_2/model.safetensors is damaged"
+    ) as told:
+        load_pair(trained.paths.pair_pin, trained.paths)
+    assert "sensorium registry restore" in told.value.remedy
+    restore.run(trained.config, trained.paths)
+    assert load_pair(trained.paths.pair_pin, trained.paths)
+    assert versions(trained, TEACHER) == [1]
+    weights.unlink()
+    with pytest.raises(TrackingError, match=r"fold_2/model\.safetensors is missing"):
+        load_pair(trained.paths.pair_pin, trained.paths)
+    assert not (trained.paths.root / ".dvc").exists()
 
 
 @pytest.mark.parametrize("name", [TEACHER, STUDENT, PAIR])
@@ -214,29 +247,19 @@ def test_an_unreachable_server_is_told_without_a_traceback(trained, monkeypatch)
     assert not trained.paths.pair_pin.exists()
 
 
-def test_weights_in_dvcs_cache_are_not_stored_twice(trained):
+def test_weights_are_stored_once_in_dvcs_cache(registered):
     """DVC keeps its objects read-only, so that a link to one cannot be written through."""
-    source = trained.paths.fold("true_batch_001", 0) / "model.safetensors"
-    digest = hashlib.md5(source.read_bytes()).hexdigest()
-    cached = trained.paths.root / ".dvc" / "cache" / "files" / "md5" / digest[:2] / digest[2:]
-    cached.parent.mkdir(parents=True)
-    shutil.copyfile(source, cached)
-    cached.chmod(0o444)
-    register.run(trained.config, trained.paths)
-    placed = load_pair(trained.paths.pair_pin, trained.paths)["true_batch_001"][0] / "model.safetensors"
-    here = (localfs, str(trained.paths.root))
+    source = registered.paths.fold("true_batch_001", 0) / "model.safetensors"
+    cached = cached_object(registered, source)
+    placed = load_pair(registered.paths.pair_pin, registered.paths)["true_batch_001"][0] / "model.safetensors"
+    here = (localfs, str(registered.paths.root))
     assert placed.samefile(cached) or generic.test_links(["reflink"], *here, *here)
+    assert not cached.stat().st_mode & 0o222
     assert not placed.samefile(source)
+    assert not list(registered.paths.root.glob("mlartifacts/**/*.safetensors"))
     with source.open("r+b") as stream:  # an edit of the output reaches no registered version
         stream.write(b"XXXX")
-    assert load_pair(trained.paths.pair_pin, trained.paths)
-
-
-def test_no_file_of_a_version_is_pickled(registered):
-    files = [path for path in (registered.paths.root / "mlartifacts").glob("*/models/**/*") if path.is_file()]
-    endings = {path.suffix for path in files}
-    assert ".safetensors" in endings
-    assert endings <= {".safetensors", ".json", ".csv", ".yaml", ".txt", ""}
+    assert load_pair(registered.paths.pair_pin, registered.paths)
 
 
 def runs(project, experiment):
@@ -261,11 +284,13 @@ def test_scores_stand_on_runs_versions_and_the_parent(trained):
     assert evaluation.data.metrics["oof/single_trial_correlation/29515-10-12"] == pytest.approx(0.28)
     assert client.get_run(parent).data.metrics["oof/single_trial_correlation"] == pytest.approx(0.28)
     assert len(client.get_metric_history(parent, "oof/single_trial_correlation")) == 1
-    for run_id in (evaluation.info.run_id, parent):
-        held = {artifact.path for folder in (None, "figures") for artifact in client.list_artifacts(run_id, folder)}
-        assert {"model_card.md", "figures/scores.png", "figures/learning_curves.png"} <= held
     (ensemble,) = runs(trained, "distillation_001,true_batch_001")
     assert ensemble.info.run_name == "ensemble"
+    held = {
+        part: [entry.path for entry in client.list_artifacts(ensemble.info.run_id, part)] for part in ("", "figures")
+    }
+    assert held[""] == ["figures", "metrics.json", "model_card.md"]
+    assert held["figures"] == ["figures/learning_curves.png", "figures/scores.png"]
     assert ensemble.data.metrics["oof/published_variant"] == pytest.approx(0.3)
     assert "Mean of the predictions of distillation_001 and true_batch_001" in ensemble.data.tags["mlflow.note.content"]
     card = client.get_model_version(PAIR, "1").description
@@ -388,7 +413,8 @@ def test_weights_are_found_by_their_digest(registered):
     assert sha256(found) == digest
     assert registered.paths.experiments not in found.parents
     assert find_weights(registered.paths, "distillation_001", 1, digest) is None
-    found.unlink()  # a damaged version is nothing to compare with
+    forget_copies(registered)  # a version that is lost is nothing to compare with
+    cached_object(registered, registered.paths.fold("distillation_001", 2) / "model.safetensors").unlink()
     assert find_weights(registered.paths, "distillation_001", 2, digest) is None
 
 

@@ -130,14 +130,34 @@ def test_folds_in_parallel_processes_share_one_parent(anywhere):
         assert [m.step for m in client.get_metric_history(run.info.run_id, "train/loss")] == [0, 1, 2]
 
 
-def test_the_pair_goes_through_the_server_to_s3_and_back(server, bare_project, monkeypatch):
+def test_a_server_knows_the_pair_and_its_store_has_no_weights(server, bare_project, monkeypatch):
+    uri, s3 = server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for name in ("true_batch_001", "distillation_001"):
+        bare_project.train(name, seed=3)
+    bare_project.score()
+    for _ in range(2):
+        register.run(bare_project.config, bare_project.paths)
+    keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket="mlflow")["Contents"]]
+    assert not [key for key in keys if "/models/" in key]
+    shutil.rmtree(bare_project.paths.experiments)
+    shutil.rmtree(bare_project.paths.state)
+    assert set(load_pair(bare_project.paths.pair_pin, bare_project.paths)) == {"true_batch_001", "distillation_001"}
+    client = bare_project.store.client()
+    for name in (TEACHER, STUDENT, PAIR):
+        client.delete_registered_model(name)
+
+
+def test_copies_of_earlier_releases_go_through_the_server_to_s3_and_back(
+    server, bare_project, monkeypatch, register_copies
+):
     uri, s3 = server
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     for name in ("true_batch_001", "distillation_001"):
         bare_project.train(name)
     bare_project.score()
-    for _ in range(2):
-        register.run(bare_project.config, bare_project.paths)
+    register_copies(bare_project)
+    register.run(bare_project.config, bare_project.paths)
     client = bare_project.store.client()
     for name in (TEACHER, STUDENT, PAIR):
         assert len(client.search_model_versions(f"name = '{name}'")) == 1

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from sensorium.model.kernels import CHANNELS, Kernels
 from sensorium.model.layers import tile_channels
-from sensorium.model.video import ChannelConv, PointConv, subsample
+from sensorium.model.video import ChannelConv, PointConv, as_images, as_video, subsample
 
 if TYPE_CHECKING:
     from sensorium.model.dwiseneuro import Block, Core
@@ -74,10 +74,10 @@ class _FromInputs:
         assert bias is not None
         self.dtype = dtype
         self._kernels = kernels
-        self._stem = stem.conv.weight.flatten(1).t().contiguous()  # (5, C)
-        self._constant = encoding + bias  # (T, H, W, C)
+        self._stem = stem.conv
+        self._encoding = encoding  # (T, H, W, C)
         wide = _padded(block.expand.conv.weight.flatten(1).t())  # (C, C')
-        self._weight = self._stem @ wide
+        self._weight = stem.conv.weight.flatten(1).t() @ wide  # (5, C')
         corner = encoding[:1, :1, :1]  # the encoding is a sum of functions of one axis each
         self._by_row = (encoding[:, :, 0] - corner[:, :, 0] + bias) @ wide + _padded(
             block.expand.conv.bias
@@ -86,7 +86,9 @@ class _FromInputs:
 
     def narrow(self, x: Tensor, stride: int) -> Tensor:
         """The block's input, (B, T, H', W', C), at every `stride`-th pixel."""
-        return subsample(x.permute(0, 2, 3, 4, 1), stride) @ self._stem + subsample(self._constant[None], stride)
+        inputs = subsample(x.permute(0, 2, 3, 4, 1).contiguous(), stride)
+        video = as_video(self._stem(as_images(inputs)), len(x))  # a product's bits would depend on the number of threads
+        return video + subsample(self._encoding[None], stride)
 
     def wide(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Number of the first image, and images (n, H, W, C') expanded and activated, overwritten by the next."""
@@ -172,7 +174,7 @@ class ProcessorBlock:
             part = filtered[first : first + len(images)]
             self._kernels.space(images, self._space, self._space_bias, part, self._stride)
         shortcut = torch.addcmul(self._constant, tile_channels(narrow, len(self._scale), dim=-1), self._scale)
-        return shortcut, filtered.unflatten(0, (windows, frames))
+        return shortcut.contiguous(), filtered.unflatten(0, (windows, frames))
 
     def _gated(self, sums: Tensor, shape: torch.Size) -> Tensor:
         """Weights (B, C, C') of the projection, of the sums (B, T, C) over the pixels of a video."""

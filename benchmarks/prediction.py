@@ -1,17 +1,28 @@
 """Measure sliding-window prediction against the published approach, side by side, full-size models.
 
-    python benchmarks/prediction.py                     # on the processor
+    python benchmarks/prediction.py --threads 1         # on the processor
+    python benchmarks/prediction.py --threads 1 --roofline
     python benchmarks/prediction.py --device cuda --frames 300 --models 7
 
 The baseline does as the published code: every model reads the trial's float64 files again, takes one
 window at a time and keeps its batch norms and three-dimensional convolutions. Ours reads the trial from
 the mouse's store once for all models. Both predict the same trial with the same random weights of the
-competition's size; rounds alternate, the best of each counts. Prints a Markdown table: frames of the
-recording a second for one model, in wall time and in processor time (which other work on the machine
-disturbs less), and the relative error of the prediction.
+competition's size, in turns; the first turn is not counted. Prints a Markdown table: frames of the recording a
+second for one model, in wall time and in processor time (which other work on the machine disturbs less), medians; how
+many times as fast as the published approach, turn by turn; and the relative error of the prediction.
+
+`--roofline` prints instead where the time of one window goes on the processor: arithmetic, bytes, time, and the share
+of the rate of the machine's own matrix product, which is measured in the same run. Products on a processor without
+bf16 arithmetic are several times slower in bf16 than in float32: `--precisions float32` leaves bf16 away.
 """
 
+from sensorium.processes import tune_process
+
+tune_process()  # as the command line does
+
 import argparse
+import functools
+import statistics
 import sys
 import tempfile
 import time
@@ -28,6 +39,7 @@ from sensorium.data.inputs import frame_offset
 from sensorium.data.store import MouseStore
 from sensorium.inference.member import Member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput
+from sensorium.model import kernels, processor_core
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.recordings.ingest import ingest
 from sensorium.recordings.raw import RawMouse
@@ -81,11 +93,115 @@ def predict_as_published(
     return np.mean(parts, axis=0)
 
 
-def measure(work: Callable[[], np.ndarray], frames: int, best: Speed) -> tuple[np.ndarray, Speed]:
+def measure(work: Callable[[], np.ndarray], frames: int) -> tuple[np.ndarray, Speed]:
     wall, processor = time.perf_counter(), time.process_time()
     prediction = work()
-    speed = Speed(frames / (time.perf_counter() - wall), frames / (time.process_time() - processor))
-    return prediction, Speed(max(speed.wall, best.wall), max(speed.processor, best.processor))
+    return prediction, Speed(frames / (time.perf_counter() - wall), frames / (time.process_time() - processor))
+
+
+def multiply_adds(name: str, tensors: list[torch.Tensor]) -> int:
+    """Of one call with these tensors, in the order of its arguments; 0 for what only moves numbers."""
+    if name in ("mm", "bmm", "baddbmm_"):
+        x, weight = tensors[-2:]
+        return x.shape[-2] * weight.numel()
+    if name == "widen":
+        return tensors[4].numel() * len(tensors[1])
+    if name in ("space", "time"):
+        x, weight = tensors[:2]
+        return (tensors[3] if name == "space" else x).numel() * len(weight)
+    return 0
+
+
+class Roofline:
+    """Arithmetic, bytes and processor time of the parts of a forward pass, the fastest of several passes."""
+
+    def __init__(self):
+        self.block = "cortex and readout"
+        self.spent = {}
+        for owner, names in (
+            (kernels.Kernels, ("widen", "activate", "space", "time")),
+            (torch, ("mm", "bmm", "addcmul")),
+            (torch.Tensor, ("baddbmm_",)),
+        ):
+            for name in names:
+                setattr(owner, name, self._timed(name, getattr(owner, name)))
+        for name in ("video", "pooled"):
+            setattr(processor_core.ProcessorBlock, name, self._named(getattr(processor_core.ProcessorBlock, name)))
+        self.blocks = {}
+
+    def _named(self, function):
+        def call(block, x):
+            self.block = self.blocks.setdefault(id(block), f"block {len(self.blocks)}")
+            try:
+                return function(block, x)
+            finally:
+                self.block = "cortex and readout"
+
+        return call
+
+    def _timed(self, name, function):
+        @functools.wraps(function)
+        def call(*arguments, **named):
+            began = time.process_time()
+            result = function(*arguments, **named)
+            seconds = time.process_time() - began
+            tensors = [one for one in arguments if isinstance(one, torch.Tensor)]
+            every = [*tensors, *named.values(), *[result] * isinstance(result, torch.Tensor)]
+            moved = sum({one.data_ptr(): one.nbytes for one in every}.values())
+            row = self.spent.setdefault((self.block, name), np.zeros(3))
+            row += (multiply_adds(name, tensors), moved, seconds)
+            return result
+
+        return call
+
+    def measure(self, work: Callable[[], object], turns: int) -> float:
+        """Run `work`; keep the fastest turn of each part; returns the seconds of the fastest turn."""
+        totals, turns_spent = [], []
+        for _ in range(turns):
+            self.spent = {}
+            began = time.process_time()
+            work()
+            totals.append(time.process_time() - began)
+            turns_spent.append(self.spent)
+        self.spent = {key: min((one[key] for one in turns_spent), key=lambda row: row[2]) for key in self.spent}
+        return min(totals)
+
+
+def product_rate(dtype: torch.dtype) -> float:
+    """Multiply-adds a second of the machine's matrix product on the shapes that dominate, the best of them."""
+    rates = []
+    for rows, inner, columns in ((16384, 64, 448), (16384, 448, 64), (16384, 128, 896), (4096, 256, 1792)):
+        x, weight = torch.rand(rows, inner).to(dtype), torch.rand(inner, columns).to(dtype)
+        y = torch.empty(rows, columns, dtype=dtype)
+        for _ in range(6):
+            began = time.process_time()
+            torch.mm(x, weight, out=y)
+            rates.append(rows * inner * columns / (time.process_time() - began))
+    return max(rates)
+
+
+def print_roofline(member: Member, windows: int, turns: int, dtype: torch.dtype) -> None:
+    if kernels.load() is None:
+        sys.exit("No C++ compiler here: the layers predict, which the roofline does not know.")
+    forward = member.on_processor(None if dtype == torch.float32 else dtype, 1)
+    x = torch.rand(windows, 5, member.window.frames, *member.canvas) * 255
+    rate = product_rate(dtype)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        forward(x)
+        roofline = Roofline()
+        total = roofline.measure(lambda: forward(x), turns) / windows
+    print(f"\n{dtype}, {torch.get_num_threads()} threads, one window; products reach {2 * rate / 1e9:.0f} GFLOP/s\n")
+    print("| part | operation | million multiply-adds | MB | ms | GFLOP/s | share of the product's rate |")
+    print("|---|---|---|---|---|---|---|")
+    spent = {key: row / windows for key, row in roofline.spent.items()}
+    spent["", "all else"] = np.array([0, 0, total - sum(row[2] for row in spent.values())])
+    spent["", "total"] = sum(spent.values())
+    for (part, name), (multiply_adds, moved, seconds) in spent.items():
+        reached = multiply_adds / seconds
+        print(
+            f"| {part} | {name} | {multiply_adds / 1e6:.0f} | {moved / 1e6:.0f} | {seconds * 1e3:.1f} "
+            f"| {2 * reached / 1e9:.0f} | {reached / rate:.0%} |"
+        )
 
 
 def main() -> None:
@@ -93,8 +209,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--frames", type=int, default=62, help="frames of the trial")
     parser.add_argument("--models", type=int, default=1, help="models whose mean is predicted")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precisions", nargs="+", default=["float32", "mixed"], choices=["float32", "mixed"])
+    parser.add_argument("--roofline", action="store_true", help="where the time goes on the processor")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = competition()
@@ -106,6 +224,12 @@ def main() -> None:
         plain.append(PlainDwiseNeuro(settings, [NEURONS]).eval().to(device))
         match(plain[-1], model.to(device))
         members.append(Member(model, 0, window))
+    if options.roofline:
+        with torch.inference_mode():
+            for precision in options.precisions:
+                dtype = torch.float32 if precision == "float32" else torch.bfloat16
+                print_roofline(members[0], 4, options.rounds, dtype)
+        return
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         raw, store = make_mouse(Path(folder), options.frames)
 
@@ -123,26 +247,33 @@ def main() -> None:
             "ours, float32": ours("32-true"),
             "ours, bf16-mixed": ours("bf16-mixed"),
         } | ({"ours, 16-mixed": ours("16-mixed")} if options.device == "cuda" else {})
-        report(approaches, options)
+        mixed = "mixed" in options.precisions
+        report({name: work for name, work in approaches.items() if mixed or "float32" in name}, options)
 
 
 def report(approaches: dict[str, Callable[[], np.ndarray]], options: argparse.Namespace) -> None:
     frames = options.frames * options.models
-    speeds = dict.fromkeys(approaches, Speed(0, 0))
+    speeds: dict[str, list[Speed]] = {name: [] for name in approaches}
     predictions = {}
-    for _ in range(options.rounds):
+    for turn in range(options.rounds + 1):
         for name, work in approaches.items():
-            predictions[name], speeds[name] = measure(work, frames, speeds[name])
+            predictions[name], speed = measure(work, frames)
+            if turn > 0:
+                speeds[name].append(speed)
     reference, base = next(iter(predictions.values())), next(iter(speeds.values()))
-    print(f"{options.models} models, {options.frames} frames, {options.device}, {options.threads} threads\n")
+    compiled = "none" if kernels.load() is None else "compiled"
+    print(f"{options.models} models, {options.frames} frames, {options.device}, {options.threads} threads", end=", ")
+    print(f"{options.rounds} turns, kernels: {compiled}\n")
     print("| approach | frames/s | times | frames/s of processor time | times | relative error |")
     print("|---|---|---|---|---|---|")
-    for name, speed in speeds.items():
+    for name, turns in speeds.items():
         error = np.linalg.norm(predictions[name] - reference) / np.linalg.norm(reference)
-        print(
-            f"| {name} | {speed.wall:.2f} | {speed.wall / base.wall:.1f} | {speed.processor:.2f} "
-            f"| {speed.processor / base.processor:.1f} | {error:.1e} |"
-        )
+        row = []
+        for key in Speed._fields:
+            row.append(f"{statistics.median(getattr(one, key) for one in turns):.2f}")
+            ratios = [getattr(one, key) / getattr(first, key) for one, first in zip(turns, base, strict=True)]
+            row.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        print(f"| {name} | {' | '.join(row)} | {error:.1e} |")
 
 
 if __name__ == "__main__":

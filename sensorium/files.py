@@ -257,9 +257,9 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def folder_digest(folder: Path, pattern: str = "*") -> str:
-    """SHA-256 over the names and contents of the files below a folder, in hexadecimal."""
-    found = sorted(path for path in folder.rglob(pattern) if path.is_file())
+def folder_digest(folder: Path, *patterns: str) -> str:
+    """SHA-256 over the names and contents of the files below a folder, of all or of these patterns, in hexadecimal."""
+    found = sorted({path for pattern in patterns or ("*",) for path in folder.rglob(pattern) if path.is_file()})
     return digest_json([[path.relative_to(folder).as_posix(), sha256(path)] for path in found])
 
 

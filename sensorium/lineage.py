@@ -51,7 +51,9 @@ def fingerprint(provenance: dict[str, Any]) -> str:
 def code_digests(parts: Iterable[str]) -> dict[str, str]:
     """Digest of each of some modules and packages of this package."""
     found = {part: _PACKAGE / part for part in parts}
-    return {part: folder_digest(path, "*.py") if path.is_dir() else sha256(path) for part, path in found.items()}
+    return {
+        part: folder_digest(path, "*.py", "*.cpp") if path.is_dir() else sha256(path) for part, path in found.items()
+    }
 
 
 def store_digest(store: Path) -> str:

@@ -8,7 +8,7 @@ L frames of a trial, T frames of a window, B windows, N neurons of one mouse.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -138,7 +138,8 @@ class SlidingPredictor:
         Args:
             members: models of one mouse, all of the same weight, their windows and canvases
                 equal; those that do not lie on `device` are moved there for their turn.
-            batch_size: most windows in one forward pass; fewer are taken where they do not fit.
+            batch_size: most windows in one forward pass; fewer are taken where they do not fit, or in those parts of it
+                where they do not.
             precision: arithmetic of the forward pass; sums are float32 in any case.
             device: where to compute.
         """
@@ -147,9 +148,12 @@ class SlidingPredictor:
         self.canvas = members[0].canvas
         memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
         room = _CPU_ROOM if memory is None else int(memory) // _GPU_SHARE
-        self.batch_size = min(batch_size, max(1, room // members[0].window_bytes))
+        at_once = min(batch_size, max(1, room // members[0].window_bytes))
         self.device = device
         self._autocast = _AUTOCAST.get(precision)
+        forwards = [member.on_processor(self._autocast, at_once) if memory is None else None for member in members]
+        self.batch_size = at_once if None in forwards else batch_size
+        self._forwards = [forward or member for forward, member in zip(forwards, members, strict=True)]
 
     @torch.inference_mode()
     def predict(self, trials: Sequence[TrialInput]) -> list[NDArray[np.float32]]:
@@ -168,10 +172,10 @@ class SlidingPredictor:
             check_length(len(trial.video), trial.name, self.window)
         inputs = [trial.to(self.device) for trial in trials]
         sums = [torch.zeros((self.members[0].neurons, len(trial.video)), device=self.device) for trial in trials]
-        for member in self.members:
+        for member, forward in zip(self.members, self._forwards, strict=True):
             with member.resident(self.device):
                 for batch in self._batches([len(trial.video) for trial in trials]):
-                    self._predict_batch(member, batch, inputs, sums)
+                    self._predict_batch(forward, batch, inputs, sums)
         return [self._mean(total) for total in sums]
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[_Span]]:
@@ -188,12 +192,16 @@ class SlidingPredictor:
             yield [span for span in spans if span.first < span.last]
 
     def _predict_batch(
-        self, member: Member, batch: Sequence[_Span], inputs: Sequence[TrialInput], sums: Sequence[torch.Tensor]
+        self,
+        forward: Callable[[torch.Tensor], torch.Tensor],
+        batch: Sequence[_Span],
+        inputs: Sequence[TrialInput],
+        sums: Sequence[torch.Tensor],
     ) -> None:
         """Add one model's prediction of one batch to the sums (N, L) of its trials."""
         windows = torch.cat([self._assemble(inputs[span.trial], span) for span in batch])
         with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
-            predicted = member(windows)
+            predicted = forward(windows)
         parts = predicted.float().split([span.last - span.first for span in batch])
         for span, part in zip(batch, parts, strict=True):
             self._add(sums[span.trial], part, span)

@@ -8,11 +8,13 @@ EfficientNet's squeeze-and-excitation (arXiv:1905.11946), its depth-wise filter 
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sensorium.model import kernels
 from sensorium.model.architecture import Model
 from sensorium.model.dwiseneuro_config import DwiseNeuroConfig
 from sensorium.model.layers import (
@@ -26,7 +28,8 @@ from sensorium.model.layers import (
     shuffle_channels,
     tile_channels,
 )
-from sensorium.model.video import ChannelConv, GatedProjection, PointConv, VideoNorm, as_images, as_video
+from sensorium.model.processor_core import ProcessorCore
+from sensorium.model.video import ChannelConv, GatedProjection, PointConv, VideoNorm, subsample
 
 
 class Shortcut(Layer):
@@ -41,10 +44,7 @@ class Shortcut(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, H, W, C) to (B, T, H', W', C')."""
-        if self.stride > 1:
-            size = [math.ceil(pixels / self.stride) for pixels in x.shape[2:4]]
-            x = as_video(functional.interpolate(as_images(x), size=size, mode="nearest"), len(x))
-        normalised: Tensor = self.norm(tile_channels(x, self.channels, dim=-1))
+        normalised: Tensor = self.norm(tile_channels(subsample(x, self.stride), self.channels, dim=-1))
         return normalised
 
 
@@ -177,3 +177,11 @@ class DwiseNeuro(Model[DwiseNeuroConfig]):
             widest = max(widest, features * self.config.expansion * height * width)
             height, width = math.ceil(height / stride), math.ceil(width / stride)
         return widest * frames
+
+    def processor_features(self, frames: int, dtype: torch.dtype, at_once: int) -> Callable[[Tensor], Tensor]:
+        """The core a few windows at a time, the cortex all of them; see `Model`."""
+        core: Callable[[Tensor], Tensor] = self.core
+        compiled = kernels.load() if dtype in kernels.TYPES else None
+        if compiled is not None:
+            core = ProcessorCore(self.core, frames, self.config.canvas, dtype, compiled)
+        return lambda x: self.cortex(torch.cat([core(part) for part in x.split(at_once)]))

@@ -101,6 +101,14 @@ def as_video(images: Tensor, windows: int) -> Tensor:
     return images.permute(0, 2, 3, 1).reshape(windows, frames // windows, height, width, channels)
 
 
+def subsample(x: Tensor, stride: int) -> Tensor:
+    """Every `stride`-th row and column: (B, T, H, W, C) to (B, T, H', W', C)."""
+    if stride == 1:
+        return x
+    size = [math.ceil(pixels / stride) for pixels in x.shape[2:4]]
+    return as_video(functional.interpolate(as_images(x), size=size, mode="nearest"), len(x))
+
+
 class _PointSiLU(Function):
     """A 1x1 convolution of images, then SiLU, keeping only the input for the backward pass.
 

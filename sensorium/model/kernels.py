@@ -1,0 +1,120 @@
+"""The compiled parts of DwiseNeuro's inference on a processor, see `kernels.cpp`.
+
+They are built where a C++ compiler is there, once per machine, and kept in the user's cache. Without a compiler nothing
+is lost but speed.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+CHANNELS = 16
+"""The number of channels is a multiple of it."""
+_SOURCE = Path(__file__).with_name("kernels.cpp")
+# No sum is reordered by these, so that results do not depend on the compiler's taste.
+_FLAGS = "-O3 -march=native -ffp-contract=fast -fno-math-errno -fno-trapping-math -ffinite-math-only -fno-signed-zeros"
+_LINK = "-fopenmp -shared -fPIC -w"
+TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+"""Types of the videos, by the names that the functions end with."""
+
+
+class Kernels:
+    """The compiled functions. All tensors are contiguous; weights and biases are float32."""
+
+    def __init__(self, library: Path) -> None:
+        """Load what `build` has made."""
+        self._library = ctypes.CDLL(str(library))
+
+    def widen(self, x: Tensor, weight: Tensor, by_row: Tensor, by_column: Tensor, y: Tensor, first: int) -> None:
+        """Map the inputs of images `first` and following to SiLU of the sum.
+
+        Args:
+            x: (B, 5, T, H, W) float32.
+            weight: (5, C).
+            by_row: (T, H, C), added to all pixels of the row.
+            by_column: (W, C), added to all pixels of the column.
+            y: (images, H, W, C), written.
+            first: number of the first image, window times T plus frame.
+        """
+        sizes = (first, first + len(y), *x.shape[2:], y.shape[-1])
+        self._call("widen", y.dtype, (x, weight, by_row, by_column, y), sizes)
+
+    def activate(self, x: Tensor, bias: Tensor) -> None:
+        """Add `bias` (C,) to (..., C) and apply SiLU, in place."""
+        self._call("activate", x.dtype, (x, bias), (x.numel() // len(bias), len(bias)))
+
+    def space(self, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor, stride: int) -> None:
+        """Filter images (n, H, W, C) into `y` (n, H', W', C) by `weight` (side * side, C), add `bias`, apply SiLU."""
+        side = round(len(weight) ** 0.5)
+        self._call("space", x.dtype, (x, weight, bias, y), (*x.shape, side, stride))
+
+    def time(self, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor | None) -> Tensor:
+        """Filter videos (B, T, H, W, C) into `y` by `weight` (length, C), add `bias`, apply SiLU.
+
+        Returns:
+            (B, T, C) float32, sums over the pixels of each frame of what was written, before it was rounded.
+        """
+        windows, frames, rows, _, channels = x.shape
+        sums = torch.zeros(windows, rows, frames, channels)
+        self._call("time", x.dtype, (x, weight, bias, y, sums), (*x.shape, len(weight)))
+        return sums.sum(1)
+
+    def _call(self, name: str, dtype: torch.dtype, tensors: tuple[Tensor | None, ...], sizes: tuple[int, ...]) -> None:
+        assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)
+        pointers = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
+        function = getattr(self._library, f"{name}_{TYPES[dtype]}")
+        function(*pointers, *map(ctypes.c_long, sizes), ctypes.c_int(torch.get_num_threads()))
+
+
+@functools.cache
+def load() -> Kernels | None:
+    """The kernels, built where this machine has not built them yet; None without a compiler."""
+    compiler = shutil.which("c++")
+    if sys.platform != "linux" or compiler is None:
+        return None
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sensorium"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        writable = os.access(cache, os.W_OK)
+    except OSError:
+        writable = False
+    try:
+        if writable:
+            return Kernels(build(compiler, cache))
+        with tempfile.TemporaryDirectory() as folder:
+            return Kernels(build(compiler, Path(folder)))
+    except subprocess.CalledProcessError as fault:
+        reason = (fault.stderr.strip().splitlines() or [f"exit code {fault.returncode}"])[0]
+        message = f"{compiler} cannot build {_SOURCE}: {reason}. Prediction on the CPU takes PyTorch's slower kernels."
+        Console(stderr=True).print(message, highlight=False, soft_wrap=True, markup=False)
+        return None
+
+
+def build(compiler: str, folder: Path) -> Path:
+    """Compile into a folder, unless the same source was compiled there by the same compiler for the same processor.
+
+    Raises:
+        subprocess.CalledProcessError: the compiler refuses.
+    """
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout  # noqa: S603
+    known = ("model name", "flags", "Features", "CPU part")
+    processor = {line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(known)}
+    identity = "\n".join([_SOURCE.read_text(), _FLAGS, _LINK, version, *sorted(processor)])
+    library = folder / f"kernels-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = Path(scratch) / library.name
+            command = [compiler, *_FLAGS.split(), *_LINK.split(), str(_SOURCE), "-o", str(made)]
+            subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+            made.replace(library)
+    return library

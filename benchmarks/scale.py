@@ -103,7 +103,7 @@ def sizes(pid):
 
 
 class Watch:
-    """A command and all that it starts, in a session of its own: wall time, and peaks of memory, sampled every second.
+    """A command and all that it starts, in a session of its own: wall time, and peaks of memory, sampled four times a second.
 
     `all` and `largest` are proportional set sizes, in which pages that processes share count once, of all processes
     and of the largest; `own` is what remains of `all` without pages of files, which the kernel drops where it must.
@@ -123,7 +123,7 @@ class Watch:
         self._sampler.start()
 
     def _sample(self):
-        while not self._over.wait(1):
+        while not self._over.wait(0.25):
             with contextlib.suppress(psutil.Error):
                 root = psutil.Process(self.process.pid)
                 found = [sizes(process.pid) for process in [root, *root.children(recursive=True)]]

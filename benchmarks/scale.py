@@ -1,8 +1,13 @@
-"""What the full competition costs: a schedule for its GPUs, and two rehearsals of what can be measured here.
+"""What the full competition costs: arithmetic, a schedule for its GPUs, and two rehearsals of what can be measured.
+
+    python benchmarks/scale.py sizes [--bandwidth 12.5] [--month 0.023]
 
     python benchmarks/scale.py gpus --hours 12 [--prediction 0.3] [--price 0.8] [--gpus 1,2,4,7,8]
     python benchmarks/scale.py graph [--jobs 2] [--kills 5] [--folder FOLDER]
     python benchmarks/scale.py mouse [--trials 200] [--data-only] [--folder FOLDER]
+
+`sizes` computes from the shapes of recordings and models how much disk everything takes, how long its transfer takes
+at a bandwidth in MB/s, what it costs to keep a GB for a month, and how many windows the models see.
 
 `gpus` runs the real scheduler on the real graph with given times. `--hours` is what one fold takes on one GPU. Measure
 it: the log of a training states its speed after the first epoch. Folds of teacher and student are taken to cost the
@@ -22,6 +27,7 @@ import argparse
 import contextlib
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -35,11 +41,14 @@ from pathlib import Path
 import boto3
 import numpy as np
 import psutil
+import torch
 import yaml
 from dvc.repo import Repo
 from moto.server import ThreadedMotoServer
 
+from sensorium.config import parse
 from sensorium.experiments import compose
+from sensorium.model.architecture import build
 from sensorium.scheduler.graph import read
 from sensorium.scheduler.tasks import Scheduler
 
@@ -83,6 +92,59 @@ def simulate(graph, gpus, options):
     return now, busy
 
 
+NEURONS = {"new": 7863 + 7908 + 8202 + 7939 + 8122, "old": 7440 + 7928 + 8285 + 7671 + 7495}
+LABELLED = {"new": 350 + 60, "old": 350 + 60 * 4 + 128}
+TRIALS, TESTED, MICE = LABELLED["old"], 60 * 3 + 128, 5
+"""Trials of a mouse and of its test tiers, about, and mice in each of the two sets."""
+FRAMES, PADDED, PIXELS, WINDOWS = 300, 324, 36 * 64, 300 - 30
+"""Valid and padded frames of a trial, and windows at every position."""
+
+
+def parameters(config, experiment):
+    neurons = [NEURONS[kind] // MICE for kind in NEURONS for _ in range(MICE)]
+    with torch.device("meta"):
+        return sum(weights.numel() for weights in build(config.experiments[experiment].model, neurons).parameters())
+
+
+def size_table(config):
+    """Bytes by what is stored."""
+    both = sum(NEURONS.values())
+    raw = 8 * PADDED * TRIALS * (both + 2 * MICE * (PIXELS + 4))
+    responses = 4 * FRAMES * sum(LABELLED[kind] * NEURONS[kind] for kind in NEURONS)
+    other = 2 * MICE * TRIALS * FRAMES * (PIXELS + 4 * 4) + 4 * 5 * PADDED * both
+    weights = {name: 4 * parameters(config, name) for name in config.experiments}
+    folds, experiments = len(config.folds.train), len(config.experiments)
+    tested = 4 * FRAMES * TESTED * NEURONS["new"]
+    return {
+        "raw recordings": raw,
+        "stores": responses + other,
+        "... zeros of withheld responses, which they do not hold": 4 * FRAMES * TESTED * NEURONS["new"],
+        "weights of all folds": folds * sum(weights.values()),
+        "checkpoints of a running training: two, and two best weights": 10 * max(weights.values()),
+        f"predictions out of fold, {experiments} experiments, float32": experiments * responses,
+        f"predictions of the test splits, {experiments} experiments and the ensemble, float32": (experiments + 1)
+        * tested,
+        "submission files and the zips that hold them": int(2 * 2602 / 300 * 2**20 * MICE * TESTED),
+    }
+
+
+def sizes(options):
+    config = parse(yaml.safe_load(compose(PROJECT, "competition")), "competition")
+    print("| what | GB | hours of transfer | price of a month |\n|---|---|---|---|")
+    for name, count in size_table(config).items():
+        hours, price = count / options.bandwidth / 3.6e9, count / 1e9 * options.month
+        print(f"| {name} | {count / 1e9:.1f} | {hours:.1f} | {price:.2f} |")
+    folds, pair = len(config.folds.train), len(PUBLISHED)
+    held_out, tested = MICE * sum(LABELLED.values()) * WINDOWS, MICE * TESTED * WINDOWS
+    training = config.experiments[PUBLISHED[0]].training
+    samples = training.samples_per_epoch * (training.warmup_epochs + training.cosine_epochs)
+    print("\n| windows of the two published experiments | million |\n|---|---|")
+    print(f"| trainings, forward and backward | {pair * folds * samples / 1e6:.1f} |")
+    print(f"| predictions out of fold | {pair * held_out / 1e6:.1f} |")
+    print(f"| predictions of the test splits | {pair * folds * tested / 1e6:.1f} |")
+    print(f"| ... and again from the registry, for the ensemble | {pair * folds * tested / 1e6:.1f} |")
+
+
 def gpus(options):
     graph = competition()
     print("| GPUs | wall time | GPUs busy |" + (" price |" if options.price else ""))
@@ -93,7 +155,12 @@ def gpus(options):
         print(f"| {count} | {wall:.1f} h | {busy / wall / count:.0%} |{price}")
 
 
-def sizes(pid):
+def processor_seconds():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def memory(pid):
     """Bytes of a process's memory by kind, as the kernel names them; zeros when it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
@@ -103,15 +170,16 @@ def sizes(pid):
 
 
 class Watch:
-    """A command and all that it starts, in a session of its own: wall time, and peaks of memory, sampled four times a second.
+    """A command and all that it starts, in a session of its own: time, and peaks of memory sampled four times a second.
 
+    `processor` is the processor time of all processes that were waited for, in seconds.
     `all` and `largest` are proportional set sizes, in which pages that processes share count once, of all processes
     and of the largest; `own` is what remains of `all` without pages of files, which the kernel drops where it must.
     """
 
     def __init__(self, line, folder, **variables):
         environment = os.environ | {"PATH": PATH, "DVC_NO_ANALYTICS": "1"} | variables
-        self.began = time.perf_counter()
+        self.began, self._used = time.perf_counter(), processor_seconds()
         self.log = folder / "rehearsal.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -126,7 +194,7 @@ class Watch:
         while not self._over.wait(0.25):
             with contextlib.suppress(psutil.Error):
                 root = psutil.Process(self.process.pid)
-                found = [sizes(process.pid) for process in [root, *root.children(recursive=True)]]
+                found = [memory(process.pid) for process in [root, *root.children(recursive=True)]]
                 self.all = max(self.all, sum(size["Pss"] for size in found))
                 self.largest = max(self.largest, *(size["Pss"] for size in found))
                 self.own = max(self.own, sum(size["Pss"] - size["Pss_File"] for size in found))
@@ -138,7 +206,7 @@ class Watch:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             code = self.process.wait()
-        self.wall = time.perf_counter() - self.began
+        self.wall, self.processor = time.perf_counter() - self.began, processor_seconds() - self._used
         self._over.set()
         self._sampler.join()
         return code
@@ -182,7 +250,8 @@ def report_run(folder, options, watch):
     own = (watch.wall - ideal(folder, options.jobs, times)) / len(times)
     print(f"| all | {len(times)} | {sum(times.values()):.0f} | |\n")
     idle = [rehearse("dvc repro", folder).wall for _ in range(3)]
-    print(f"wall time {watch.wall:.0f} s, {own:.1f} s a stage beside its command")
+    print(f"wall time {watch.wall:.0f} s, processor time {watch.processor:.0f} s")
+    print(f"{own:.1f} s a stage beside its command")
     print(f"memory of all processes {watch.all / 2**20:.0f} MiB, of the largest {watch.largest / 2**20:.0f} MiB")
     print("`dvc repro` with nothing to do: " + ", ".join(f"{seconds:.1f} s" for seconds in idle))
     places = ["data/sensorium_all_2023", "data/store", "data/experiments", "data/predictions", "data/submissions"]
@@ -212,15 +281,13 @@ MOUSE = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20"
 EXPERIMENT, FOLD = "true_batch_001", "data/experiments/true_batch_001/fold_0"
 TIERS = ("live_test_main", "final_test_main")
 STEPS, BATCH = 20, 2
-TRIALS, LABELLED = 715, 410
-"""Of a new mouse of the competition, about."""
 
 
 def write_mouse(raw, trials):
     """Random raw files; as many labelled trials as a new mouse has in proportion, and one of either tier to predict."""
     write_raw(raw, trials, 0)
     tiers = np.array(["final_test_bonus"] * trials, dtype="<U16")
-    labelled = trials * LABELLED // TRIALS
+    labelled = trials * LABELLED["new"] // TRIALS
     tiers[:labelled] = "train"
     tiers[: labelled // 7] = "oracle"
     tiers[labelled : labelled + len(TIERS)] = TIERS
@@ -284,11 +351,13 @@ def mouse(options):
         raw, store = folder / "data/sensorium_all_2023" / MOUSE, folder / "data/store" / f"{MOUSE}.zarr"
         write_mouse(raw, options.trials)
         print(f"{options.trials} trials, {size(raw) / 1e9:.2f} GB of raw files\n")
-        print("| step | seconds | peak memory, MiB | without pages of files, MiB | output, MB |\n|---|---|---|---|---|")
+        print("| step | seconds | of the processor | peak memory, MiB | without pages of files, MiB | output, MB |")
+        print("|---|---|---|---|---|---|")
 
         def row(step, watch, *outputs):
             written = f"{sum(map(size, outputs)) / 1e6:,.0f}" if outputs else ""
-            print(f"| {step} | {watch.wall:.0f} | {watch.all / 2**20:,.0f} | {watch.own / 2**20:,.0f} | {written} |")
+            times, peaks = f"{watch.wall:.0f} | {watch.processor:.0f}", (watch.all / 2**20, watch.own / 2**20)
+            print(f"| {step} | {times} | {peaks[0]:,.0f} | {peaks[1]:,.0f} | {written} |")
             sys.stdout.flush()
 
         def step(line, *outputs, **variables):
@@ -321,6 +390,10 @@ def mouse(options):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True)
+    add = verbs.add_parser("sizes")
+    add.set_defaults(run=sizes)
+    add.add_argument("--bandwidth", type=float, default=12.5, help="MB/s; 12.5 is a line of 100 Mbit/s")
+    add.add_argument("--month", type=float, default=0.023, help="price of a GB for a month in an object store")
     add = verbs.add_parser("gpus")
     add.set_defaults(run=gpus)
     add.add_argument("--hours", type=float, required=True)

@@ -4,7 +4,7 @@
 
     python benchmarks/scale.py gpus --hours 12 [--prediction 0.3] [--price 0.8] [--gpus 1,2,4,7,8]
     python benchmarks/scale.py graph [--jobs 2] [--kills 5] [--folder FOLDER]
-    python benchmarks/scale.py mouse [--trials 200] [--data-only] [--folder FOLDER]
+    python benchmarks/scale.py mouse [--trials 200] [--scale full] [--data-only] [--folder FOLDER]
 
 `sizes` computes from the shapes of recordings and models how much disk everything takes, how long its transfer takes
 at a bandwidth in MB/s, what it costs to keep a GB for a month, and how many windows the models see.
@@ -170,7 +170,7 @@ def memory(pid):
 
 
 class Watch:
-    """A command and all that it starts, in a session of its own: time, and peaks of memory sampled four times a second.
+    """A command and all that it starts, in a session of its own: time, and peaks of memory sampled every second.
 
     `processor` is the processor time of all processes that were waited for, in seconds.
     `all` and `largest` are proportional set sizes, in which pages that processes share count once, of all processes
@@ -191,7 +191,7 @@ class Watch:
         self._sampler.start()
 
     def _sample(self):
-        while not self._over.wait(0.25):
+        while not self._over.wait(1):
             with contextlib.suppress(psutil.Error):
                 root = psutil.Process(self.process.pid)
                 found = [memory(process.pid) for process in [root, *root.children(recursive=True)]]
@@ -219,9 +219,9 @@ def rehearse(line, folder, **variables):
     return watch
 
 
-def clone_preset(folder, preset):
+def clone_preset(folder, *options):
     call(f"git clone --quiet {PROJECT} {folder}", PROJECT)
-    call(f"sensorium config --preset {preset} --write", folder)
+    call(f"sensorium config --write {' '.join(options)}", folder)
     (folder / "dvc.lock").unlink()  # of the demonstration
     call("git -c user.name=benchmark -c user.email=benchmark@localhost commit --quiet -am rehearsal", folder)
 
@@ -233,7 +233,7 @@ def graph(options):
         line = f"sensorium run --jobs {options.jobs}"
         calm = work / "undisturbed"
         if not calm.exists():
-            clone_preset(calm, options.preset)
+            clone_preset(calm, "--preset rehearsal")
             report_run(calm, options, rehearse(line, calm))
         if options.kills:
             killed(work, calm, line, options)
@@ -263,7 +263,7 @@ def report_run(folder, options, watch):
 
 def killed(work, calm, line, options):
     folder = work / "killed"
-    clone_preset(folder, options.preset)
+    clone_preset(folder, "--preset rehearsal")
     draw = random.Random(options.seed)
     span = sum(command_times(calm).values()) / options.jobs / (options.kills + 1)
     for _ in range(options.kills):
@@ -346,7 +346,7 @@ def s3_server():
 def mouse(options):
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="rehearsal-") as name:
         folder = Path(name, "project")
-        clone_preset(folder, "competition")
+        clone_preset(folder, "--preset competition", f"-S scale={options.scale}")
         one_mouse(folder)
         raw, store = folder / "data/sensorium_all_2023" / MOUSE, folder / "data/store" / f"{MOUSE}.zarr"
         write_mouse(raw, options.trials)
@@ -402,7 +402,6 @@ def main():
     add.add_argument("--gpus", default="1,2,4,7,8")
     add = verbs.add_parser("graph")
     add.set_defaults(run=graph)
-    add.add_argument("--preset", default="rehearsal")
     add.add_argument("--jobs", type=int, default=2)
     add.add_argument("--kills", type=int, default=0)
     add.add_argument("--seed", type=int, default=0)
@@ -410,6 +409,7 @@ def main():
     add = verbs.add_parser("mouse")
     add.set_defaults(run=mouse)
     add.add_argument("--trials", type=int, default=200)
+    add.add_argument("--scale", choices=["medium", "full"], default="full", help="of the model")
     add.add_argument("--data-only", action="store_true", help="end before the model")
     add.add_argument("--folder", type=Path)
     options = parser.parse_args()

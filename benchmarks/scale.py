@@ -25,6 +25,7 @@ trial of either tier of the main track, and DVC's commands with a local S3 serve
 
 import argparse
 import contextlib
+import logging
 import os
 import random
 import resource
@@ -329,6 +330,7 @@ def kill_training(folder, line):
 @contextlib.contextmanager
 def s3_server():
     """Environment of a client, and the address of a server on this machine with one empty bucket."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     keys = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}

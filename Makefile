@@ -12,7 +12,7 @@ FAST_TESTS ?= tests/data_store tests/project/test_commands.py tests/project/test
 # Scripts of an environment name the folder that it was made in: a moved or copied one runs other code, or none.
 MOVED := $(shell test ! -e $(VENV)/.created || grep -qsF "$(CURDIR)/$(VENV)" $(BIN)/activate || echo moved)
 
-.PHONY: moved help demo install test test-slow faults check coverage lint static docs format hooks ui demo-report embed-demo demo-sweep screenshots lock clean
+.PHONY: moved help demo install test test-slow faults check coverage bench lint static docs format hooks ui demo-report embed-demo demo-sweep screenshots lock clean
 
 include docker/docker.mk
 
@@ -42,6 +42,9 @@ faults: $(VENV)/.develop ## damage copies of the demonstration in 1,000 ways, an
 
 coverage: $(VENV)/.develop ## the tests, and which lines they ran; a report, not a limit
 	pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-report=html:reports/coverage
+
+bench: $(VENV)/.develop ## compare speed and memory with the published code, hours; ARGS=--quick: minutes
+	python benchmarks/suite.py $(ARGS)
 
 lint: static docs ## linters, types, import layers, declared packages and documentation alone
 

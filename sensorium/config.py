@@ -21,6 +21,7 @@ from sensorium.paths import PARAMS_FILE
 from sensorium.pipeline import PipelineConfig, pipeline
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+Storage = Literal["float32", "float16"]
 """Arithmetic, in Lightning Fabric's words: float32; fp16 with loss scaling; bfloat16."""
 MOUSE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a folder, a stage of DVC and an argument can all be called."""
@@ -254,6 +255,8 @@ class PredictionConfig(Section):
     batch_size: Positive
     """Windows in one forward pass."""
     precision: Precision
+    storage: Storage = "float32"
+    """Type of the predictions on disk. `float16` takes half the space and keeps three significant digits."""
 
 
 class EvaluationConfig(Section):

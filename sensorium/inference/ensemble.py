@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium import __version__, files
+from sensorium.config import Storage
 from sensorium.data.store import MouseStore
 from sensorium.errors import PredictionError
 from sensorium.inference.predictions import Predictions, write_prediction, write_provenance
@@ -81,6 +82,7 @@ def average(
     split: str,
     folder: Path,
     weights: Sequence[float] | None = None,
+    storage: Storage = "float32",
 ) -> None:
     """Write the mean of several experiments' predictions, trial by trial.
 
@@ -92,6 +94,7 @@ def average(
         split: for the provenance.
         folder: the final folder; what is there is replaced.
         weights: one weight per member, of sum one; None gives all of them the same weight.
+        storage: type on disk.
 
     Raises:
         PredictionError: members differ in their trials, or one is of another mouse or not finite.
@@ -108,7 +111,7 @@ def average(
                     )
                 shape = (store.neurons, int(store.lengths[trial]))
                 parts = [member.load(store.name, trial, shape) for member in members]
-                write_prediction(partial, store.name, trial, combine(parts, weights))
+                write_prediction(partial, store.name, trial, combine(parts, weights), storage)
                 count += 1
         if count == 0:
             raise PredictionError(

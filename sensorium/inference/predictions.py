@@ -1,4 +1,4 @@
-"""Predictions on disk: <folder>/<mouse>/<trial>.npy, float32 (neurons, frames), and what made them.
+"""Predictions on disk: <folder>/<mouse>/<trial>.npy, float32 or float16 (neurons, frames), and what made them.
 
 A folder is written trial by trial in a working place outside every stage's outputs, named after all
 that decides its content, and published at once when complete: a killed run goes on where it was.
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensorium import files
+from sensorium.config import Storage
 from sensorium.errors import PredictionError
 from sensorium.recovery import later_remedy, remedy
 
@@ -98,17 +99,19 @@ def _check(prediction: NDArray[Any], shape: tuple[int, int], place: str) -> Floa
             f"{place}: shape {prediction.shape}, but the trial has {shape[0]} neurons and {shape[1]} frames.",
             f"The prediction is of another mouse, trial or version of the data. {_REMEDY}",
         )
-    if prediction.dtype != np.float32:
-        raise PredictionError(f"{place}: type {prediction.dtype} instead of float32.", _REMEDY)
+    if prediction.dtype not in (np.float32, np.float16):
+        raise PredictionError(f"{place}: type {prediction.dtype} instead of float32 or float16.", _REMEDY)
     if not np.isfinite(prediction).all():
         raise PredictionError(
             f"{place}: {np.count_nonzero(~np.isfinite(prediction))} values are NaN or infinite.",
             f"Check the weights and `prediction.precision`. {_REMEDY}",
         )
-    return prediction
+    return prediction.astype(np.float32, copy=False)
 
 
-def write_prediction(work: Path, mouse: str, trial: int, prediction: Float32Array) -> None:
+def write_prediction(
+    work: Path, mouse: str, trial: int, prediction: Float32Array, storage: Storage = "float32"
+) -> None:
     """Write one trial atomically.
 
     Args:
@@ -116,14 +119,20 @@ def write_prediction(work: Path, mouse: str, trial: int, prediction: Float32Arra
         mouse: its name.
         trial: its index in the mouse.
         prediction: (N, L).
+        storage: type on disk.
 
     Raises:
-        PredictionError: values are NaN or infinite.
+        PredictionError: values are NaN or infinite, or too large for the type on disk.
     """
     neurons, frames = prediction.shape
     checked = _check(prediction, (neurons, frames), f"{mouse}, trial {trial}")
+    if np.abs(checked).max(initial=0) > np.finfo(storage).max:
+        raise PredictionError(
+            f"{mouse}, trial {trial}: a value of {np.abs(checked).max():g} does not fit into {storage}.",
+            "Set prediction.storage to float32.",
+        )
     with files.atomic_file(_trial_file(work, mouse, trial)) as partial, partial.open("wb") as stream:
-        np.save(stream, np.ascontiguousarray(checked), allow_pickle=False)
+        np.save(stream, np.ascontiguousarray(checked, dtype=storage), allow_pickle=False)
 
 
 def write_provenance(folder: Path, provenance: dict[str, Any]) -> None:

@@ -149,7 +149,8 @@ class _Worker:
         predicted = [team.predict(inputs) for team in self._teams]
         weights = in_order(self.job.weights, sorted(part.teams))
         for trial, parts in zip(trials, zip(*predicted, strict=True), strict=True):
-            write_prediction(self.work, part.store.name, trial, combine(parts, weights))
+            mean = combine(parts, weights)
+            write_prediction(self.work, part.store.name, trial, mean, self.job.config.storage)
 
     def _load(self, part: Assignment) -> list[SlidingPredictor]:
         """Load the models; they are moved to the GPU for good where there is room for all of them."""

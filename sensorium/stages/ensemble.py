@@ -65,7 +65,7 @@ def run(
             f"{folder}: another process is writing these predictions.", "Wait until it has finished."
         )
         with exclusive_lock(paths.lock(f"ensemble-{folder.parent.name}-{split}"), busy, folder):
-            average(members, stores, split, folder, chosen)
+            average(members, stores, split, folder, chosen, config.prediction.storage)
         return
     trained, pinned = _registered(config, paths, pin, names)
     stores = [MouseStore(paths.store(mouse)) for mouse in chosen_mice(config.dataset.mice, split)]

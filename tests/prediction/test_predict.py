@@ -14,6 +14,7 @@ from prediction_runs import STUDENT, TEACHER, TIER, Killed, contents, kill_after
 
 from sensorium.errors import CheckpointError, PredictionError, TrackingError
 from sensorium.inference.member import load_member
+from sensorium.inference.predictions import Predictions, write_prediction
 from sensorium.inference.sliding import SlidingPredictor, TrialInput
 from sensorium.model import checkpoint
 from sensorium.stages import ensemble, predict
@@ -85,6 +86,35 @@ def test_mixed_precision_tells_its_error(trained, tiny_config, capsys):
     assert all(1e-6 < error < 0.1 for error in found["relative_error"].values())
     told = f"{NEW_MOUSE}: bf16-mixed has a relative error of {found['relative_error'][NEW_MOUSE]:.1e}."
     assert told in capsys.readouterr().out
+
+
+def test_half_the_space_keeps_three_digits(trained, tiny_config):
+    half = tiny_config.model_copy(
+        update={"prediction": tiny_config.prediction.model_copy(update={"storage": "float16"})}
+    )
+    whole, smaller = {}, {}
+    for config, found in ((tiny_config, whole), (half, smaller)):
+        for experiment in (TEACHER, STUDENT):
+            predict.run(config, trained, experiment, TIER)
+        ensemble.run(config, trained, f"{STUDENT},{TEACHER}", TIER)
+        for experiment in (TEACHER, f"{STUDENT},{TEACHER}"):
+            folder = trained.predictions(experiment, TIER)
+            found |= {path.relative_to(trained.root): np.load(path) for path in folder.rglob("*.npy")}
+    assert whole.keys() == smaller.keys()
+    for path, exact in whole.items():
+        assert smaller[path].dtype == np.float16
+        np.testing.assert_allclose(smaller[path], exact, rtol=2e-3, atol=1e-6)
+    shape = exact.shape
+    loaded = Predictions.open(folder).load(path.parent.name, int(path.stem), shape)
+    assert loaded.dtype == np.float32
+    np.testing.assert_array_equal(loaded, smaller[path])
+
+
+def test_a_value_too_large_for_float16(tmp_path):
+    with pytest.raises(PredictionError, match="trial 3: a value of 70000 does not fit into float16") as caught:
+        write_prediction(tmp_path, NEW_MOUSE, 3, np.full((2, 5), 7e4, np.float32), "float16")
+    assert "prediction.storage" in str(caught.value)
+    assert not list(tmp_path.rglob("*.npy"))
 
 
 def test_equal_inputs_give_equal_bytes_however_the_work_is_shared(trained, tiny_config):

@@ -21,8 +21,9 @@ from sensorium.paths import PARAMS_FILE
 from sensorium.pipeline import PipelineConfig, pipeline
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
-Storage = Literal["float32", "float16"]
 """Arithmetic, in Lightning Fabric's words: float32; fp16 with loss scaling; bfloat16."""
+Storage = Literal["float32", "float16"]
+"""Type of predictions on disk."""
 MOUSE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a folder, a stage of DVC and an argument can all be called."""
 EXPERIMENT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")

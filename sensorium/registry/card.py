@@ -1,11 +1,10 @@
 """What a reader of the registry and of a run should see: a model card in Markdown, and two figures."""
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -45,9 +44,9 @@ def attach(client: "MlflowClient", run_id: str, paths: Paths, pin: PairPin, scor
 
 def _picture(figure: Figure) -> Image.Image:
     """A figure in as many colors as its lines and letters need: a third of the bytes."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(_COLORS)
+    png = BytesIO()
+    figure.savefig(png, format="png")
+    return Image.open(png).convert("RGB").quantize(_COLORS)
 
 
 def _scores_by_mouse(scores: Mapping[str, Any], sources: Sequence[str]) -> Figure:

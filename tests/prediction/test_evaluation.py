@@ -163,7 +163,8 @@ def test_results_without_tracks_propose_no_submission(evaluated, tiny_config, pr
     results.run(tiny_config.model_copy(update={"submission": SubmissionConfig(tracks=())}), project)
     shown = capsys.readouterr().out
     assert "insilico tuning" in shown
-    assert "submission" not in shown and "_test_" not in shown
+    assert "submission" not in shown
+    assert "_test_" not in shown
 
 
 def test_results_of_many_mice_and_experiments_fit_a_terminal():

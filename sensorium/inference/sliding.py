@@ -202,7 +202,7 @@ class SlidingPredictor:
         windows = torch.cat([self._assemble(inputs[span.trial], span) for span in batch])
         with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
             predicted = forward(windows)
-        parts = predicted.float().split([span.last - span.first for span in batch])
+        parts = torch.split(predicted.float(), [span.last - span.first for span in batch])
         for span, part in zip(batch, parts, strict=True):
             self._add(sums[span.trial], part, span)
 

@@ -9,6 +9,7 @@ EfficientNet's squeeze-and-excitation (arXiv:1905.11946), its depth-wise filter 
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -181,7 +182,9 @@ class DwiseNeuro(Model[DwiseNeuroConfig]):
     def processor_features(self, frames: int, dtype: torch.dtype, at_once: int) -> Callable[[Tensor], Tensor]:
         """The core a few windows at a time, the cortex all of them; see `Model`."""
         core: Callable[[Tensor], Tensor] = self.core
+        cortex = self.cortex
+        assert cortex is not None
         compiled = kernels.load() if dtype in kernels.TYPES else None
         if compiled is not None:
-            core = ProcessorCore(self.core, frames, self.config.canvas, dtype, compiled)
-        return lambda x: self.cortex(torch.cat([core(part) for part in x.split(at_once)]))
+            core = ProcessorCore(cast("Core", self.core), frames, self.config.canvas, dtype, compiled)
+        return lambda x: cortex(torch.cat([core(part) for part in torch.split(x, at_once)]))

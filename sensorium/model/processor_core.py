@@ -51,7 +51,10 @@ class ProcessorCore:
             image = (math.ceil(image[0] / block.shortcut.stride), math.ceil(image[1] / block.shortcut.stride))
         following = [*encodings[1:], encodings[0].new_zeros(())]
         first = _FromInputs(core.stem, blocks[0], encodings[0], dtype, kernels)
-        expansions = [first, *(_FromVideo(block, dtype, kernels) for block in blocks[1:])]
+        expansions: list[_FromInputs | _FromVideo] = [
+            first,
+            *(_FromVideo(block, dtype, kernels) for block in blocks[1:]),
+        ]
         self._blocks = [
             ProcessorBlock(block, expansion, after, kernels)
             for block, expansion, after in zip(blocks, expansions, following, strict=True)
@@ -87,7 +90,8 @@ class _FromInputs:
     def narrow(self, x: Tensor, stride: int) -> Tensor:
         """The block's input, (B, T, H', W', C), at every `stride`-th pixel."""
         inputs = subsample(x.permute(0, 2, 3, 4, 1).contiguous(), stride)
-        video = as_video(self._stem(as_images(inputs)), len(x))  # a product's bits would depend on the number of threads
+        # Not as a matrix product: its bits would depend on the number of threads.
+        video = as_video(self._stem(as_images(inputs)), len(x))
         return video + subsample(self._encoding[None], stride)
 
     def wide(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -174,7 +178,7 @@ class ProcessorBlock:
             part = filtered[first : first + len(images)]
             self._kernels.space(images, self._space, self._space_bias, part, self._stride)
         shortcut = torch.addcmul(self._constant, tile_channels(narrow, len(self._scale), dim=-1), self._scale)
-        return shortcut.contiguous(), filtered.unflatten(0, (windows, frames))
+        return shortcut.contiguous(), filtered.view(windows, frames, height, width, -1)
 
     def _gated(self, sums: Tensor, shape: torch.Size) -> Tensor:
         """Weights (B, C, C') of the projection, of the sums (B, T, C) over the pixels of a video."""

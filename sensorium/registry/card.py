@@ -1,7 +1,7 @@
 """What a reader of the registry and of a run should see: a model card in Markdown, and two figures."""
 
+import io
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -44,14 +44,14 @@ def attach(client: "MlflowClient", run_id: str, paths: Paths, pin: PairPin, scor
 
 def _picture(figure: Figure) -> Image.Image:
     """A figure in as many colors as its lines and letters need: a third of the bytes."""
-    png = BytesIO()
-    figure.savefig(png, format="png")
-    return Image.open(png).convert("RGB").quantize(_COLORS)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120)
+    return Image.open(drawn).convert("RGB").quantize(_COLORS)
 
 
 def _scores_by_mouse(scores: Mapping[str, Any], sources: Sequence[str]) -> Figure:
     """Single-trial correlation out of fold, a group of bars per mouse."""
-    figure = Figure(figsize=(7, 3), dpi=120, layout="constrained")
+    figure = Figure(figsize=(7, 3), layout="constrained")
     axes = figure.add_subplot()
     mice = scores.get("mice", {})
     for number, source in enumerate(sources):
@@ -65,7 +65,7 @@ def _scores_by_mouse(scores: Mapping[str, Any], sources: Sequence[str]) -> Figur
 
 def _learning_curves(paths: Paths, experiments: Sequence[str]) -> Figure:
     """Validation correlation by epoch, a line per fold; none where the fold came without its training's history."""
-    figure = Figure(figsize=(7, 3), dpi=120, layout="constrained")
+    figure = Figure(figsize=(7, 3), layout="constrained")
     axes = figure.add_subplot()
     for number, experiment in enumerate(experiments):
         label: str | None = experiment

@@ -5,7 +5,9 @@ all. So it names no path of a machine, and whoever reads it asks first whether t
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import Field
 
 from sensorium.errors import TrackingError
 from sensorium.files import Record, digest_json, read_json
@@ -29,8 +31,8 @@ class RunLink(Record):
     tracking_uri: str | None = None
     """The store as `TrackingStore.portable` names it; None where nothing was recorded."""
     experiment_id: str | None = None
-    run_id: str | None = None
-    """None where the store had not given it one yet, or nothing was recorded."""
+    run_id: Annotated[str, Field(pattern="^[a-zA-Z0-9][a-zA-Z0-9_-]*$")] | None = None
+    """As MLflow allows it. None where the store had not given it one yet, or nothing was recorded."""
     journal: str | None = None
     """Name of the event log that is to become the run, where the store had not given it an id."""
     source: str | None = None

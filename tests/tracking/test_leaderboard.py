@@ -6,6 +6,7 @@ import re
 import pytest
 
 from sensorium.config import parse
+from sensorium.errors import TrackingError
 from sensorium.files import write_json
 from sensorium.mice import short_names
 from sensorium.tracking import start_training_run
@@ -208,3 +209,11 @@ def test_the_first_page_opens_tables_with_scores(project, inline, monkeypatch):
     state = json.loads(dict(items)['MLflowLocalStorage-1.1-ExperimentPage-["0"]-ReactComponentState'])
     assert state["selectedColumns"][0] == "metrics.`score`"
     assert page.index("<script>for") < page.index("<script defer")
+
+
+def test_a_damaged_run_id_names_the_link(project):
+    path = project.paths.run_link(EXPERIMENT, 0)
+    path.parent.mkdir(parents=True)
+    write_json(path, {"tracking_uri": "sqlite:///mlflow.db", "run_id": "a5002d124`694227b69b92be498c8c15"})
+    with pytest.raises(TrackingError, match=r"fold_0\.json: run_id.*\n.*dvc "):
+        find_run(project.store.client(), project.paths, EXPERIMENT, 0)

@@ -35,11 +35,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kills import COMMANDS, Campaign, undisturbed_project
+from processes import ForkedProcesses
 from rich.console import Console
 
 GOOD = ("right", "refused")
 DISKS = ("full", "nearly full", "read-only", "no locks", "slow", "exFAT")
-_RUNS_THROUGH = ("slow", "exFAT")
+_RUNS_THROUGH, _BY_LIBRARY = ("slow", "exFAT"), ("no locks", "slow")
+TIMEOUT_SECONDS = 900
 _MEGABYTES = 512
 _ROOM = {"full": 0, "nearly full": 64 << 10}
 """Bytes that are left."""
@@ -85,30 +87,36 @@ class DiskCampaign(Campaign):
         super().__init__(undisturbed, place)
         self._kind, self._place, self._log = kind, place, folder / "log"
         self._environment["DVC_SITE_CACHE_DIR"] = str(folder / "site-cache")
-        library = folder / "disk_faults.so"
-        if not library.exists():
+        self._healthy = self._faulty = self._typist = ForkedProcesses(self._environment)
+        if kind in _BY_LIBRARY:
+            library = folder / "disk_faults.so"
             subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(_LIBRARY), "-ldl"], check=True)
-        self._library = library
+            fault = {"LD_PRELOAD": str(library), "DISK_FAULT": kind, "DISK_FAULT_FOLDER": str(place)}
+            self._faulty = ForkedProcesses(self._environment | fault)
+
+    def close(self) -> None:
+        """End the servers of commands."""
+        for processes in {self._healthy, self._faulty}:
+            processes.close()
+
+    def _finish(self, command: str, log: Path) -> tuple[int, str]:
+        return self._typist.execute(command, self._copy.place, TIMEOUT_SECONDS)
 
     @contextlib.contextmanager
     def _fault(self) -> Iterator[None]:
-        ballast, clean = self._place / "ballast", dict(self._environment)
+        ballast = self._place / "ballast"
         if self._kind in _ROOM:
             with ballast.open("wb") as stream:
                 room = os.statvfs(self._place)
                 os.posix_fallocate(stream.fileno(), 0, room.f_bavail * room.f_frsize - _ROOM[self._kind])
         elif self._kind == "read-only":
+            self._left()  # it is busy while what a command started is ending
             _mount("-o", "remount,ro", str(self._place))
-        elif self._kind in ("no locks", "slow"):
-            self._environment |= {
-                "LD_PRELOAD": str(self._library),
-                "DISK_FAULT": self._kind,
-                "DISK_FAULT_FOLDER": str(self._place),
-            }
+        self._typist = self._faulty
         try:
             yield
         finally:
-            self._environment = clean
+            self._typist = self._healthy
             if self._kind == "read-only":
                 _mount("-o", "remount,rw", str(self._place))
             ballast.unlink(missing_ok=True)
@@ -166,6 +174,7 @@ def main() -> None:
                     verdict, detail = campaign.judge(command)
                     counts[kind][verdict] += 1
                     console.print(f"{verdict}: {kind}: {command}\n    {detail}")
+                campaign.close()
     lines = [f"| disk | commands | {' | '.join(GOOD)} | failures |", "|---|" + "---:|" * (len(GOOD) + 2)]
     for kind, found in counts.items():
         failures = sum(count for verdict, count in found.items() if verdict not in GOOD)

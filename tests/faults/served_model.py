@@ -36,7 +36,7 @@ HUGE_MEGABYTES = 64
 """Size of the huge request, twice what the server takes."""
 JSON = "application/json"
 _SHORTEST_REASON = 20
-_START_SECONDS = 180
+_START_SECONDS = 600
 _Body = bytes | Callable[[], AsyncIterator[bytes]]
 
 
@@ -194,8 +194,10 @@ async def _send(session: aiohttp.ClientSession, url: str, kind: Kind) -> tuple[i
         return reply.status, await reply.read()
 
 
-async def campaign(server: Server, drawn: list[str], known: dict[str, Kind], clients: int, burst: int) -> Outcome:
-    """Send requests, with a burst after half of them."""
+async def campaign(
+    server: Server, drawn: list[str], known: dict[str, Kind], clients: int, burst: int, seconds: float
+) -> Outcome:
+    """Send requests, with a burst after half of them, or of the time."""
     outcome, url, begin = Outcome(), f"{server.url}/invocations", time.monotonic()
     queue = list(reversed(drawn))
 
@@ -204,8 +206,8 @@ async def campaign(server: Server, drawn: list[str], known: dict[str, Kind], cli
             outcome.resident.append(server.resident())
             await asyncio.sleep(0.5)
 
-    async def client(session: aiohttp.ClientSession, until: int) -> None:
-        while len(queue) > until:
+    async def client(session: aiohttp.ClientSession, until: int, deadline: float) -> None:
+        while len(queue) > until and time.monotonic() < deadline:
             name = queue.pop()
             try:
                 outcome.judge(name, known[name], *await _send(session, url, known[name]), more=(429,))
@@ -217,7 +219,8 @@ async def campaign(server: Server, drawn: list[str], known: dict[str, Kind], cli
         await _ready(session, server)
         sampler = asyncio.create_task(sample())
         for until in (len(queue) // 2, 0):
-            await asyncio.gather(*(client(session, until) for _ in range(clients)))
+            deadline = begin + seconds / (2 if until else 1)
+            await asyncio.gather(*(client(session, until, deadline) for _ in range(clients)))
             if until:
                 replies = await asyncio.gather(
                     *(_send(session, url, known["good"]) for _ in range(burst)), return_exceptions=True
@@ -251,9 +254,16 @@ def example_of(project: Path) -> dict[str, Any]:
 
 
 def run(
-    project: Path, program: str, model: str, count: int, clients: int, seed: int, burst: int = BURST
+    project: Path,
+    program: str,
+    model: str,
+    count: int,
+    clients: int,
+    seed: int,
+    burst: int = BURST,
+    seconds: float = 7200,
 ) -> tuple[Outcome, str]:
-    """Serve, send, end; returns what was seen, and what the server wrote."""
+    """Serve, send for so many seconds at most, end; returns what was seen, and what the server wrote."""
     known = kinds(example_of(project))
     weights = np.array([_WEIGHTS.get(name, 1.0) for name in known])
     drawn = np.random.default_rng(seed).choice(list(known), count, p=weights / weights.sum()).tolist()
@@ -261,7 +271,7 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         server = Server(project, program, model, Path(folder) / "log")
         try:
-            outcome = asyncio.run(campaign(server, drawn, known, clients, burst))
+            outcome = asyncio.run(campaign(server, drawn, known, clients, burst, seconds))
             if not server.running:
                 outcome.faults.append("the server ended")
         finally:
@@ -290,16 +300,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--server", choices=("sensorium", "mlflow"), default="sensorium")
     parser.add_argument("--model", default="models:/sensorium-pair/1")
+    parser.add_argument("--minutes", type=float, default=120, help="send nothing new after that time")
     parser.add_argument("--table", type=Path)
     options = parser.parse_args()
     project = options.project.resolve()
-    outcome, _ = run(project, options.server, options.model, options.count, options.clients, options.seed)
+    outcome, _ = run(
+        project,
+        options.server,
+        options.model,
+        options.count,
+        options.clients,
+        options.seed,
+        seconds=60 * options.minutes,
+    )
     lines = list(report(outcome))
     resident = np.array(outcome.resident) / 2**20
     tenth = max(len(resident) // 10, 1)
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print("\n".join(lines))
-    console.print(f"{options.count} requests and {BURST} at once in {outcome.seconds:.0f} s")
+    console.print(f"{sum(map(Counter.total, outcome.answers.values()))} requests in {outcome.seconds:.0f} s")
     console.print(
         "memory, MiB, mean of each tenth: " + " ".join(f"{part.mean():.0f}" for part in np.array_split(resident, 10))
     )

@@ -192,8 +192,8 @@ class TrackingStore:
             check_readable(self.database)
             if not self.database.exists():
                 self._make_database(self.database)
-        client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         try:
+            client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             client.search_experiments(max_results=1)  # the first call creates the tables
         except MlflowException as fault:
             if "out-of-date" not in str(fault):

@@ -6,6 +6,7 @@ it does not expect. Here a request that is too large, too slow or one too many i
 """
 
 import asyncio
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,9 @@ from sensorium.registry.registered import find_registered
 from sensorium.tracking.store import TrackingStore, mlflow_errors
 
 INVOCATIONS = "/invocations"
+_TIMEOUT, _TIMEOUT_SECONDS = "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", "600"
+_KEEP_ALIVE_SECONDS = 60
+"""Clients that reuse a connection must not meet one that is being closed."""
 _JSON = "application/json"
 _UNREADABLE = (RecursionError, ValueError, TypeError, LookupError, AttributeError)
 """What MLflow's parser raises beyond its own exceptions, by nesting, numbers of thousands of digits, other types."""
@@ -145,6 +149,7 @@ def application(model: Any, limits: Limits) -> Any:
     """
     from mlflow.pyfunc import scoring_server
 
+    os.environ.setdefault(_TIMEOUT, _TIMEOUT_SECONDS)  # what waits is not counted, and a long trial takes minutes
     made = scoring_server.init(model)
     for fault in _UNREADABLE:
         made.add_exception_handler(fault, _unreadable)
@@ -170,4 +175,6 @@ def serve(paths: Paths, address: str, host: str, port: int, limits: Limits) -> N
     find_registered(address, paths)
     with mlflow_errors(paths), TrackingStore.of(paths).in_force():
         model = mlflow.pyfunc.load_model(address)
-    uvicorn.run(application(model, limits), host=host, port=port, log_level="warning")
+    uvicorn.run(
+        application(model, limits), host=host, port=port, log_level="warning", timeout_keep_alive=_KEEP_ALIVE_SECONDS
+    )

@@ -36,9 +36,10 @@ check: $(VENV)/.develop ## what to run before each commit: linters, types and th
 	@$(MAKE) --no-print-directory static
 	pytest -n $(WORKERS) --quiet $(FAST_TESTS)
 
-faults: $(VENV)/.develop ## damage copies of the demonstration in 1,000 ways, and kill 300 commands; an hour or more
+faults: $(VENV)/.develop ## damage the demonstration in 1,000 ways, kill 300 commands, try bad disks (as root); hours
 	python tests/faults/campaign.py --count 1000 --seed $(SEED)
 	python tests/faults/kills.py --count 300 --seed $(SEED)
+	python tests/faults/disks.py
 
 coverage: $(VENV)/.develop ## the tests, and which lines they ran; a report, not a limit
 	pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-report=html:reports/coverage

@@ -32,7 +32,7 @@ PARTIAL_SUFFIX = ".partial"
 RETIRED_SUFFIX = ".retired"
 """Ending of a whole folder that is being replaced; git and DVC ignore it."""
 _TICK_SECONDS = 0.01
-_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ENOLCK)
 
 
 def _sibling(path: Path, suffix: str = PARTIAL_SUFFIX) -> Path:
@@ -303,7 +303,9 @@ def exclusive_lock(path: Path, busy: SensoriumError, *outputs: Path) -> Iterator
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as stream:
-        if not try_lock(stream.fileno()):
+        with _naming(path):
+            free = try_lock(stream.fileno())
+        if not free:
             raise busy
         for output in outputs:
             tidy(output)
@@ -320,5 +322,6 @@ def waiting_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        with _naming(path):
+            fcntl.flock(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield

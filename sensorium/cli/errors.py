@@ -36,6 +36,7 @@ _REMEDIES = {
     errno.EEXIST: _PLACE,
     errno.ENAMETOOLONG: _PLACE,
     errno.EMFILE: "Allow more open files: `ulimit -n 4096`.",
+    errno.ENOLCK: "That disk has no file locks: mount it with them, or name another place.",
     errno.EIO: "The disk is failing or gone: look into the system's log.",
 }
 

@@ -70,6 +70,7 @@ VERBS = {
         "receipt": "commands.reproduce:run_receipt",
         "sync": "commands.sync:run",
         "registry restore": "commands.restore:run",
+        "serve": "commands.serve:run",
         "publish": "commands.publish:run",
     },
     "Pipeline": {

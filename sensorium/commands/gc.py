@@ -33,9 +33,9 @@ def run(
     """List what nothing needs any more, or remove it with --delete.
 
     Kept are the outputs of the work tree and of every commit, branch, tag and DVC experiment; versions of the model
-    registry that one of these pins or that have an alias such as `champion`, their weights, and the data that they
-    name. Removed are all other objects of DVC's cache, other versions, and runs that were deleted in MLflow. Remotes
-    are left alone.
+    registry that one of these pins, that have an alias such as `champion` or that the champion replaced, their
+    weights, and the data that they name. Removed are all other objects of DVC's cache, other versions, and runs that
+    were deleted in MLflow. Remotes are left alone.
 
     Examples: `sensorium gc`, `sensorium gc --delete`.
 

@@ -98,6 +98,9 @@ def _compare(project: Project, locked: dict[str, Any]) -> Iterator[Finding]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
+    if not (project.root / ".dvc").is_dir():
+        yield Finding("error", ".dvc: missing: DVC cannot be used here.", "Type `git checkout .dvc`, else `dvc init`.")
+        return
     try:
         with Repo(str(project.root)) as repo:
             known = {stage.name for stage in repo.index.stages if getattr(stage, "name", None)}

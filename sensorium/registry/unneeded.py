@@ -1,6 +1,7 @@
 """Versions of the model registry that nothing needs any more, and their removal.
 
-A version is needed if it has an alias, if a pin names its digest, or if it belongs to a pair that is needed.
+A version is needed if it has an alias, if the champion replaced it, if a pin names its digest, or if it belongs to a
+pair that is needed.
 """
 
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from sensorium.paths import Paths
 from sensorium.registry.manifest import PAIR, STUDENT, TEACHER, PairManifest, PairPin
 from sensorium.registry.model_registry import DIGEST, MISSING, ModelRegistry, model_id, none_on
 from sensorium.tracking.dvc_files import FILES, VersionFiles
+from sensorium.registry.promotion import PREVIOUS
 from sensorium.tracking.store import mlflow_errors
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ class Versions:
             found = [version for name in (PAIR, TEACHER, STUDENT) for version in self._all(name)]
             digests = {digest for pin in pins for digest in _digests(pin)}
             aliased = {name: self._aliased(name) for name in (PAIR, TEACHER, STUDENT)}
+            champions = [v for v in found if v.name == PAIR and str(v.version) in aliased[PAIR]]
+            aliased[PAIR] |= {v.tags.get(PREVIOUS, "") for v in champions}
             digests |= {v.tags.get(DIGEST, "") for v in found if str(v.version) in aliased[v.name]}
             for version in found:  # pairs come first
                 if version.name == PAIR and version.tags.get(DIGEST) in digests:

@@ -35,6 +35,15 @@ _ADDRESSES = (
 _BUSY_SECONDS = 30.0
 _DAMAGE = re.compile(r"malformed|not a database|database corruption|duplicate column name|table \w+ already exists")
 """What SQLite calls a file that holds something else than it wrote, or tables that MLflow made in part."""
+_RIGHTS = "Give your user the right to read and write the file and its folder, and mount its disk for writing."
+_REFUSALS = {
+    "disk is full": "Free space on that disk, then run the command again.",
+    "readonly database": _RIGHTS,
+    "unable to open database": _RIGHTS,
+    "database is locked": "End what keeps it locked. A disk without file locks cannot hold it: name another one.",
+    "disk I/O error": "The disk is full, failing or gone: look into the system's log.",
+}
+"""What to do about a message of SQLite, by words of it."""
 RESTORE_DATABASE = (
     "Type `sensorium registry restore`: it moves the file aside, and records trainings and pair in a new one."
 )
@@ -49,9 +58,13 @@ def database_errors(path: Path) -> Iterator[None]:
         if is_damage(str(fault)):
             raise TrackingError(f"{path}: the database is damaged ({fault}).", RESTORE_DATABASE) from fault
         raise TrackingError(
-            f"{path}: the database cannot be used ({fault}).",
-            "Give your user the right to read and write the file and its folder, and end what keeps it locked.",
+            f"{path}: the database cannot be used ({fault}).", disk_remedy(str(fault)) or _RIGHTS
         ) from fault
+
+
+def disk_remedy(message: str) -> str | None:
+    """What to do where a message of SQLite says that the disk refuses; None where it says something else."""
+    return next((remedy for words, remedy in _REFUSALS.items() if words in message), None)
 
 
 def is_damage(message: str) -> bool:

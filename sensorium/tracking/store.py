@@ -18,7 +18,7 @@ from sensorium.errors import SensoriumError, TrackingError
 from sensorium.files import PARTIAL_SUFFIX, discard, sync_tree, tidy, waiting_lock
 from sensorium.paths import Paths
 from sensorium.secrets import redact
-from sensorium.tracking.database import ARTIFACTS, RESTORE_DATABASE, check_readable, is_damage, rebase
+from sensorium.tracking.database import ARTIFACTS, RESTORE_DATABASE, check_readable, disk_remedy, is_damage, rebase
 from sensorium.tracking.views import TAGS
 
 if TYPE_CHECKING:
@@ -62,9 +62,11 @@ def mlflow_errors(paths: Paths) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError) as fault:
         reason = str(fault).splitlines()[0]
+        name = TrackingStore.of(paths).label.removeprefix(_SQLITE)
         if is_damage(str(fault)):
-            name = TrackingStore.of(paths).label.removeprefix(_SQLITE)
             raise TrackingError(f"{name}: the database is damaged ({reason}).", RESTORE_DATABASE) from fault
+        if remedy := disk_remedy(str(fault)):
+            raise TrackingError(f"{name}: the database cannot be used ({reason}).", remedy) from fault
         raise TrackingError(
             f"MLflow: {reason}",
             f"Check {URI_VARIABLE} and that the server answers, then try again.",
@@ -190,8 +192,8 @@ class TrackingStore:
             check_readable(self.database)
             if not self.database.exists():
                 self._make_database(self.database)
-        client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         try:
+            client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             client.search_experiments(max_results=1)  # the first call creates the tables
         except MlflowException as fault:
             if "out-of-date" not in str(fault):

@@ -12,6 +12,7 @@ from sensorium.commands import gc
 from sensorium.errors import PipelineError
 from sensorium.registry import load_pair
 from sensorium.registry.manifest import PAIR, STUDENT, TEACHER
+from sensorium.registry.promotion import PREVIOUS, rollback
 from sensorium.stages import register
 from sensorium.tracking.dvc_files import FILES, VersionFiles
 
@@ -123,6 +124,18 @@ def test_a_champion_keeps_its_models_and_its_data(repository):
     assert place(repository, data).exists()
     assert place(repository, weights(repository, "2")).exists()  # which no commit names
     assert sensorium.load("models:/sensorium-pair@champion")
+
+
+def test_the_champion_that_a_rollback_returns_to_is_kept(repository):
+    commit(repository, {})
+    for seed in (1, 2, 3):
+        train_again(repository, seed)
+    client = repository.store.client()
+    client.set_model_version_tag(PAIR, "3", PREVIOUS, "2")
+    client.set_registered_model_alias(PAIR, "champion", "3")
+    gc.run(repository.paths, delete=True)
+    assert versions(repository, PAIR) == [1, 2, 3, 4]
+    assert rollback(repository.paths).version == 2
 
 
 def test_deleted_runs_go_for_good(repository):

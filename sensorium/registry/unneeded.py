@@ -12,8 +12,8 @@ from sensorium.files import discard
 from sensorium.paths import Paths
 from sensorium.registry.manifest import PAIR, STUDENT, TEACHER, PairManifest, PairPin
 from sensorium.registry.model_registry import DIGEST, MISSING, ModelRegistry, model_id, none_on
-from sensorium.tracking.dvc_files import FILES, VersionFiles
 from sensorium.registry.promotion import PREVIOUS
+from sensorium.tracking.dvc_files import FILES, VersionFiles
 from sensorium.tracking.store import mlflow_errors
 
 if TYPE_CHECKING:

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import LocalStore
 
 from sensorium.data.layout import ARRAYS, FORMAT, FORMAT_VERSION, STATISTICS_GROUP, STATISTICS_UNITS, trials_per_chunk
 
@@ -46,13 +48,21 @@ class TrialStream:
             self.flush()
 
 
+class _Folder(LocalStore):
+    """A folder that one process writes: without the hard links by which Zarr excludes others, as exFAT has none."""
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        if not await self.exists(key):
+            await self.set(key, value)
+
+
 class StoreWriter:
     """A new store in an empty folder; attributes are added to `group` and its arrays."""
 
     def __init__(self, folder: Path, attributes: dict[str, Any]) -> None:
         """Make the group in an existing, empty folder; format and version are added to its attributes."""
         self.group = zarr.create_group(
-            str(folder),
+            _Folder(folder),
             zarr_format=3,
             attributes={"format": FORMAT, "format_version": FORMAT_VERSION, **attributes},
         )

@@ -1,5 +1,6 @@
 """Building stores: determinism, dtypes, bad input, killed and concurrent runs."""
 
+import errno
 import filecmp
 import multiprocessing
 import os
@@ -48,6 +49,15 @@ def _trial(raw: Path, mouse: str, tier: str) -> int:
 
 
 def test_equal_input_gives_equal_bytes(built, tiny_config, tmp_path):
+    ingest.run(tiny_config, Paths(tmp_path), NEW_MOUSE)
+    assert _different(built.store(NEW_MOUSE), Paths(tmp_path).store(NEW_MOUSE)) == []
+
+
+def test_a_disk_without_hard_links_gets_the_same_bytes(built, tiny_config, tmp_path, monkeypatch):
+    def no_links(source, target, **options):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(target))
+
+    monkeypatch.setattr(os, "link", no_links)
     ingest.run(tiny_config, Paths(tmp_path), NEW_MOUSE)
     assert _different(built.store(NEW_MOUSE), Paths(tmp_path).store(NEW_MOUSE)) == []
 

@@ -23,13 +23,14 @@ def run(
     """Say what changed since a commit: recordings by mouse, tier, trial and neuron; folds, weights, settings, scores.
 
     Both sides are read from dvc.lock; differing outputs come from DVC's cache, and from the remote where it lacks them.
+    Those that neither has are named.
     The text is Markdown, for a pull request for example.
 
     Examples: `sensorium diff HEAD~1`, `sensorium diff main my-branch`.
 
     Raises:
         ConfigError: no such commit, or one without results.
-        PipelineError: an output is neither in DVC's cache nor in the remote.
+        DataError: an output is damaged.
     """
     sides = Revision.of(paths.root, before), Revision.of(paths.root, after)
     paths.state.mkdir(exist_ok=True)

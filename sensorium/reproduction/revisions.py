@@ -4,6 +4,7 @@ The outputs of a revision are those of its dvc.lock. Only what differs is looked
 the same. N neurons, R trials.
 """
 
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from sensorium.data.folds import Folds
 from sensorium.data.store import MouseStore
-from sensorium.errors import ConfigError, DataError
+from sensorium.errors import ConfigError, DataError, PipelineError
 from sensorium.evaluation.comparison import Interval, compare
 from sensorium.evaluation.tables import SINGLE_TRIAL
 from sensorium.paths import PARAMS_FILE, Paths
@@ -111,11 +112,13 @@ class RevisionDiff:
     """`added`, `removed` or `changed` by experiment whose trained folds differ."""
     scores: dict[str, tuple[float, float, Interval | None]]
     """Correlation out of fold before and after by source, and the paired difference over mice and folds."""
+    lost: dict[str, str] = field(default_factory=dict)
+    """Outputs that differ and were not compared, as neither DVC's cache nor the remote has that of this revision."""
 
     @property
     def empty(self) -> bool:
         """Whether nothing differs."""
-        return not (self.settings or self.mice or self.folds or self.experiments or self.scores)
+        return not (self.settings or self.mice or self.folds or self.experiments or self.scores or self.lost)
 
 
 def diff(root: Path, before: Revision, after: Revision, scratch: Path) -> RevisionDiff:
@@ -128,24 +131,25 @@ def diff(root: Path, before: Revision, after: Revision, scratch: Path) -> Revisi
         scratch: an empty folder; differing outputs of both are checked out into it.
 
     Raises:
-        PipelineError: an output is neither in DVC's cache nor in the remote.
         DataError: an output is damaged.
     """
     places = Paths(Path())
     wanted = (places.stores, places.folds, places.evaluation)
-    sides = []
-    for number, (ours, theirs) in enumerate(((before, after), (after, before))):
-        differing = {
-            path: digest
-            for path, digest in ours.outputs.items()
-            if theirs.outputs.get(path) != digest and any(Path(path).is_relative_to(place) for place in wanted)
-        }
-        place_data(root, differing, scratch / str(number))
-        sides.append(Paths(scratch / str(number)))
+    old, new = sides = [Paths(scratch / str(number)) for number in range(2)]
+    lost: dict[str, str] = {}
+    for side, ours, theirs in ((old, before, after), (new, after, before)):
+        for path, digest in ours.outputs.items():
+            if theirs.outputs.get(path) != digest and any(_below(path, place) for place in wanted):
+                try:
+                    place_data(root, {path: digest}, side.root)
+                except PipelineError:
+                    lost[path] = ours.name
+    for path in lost:
+        for side in sides:
+            shutil.rmtree(side.root / path, ignore_errors=True)
     stores = [
         {Path(path).stem for path in revision.outputs if _below(path, places.stores)} for revision in (before, after)
     ]
-    old, new = sides
     return RevisionDiff(
         before.name,
         after.name,
@@ -158,6 +162,7 @@ def diff(root: Path, before: Revision, after: Revision, scratch: Path) -> Revisi
         _changed_folds(old, new),
         _changed_experiments(before, after),
         _changed_scores(old.evaluation, new.evaluation),
+        lost,
     )
 
 
@@ -280,6 +285,11 @@ def markdown(found: RevisionDiff) -> str:
     lines = [f"## {found.before} to {found.after}", ""]
     if found.empty:
         return "\n".join([*lines, "No difference in settings, recordings, folds, weights and scores.", ""])
+    lines += [
+        f"* `{path}` differs, but neither DVC's cache nor the remote has that of {name}."
+        for path, name in found.lost.items()
+    ]
+    lines += [""] if found.lost else []
     lines += _score_lines(found.scores) + _mouse_lines(found.mice, found.folds)
     if found.experiments:
         lines += ["**Trained folds**", ""]

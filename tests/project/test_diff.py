@@ -13,7 +13,7 @@ from tiny import NEW_MOUSE, OLD_MOUSE, make_config
 
 from sensorium.commands import diff as verb
 from sensorium.config import Config
-from sensorium.errors import ConfigError, PipelineError
+from sensorium.errors import ConfigError
 from sensorium.files import write_text
 from sensorium.paths import PARAMS_FILE, Paths
 from sensorium.stages import folds, ingest
@@ -133,10 +133,17 @@ def test_unknown_revisions_are_refused(project: tuple[Path, Path]) -> None:
         verb.run(Paths(project[0]), "nowhere")
 
 
-def test_outputs_that_are_gone_are_named(project: tuple[Path, Path]) -> None:
+def test_outputs_that_are_gone_are_named_and_the_others_compared(
+    project: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     root, raw = project
     commit(root, settings(raw, {NEW_MOUSE: "new"}), gain=0.1)
     run(root, "dvc", "gc", "--workspace", "--force")
-    with pytest.raises(PipelineError, match=OLD_MOUSE):
-        verb.run(Paths(root), "HEAD~1")
+    lost = {f"data/store/{OLD_MOUSE}.zarr", "data/folds", "reports/evaluation"}
+    change = found(root, capsys, "HEAD~1")
+    assert change["lost"] == dict.fromkeys(lost, "HEAD~1")
+    assert not any(change[part] for part in ("mice", "folds", "scores"))
+    assert f"dataset.mice.{OLD_MOUSE}" in change["settings"]
+    verb.run(Paths(root), "HEAD~1")
+    assert capsys.readouterr().out.count("differs, but") == len(lost)
     assert not list((root / ".sensorium").glob("tmp*"))

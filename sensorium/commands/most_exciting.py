@@ -42,7 +42,7 @@ def run(
     ] = 2.0,
     every: Annotated[int, typer.Option(min=1, help="Compare with every so manieth natural frame.")] = 10,
     seed: Seed = None,
-    batch: Batch = 32,
+    batch: Batch = 8,
     output: Output = None,
 ) -> None:
     """Image and movie that drive each neuron most, by gradient ascent at a fixed contrast.

@@ -43,7 +43,8 @@ def run(
     mouse: OneMouse = None,
     neurons: Neurons = None,
     fold: Annotated[
-        int | None, typer.Option(min=0, help="Fold whose models and held-out trials are used. Default: the first.")
+        int | None,
+        typer.Option("-f", "--fold", min=0, help="Fold whose models and held-out trials are used. Default: the first."),
     ] = None,
     trials: Annotated[
         str | None, typer.Option(help=f"Trials of the fold, joined by commas. Default: the first {_TRIALS}.")

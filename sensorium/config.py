@@ -40,6 +40,11 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
+def _is_float32(value: object) -> bool:
+    """Likewise for the type of predictions on disk."""
+    return value == "float32"
+
+
 class DatasetConfig(Section):
     """Where the raw recordings come from."""
 
@@ -256,7 +261,7 @@ class PredictionConfig(Section):
     batch_size: Positive
     """Windows in one forward pass."""
     precision: Precision
-    storage: Storage = "float32"
+    storage: Annotated[Storage, Field(exclude_if=_is_float32)] = "float32"
     """Type of the predictions on disk. `float16` takes half the space and keeps three significant digits."""
 
 

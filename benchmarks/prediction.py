@@ -39,7 +39,7 @@ from sensorium.data.inputs import frame_offset
 from sensorium.data.store import MouseStore
 from sensorium.inference.member import Member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput
-from sensorium.model import kernels, processor_core
+from sensorium.model import cpu_inference, kernels
 from sensorium.model.dwiseneuro import DwiseNeuro
 from sensorium.recordings.ingest import ingest
 from sensorium.recordings.raw import RawMouse
@@ -126,7 +126,7 @@ class Roofline:
             for name in names:
                 setattr(owner, name, self._timed(name, getattr(owner, name)))
         for name in ("video", "pooled"):
-            setattr(processor_core.ProcessorBlock, name, self._named(getattr(processor_core.ProcessorBlock, name)))
+            setattr(cpu_inference.InferenceBlock, name, self._named(getattr(cpu_inference.InferenceBlock, name)))
         self.blocks = {}
 
     def _named(self, function):
@@ -183,7 +183,7 @@ def product_rate(dtype: torch.dtype) -> float:
 def print_roofline(member: Member, windows: int, turns: int, dtype: torch.dtype) -> None:
     if kernels.load() is None:
         sys.exit("No C++ compiler here: the layers predict, which the roofline does not know.")
-    forward = member.on_processor(None if dtype == torch.float32 else dtype, 1)
+    forward = member.cpu_forward(None if dtype == torch.float32 else dtype, 1)
     x = torch.rand(windows, 5, member.window.frames, *member.canvas) * 255
     rate = product_rate(dtype)
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):

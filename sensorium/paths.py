@@ -3,6 +3,7 @@
 The names under data/ are those that users of the published solution know.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,11 @@ from sensorium.errors import ConfigError
 from sensorium.mice import FOLDS_SPLIT, OUT_OF_FOLD
 
 PARAMS_FILE = "params.yaml"
+
+
+def user_cache() -> Path:
+    """Folder of this user for what can be made or fetched again, of any project or of none."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sensorium"
 
 
 def find_root(start: Path | None = None) -> Path:

@@ -54,6 +54,11 @@ class Project:
         """Folder of params.yaml."""
         return self.paths.root
 
+    @property
+    def has_dvc(self) -> bool:
+        """Whether DVC can open the project: it has the folder .dvc."""
+        return (self.root / ".dvc").is_dir()
+
     def name(self, path: Path) -> str:
         """The path relative to the root, where it is below it."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)

@@ -109,7 +109,7 @@ def _list(output: _Output) -> None:
 
 def _look_up(project: Project, outputs: Iterable[_Output]) -> None:
     """Take from a quick look what DVC knows of the files."""
-    if project.deep or not (project.root / ".dvc").is_dir():
+    if project.deep or not project.has_dvc:
         return
     from dvc.repo import Repo
     from dvc_objects.fs.local import localfs

@@ -98,7 +98,7 @@ def _compare(project: Project, locked: dict[str, Any]) -> Iterator[Finding]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    if not (project.root / ".dvc").is_dir():
+    if not project.has_dvc:
         yield Finding("error", ".dvc: missing: DVC cannot be used here.", "Type `git checkout .dvc`, else `dvc init`.")
         return
     try:

@@ -123,7 +123,7 @@ def check_remotes(project: Project) -> Iterator[Finding]:
                 f"remote {name!r}: the folder {folder} does not exist.",
                 f"Mount it, or type `dvc remote modify {name} url FOLDER`.",
             )
-    if project.deep and (project.root / ".dvc").is_dir():
+    if project.deep and project.has_dvc:
         yield from _try_servers(project)
 
 

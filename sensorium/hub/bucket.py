@@ -5,7 +5,6 @@ Address and credentials come from where boto3 searches for them: `AWS_ENDPOINT_U
 """
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Self
 from sensorium.errors import CheckpointError, ConfigError, TransferError
 from sensorium.files import atomic_folder, tidy, waiting_lock
 from sensorium.hub.release import CONFIG, ReleaseConfig, verify
+from sensorium.paths import user_cache
 
 _ATTEMPTS = 5
 _SECONDS = 10
@@ -124,7 +124,7 @@ def _is_whole(folder: Path) -> bool:
 
 def _cache() -> Path:
     """Folder of the user's in which fetched models are kept, each named by its digest."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sensorium" / "models"
+    return user_cache() / "models"
 
 
 def _client() -> Any:

@@ -43,14 +43,14 @@ class Member(nn.Module):
         responses: Tensor = self.model.readout(self.model.features(windows), 0)
         return responses
 
-    def on_processor(self, autocast: torch.dtype | None, at_once: int) -> Callable[[Tensor], Tensor] | None:
-        """A faster form of this for inference on a processor, of the present weights; None for none.
+    def cpu_forward(self, autocast: torch.dtype | None, at_once: int) -> Callable[[Tensor], Tensor] | None:
+        """A faster form of this for inference on the CPU, of the present weights; None for none.
 
         Args:
             autocast: what the form will be called under.
-            at_once: windows whose widest tensor suits the processor.
+            at_once: windows whose widest tensor suits the CPU.
         """
-        features = self.model.processor_features(self.window.frames, autocast or torch.float32, at_once)
+        features = self.model.cpu_features(self.window.frames, autocast or torch.float32, at_once)
         return None if features is None else lambda windows: self.model.readout(features(windows), 0)
 
     @property

@@ -151,7 +151,7 @@ class SlidingPredictor:
         at_once = min(batch_size, max(1, room // members[0].window_bytes))
         self.device = device
         self._autocast = _AUTOCAST.get(precision)
-        forwards = [member.on_processor(self._autocast, at_once) if memory is None else None for member in members]
+        forwards = [member.cpu_forward(self._autocast, at_once) if memory is None else None for member in members]
         self.batch_size = at_once if None in forwards else batch_size
         self._forwards = [forward or member for forward, member in zip(forwards, members, strict=True)]
 

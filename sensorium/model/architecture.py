@@ -66,18 +66,18 @@ class Model(nn.Module, ABC, Generic[Config]):
         features: Tensor = self.core(x)
         return features if self.cortex is None else self.cortex(features)
 
-    def processor_features(
+    def cpu_features(
         self,
         frames: int,  # noqa: ARG002 - for those that override it
         dtype: torch.dtype,  # noqa: ARG002
         at_once: int,  # noqa: ARG002
     ) -> Callable[[Tensor], Tensor] | None:
-        """A faster form of `features` for inference on a processor, for any number of windows; None for none.
+        """A faster form of `features` for inference on the CPU, for any number of windows; None for none.
 
         Args:
             frames: T.
             dtype: of the arithmetic, float32 or that of autocast.
-            at_once: windows that fit into the memory of a processor at a time.
+            at_once: windows that suit the CPU at a time.
 
         The model must be folded; later changes of its weights need not have an effect.
         """

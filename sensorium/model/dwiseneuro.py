@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from sensorium.model import kernels
 from sensorium.model.architecture import Model
+from sensorium.model.cpu_inference import InferenceCore
 from sensorium.model.dwiseneuro_config import DwiseNeuroConfig
 from sensorium.model.layers import (
     INPUT_CHANNELS,
@@ -29,7 +30,6 @@ from sensorium.model.layers import (
     shuffle_channels,
     tile_channels,
 )
-from sensorium.model.processor_core import ProcessorCore
 from sensorium.model.video import ChannelConv, GatedProjection, PointConv, VideoNorm, subsample
 
 
@@ -179,12 +179,12 @@ class DwiseNeuro(Model[DwiseNeuroConfig]):
             height, width = math.ceil(height / stride), math.ceil(width / stride)
         return widest * frames
 
-    def processor_features(self, frames: int, dtype: torch.dtype, at_once: int) -> Callable[[Tensor], Tensor]:
+    def cpu_features(self, frames: int, dtype: torch.dtype, at_once: int) -> Callable[[Tensor], Tensor]:
         """The core a few windows at a time, the cortex all of them; see `Model`."""
         core: Callable[[Tensor], Tensor] = self.core
         cortex = self.cortex
         assert cortex is not None
         compiled = kernels.load() if dtype in kernels.TYPES else None
         if compiled is not None:
-            core = ProcessorCore(cast("Core", self.core), frames, self.config.canvas, dtype, compiled)
+            core = InferenceCore(cast("Core", self.core), frames, self.config.canvas, dtype, compiled)
         return lambda x: cortex(torch.cat([core(part) for part in torch.split(x, at_once)]))

@@ -1,4 +1,4 @@
-// Parts of DwiseNeuro's core for inference on a processor. Videos are (windows, frames, rows, columns, channels), images
+// Parts of DwiseNeuro's core for inference on the CPU. Videos are (windows, frames, rows, columns, channels), images
 // (images, rows, columns, channels); the number of channels is a multiple of 16. Numbers are stored as float32 or
 // bfloat16, arithmetic is float32. No result depends on the number of threads.
 #include <cstdint>

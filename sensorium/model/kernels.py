@@ -1,4 +1,4 @@
-"""The compiled parts of DwiseNeuro's inference on a processor, see `kernels.cpp`.
+"""The compiled parts of DwiseNeuro's inference on the CPU, see `kernels.cpp`.
 
 They are built where a C++ compiler is there, once per machine, and kept in the user's cache. Without a compiler nothing
 is lost but speed.
@@ -18,11 +18,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from sensorium.paths import user_cache
+
 CHANNELS = 16
 """The number of channels is a multiple of it."""
 _SOURCE = Path(__file__).with_name("kernels.cpp")
-# No sum is reordered by these, so that results do not depend on the compiler's taste.
-_FLAGS = "-O3 -march=native -ffp-contract=fast -fno-math-errno -fno-trapping-math -ffinite-math-only -fno-signed-zeros"
+# No sum is reordered by these, so that results do not depend on the compiler's taste, and NaN stays NaN.
+_FLAGS = "-O3 -march=native -ffp-contract=fast -fno-math-errno -fno-trapping-math"
 _LINK = "-fopenmp -shared -fPIC -w"
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 """Types of the videos, by the names that the functions end with."""
@@ -82,7 +84,7 @@ def load() -> Kernels | None:
     compiler = shutil.which("c++")
     if sys.platform != "linux" or compiler is None:
         return None
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sensorium"
+    cache = user_cache()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         writable = os.access(cache, os.W_OK)

@@ -7,10 +7,9 @@ from typing import Any
 
 from sensorium.config import PredictionConfig
 from sensorium.errors import TrackingError
-from sensorium.paths import Paths
+from sensorium.paths import Paths, user_cache
 from sensorium.registry.manifest import PAIR, ModelManifest, PairManifest, PairPin
 from sensorium.registry.model_registry import MISSING, ModelRegistry, none_on
-from sensorium.tracking.dvc_objects import user_cache
 from sensorium.tracking.store import TrackingStore, mlflow_errors
 
 SCHEME = "models:/"

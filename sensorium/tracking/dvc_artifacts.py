@@ -80,14 +80,12 @@ class DvcArtifactRepository(ArtifactRepository):  # type: ignore[misc]
             return str(super().download_artifacts(artifact_path, dst_path))
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        """One file of `download_artifacts`, which has verified it."""
         name, target = remote_file_path.strip("/"), Path(local_path)
         if name in self._files.texts:
             write_text(target, self._files.texts[name])
         elif name in self._files.objects:
-            with _as_mlflow():
-                digest = self._files.objects[name].md5
-                self._objects.require({digest: name})
-                self._objects.place(digest, target, ["reflink", "copy"])
+            self._objects.place(self._files.objects[name].md5, target, ["reflink", "copy"])
         else:
             raise MlflowException(f"{self.artifact_uri}: holds no file {name!r}.", RESOURCE_DOES_NOT_EXIST)
 

@@ -4,8 +4,6 @@ DVC's commands find objects by the outputs that a work tree or a commit names. W
 has to be found without either, so this asks DVC's configuration, cache and file systems directly.
 """
 
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -14,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from sensorium.errors import TrackingError
 from sensorium.files import Record, atomic_file
+from sensorium.paths import user_cache
+from sensorium.recovery import cache_folder
 
 if TYPE_CHECKING:
     from dvc.data_cloud import Remote
@@ -28,11 +28,6 @@ class StoredObject(Record):
 
     md5: str
     size: int
-
-
-def user_cache() -> Path:
-    """Folder of this user for what is fetched outside of a project."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir()) / f"sensorium-{os.getuid()}"
 
 
 def project_of(store: str) -> Path:
@@ -74,9 +69,8 @@ class DvcObjects:
         from dvc_data.hashfile.db import get_odb
         from dvc_objects.fs.local import localfs
 
-        settings = self._config["cache"]
-        folder = Path(settings.get("dir", self._root / ".dvc" / "cache")) / "files" / "md5"
-        return get_odb(localfs, str(folder), shared=settings.get("shared"), hash_name="md5")  # type: ignore[no-untyped-call]
+        folder, shared = cache_folder(self._root) / "files" / "md5", self._config["cache"].get("shared")
+        return get_odb(localfs, str(folder), shared=shared, hash_name="md5")  # type: ignore[no-untyped-call]
 
     def add(self, path: Path) -> StoredObject:
         """Put a file into the cache, unless it is there."""

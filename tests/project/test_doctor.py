@@ -236,6 +236,13 @@ def test_a_remote_that_is_away_is_named(project, capsys):
     assert only(found)["what"].startswith("remote 'near': the folder")
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_project_without_dvc_is_examined_all_the_same(project, capsys, deep):
+    Path(".dvc").rename("elsewhere")
+    found, _ = examined(capsys, deep=deep)
+    assert ".dvc: missing: DVC cannot be used here." in [each["what"] for each in found]
+
+
 def test_weights_of_another_size_are_named_where_dvc_does_not_know_them(project, capsys):
     other = Path("data/experiments/mine/fold_0")
     shutil.copytree(FOLD, other)

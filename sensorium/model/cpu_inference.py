@@ -1,4 +1,4 @@
-"""DwiseNeuro's core for inference on a processor: the function of the folded `Core`, in fewer passes over memory.
+"""DwiseNeuro's core for inference on the CPU: the function of the folded `Core`, in fewer passes over memory.
 
 * The stem and the first block's expansion are both linear, and the position encoding is a sum over axes: the wide video
   of the first block follows from the five inputs directly, without a matrix product.
@@ -29,7 +29,7 @@ _ROOM = 1 << 23
 """Bytes of the images that are expanded and filtered at a time."""
 
 
-class ProcessorCore:
+class InferenceCore:
     """The core, for a number of frames and a canvas that are known before."""
 
     def __init__(
@@ -56,7 +56,7 @@ class ProcessorCore:
             *(_FromVideo(block, dtype, kernels) for block in blocks[1:]),
         ]
         self._blocks = [
-            ProcessorBlock(block, expansion, after, kernels)
+            InferenceBlock(block, expansion, after, kernels)
             for block, expansion, after in zip(blocks, expansions, following, strict=True)
         ]
 
@@ -125,7 +125,7 @@ class _FromVideo:
             yield first, images
 
 
-class ProcessorBlock:
+class InferenceBlock:
     """One block. Videos between blocks have the next block's position encoding added."""
 
     def __init__(self, block: "Block", expansion: _FromInputs | _FromVideo, after: Tensor, kernels: Kernels) -> None:

@@ -7,7 +7,7 @@ import torch
 from small_models import SMALL, random_model, relative_error
 
 from sensorium.model import kernels
-from sensorium.model.processor_core import ProcessorCore
+from sensorium.model.cpu_inference import InferenceCore
 
 CONFIGS = {
     "awkward": SMALL,
@@ -28,7 +28,7 @@ def compiled():
 def both(config, compiled, dtype=torch.float32, frames=6):
     """The folded core, and the compiled one."""
     core = random_model(config).eval().fused().core
-    return core, ProcessorCore(core, frames, config.canvas, dtype, compiled)
+    return core, InferenceCore(core, frames, config.canvas, dtype, compiled)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -46,7 +46,7 @@ def test_equals_the_layers(compiled, name):
 def test_equals_the_published_model(compiled, published_model, figures):
     model = published_model.eval().fused()
     windows = figures["input"]
-    features = model.processor_features(windows.shape[2], torch.float32, 1)
+    features = model.cpu_features(windows.shape[2], torch.float32, 1)
     for mouse in range(len(model.neurons)):
         assert relative_error(model.readout(features(windows), mouse), figures[f"eval_mouse{mouse}"]) < 1e-5
 
@@ -54,7 +54,7 @@ def test_equals_the_published_model(compiled, published_model, figures):
 @torch.inference_mode()
 def test_bfloat16_is_no_worse_than_that_of_the_layers(compiled, published_model, figures):
     core, window = published_model.eval().fused().core, figures["input"]
-    fast = ProcessorCore(core, window.shape[2], tuple(window.shape[3:]), torch.bfloat16, compiled)
+    fast = InferenceCore(core, window.shape[2], tuple(window.shape[3:]), torch.bfloat16, compiled)
     expected = core(window)
     with torch.autocast("cpu", torch.bfloat16):
         rough, found = core(window), fast(window)
@@ -127,7 +127,7 @@ def test_without_a_compiler_the_layers_predict(unknown, monkeypatch, tmp_path, c
     model = random_model().eval().fused()
     window = torch.rand(3, 5, 6, *SMALL.canvas)
     with torch.inference_mode():
-        found = model.processor_features(6, torch.float32, 2)(window)
+        found = model.cpu_features(6, torch.float32, 2)(window)
         assert relative_error(found, model.features(window)) < 1e-6
 
 
@@ -135,3 +135,14 @@ def test_without_a_compiler_the_layers_predict(unknown, monkeypatch, tmp_path, c
 def test_an_unwritable_cache_is_no_fault(compiled, unknown, monkeypatch):
     unknown.parent.joinpath("sensorium").write_text("a file where the folder should be")
     assert kernels.load() is not None
+
+
+@pytest.mark.parametrize("dtype", kernels.TYPES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@torch.inference_mode()
+def test_what_is_not_finite_is_not_hidden(compiled, dtype, value):
+    """Predictions refuse such values, so a kernel must not turn them into numbers."""
+    _, fast = both(SMALL, compiled, dtype)
+    window = torch.rand(1, 5, 6, *SMALL.canvas)
+    window[0, 0, 3, 2, 2] = value
+    assert not fast(window).isfinite().all()

@@ -31,6 +31,9 @@ import numpy as np
 import psutil
 from rich.console import Console
 
+from sensorium.paths import Paths
+from sensorium.tracking.store import TrackingStore
+
 BURST = 1000
 HUGE_MEGABYTES = 64
 """Size of the huge request, twice what the server takes."""
@@ -247,10 +250,12 @@ async def _ready(session: aiohttp.ClientSession, server: Server) -> None:
     raise SystemExit(f"the server did not start:\n{server.log[-2000:]}")
 
 
-def example_of(project: Path) -> dict[str, Any]:
-    """The request that the pair's version keeps as its example."""
-    found = (json.loads(path.read_text()) for path in project.glob("mlartifacts/**/serving_input_example.json"))
-    return next(request for request in found if request["params"]["model"] == "ensemble")
+def example_of(project: Path, model: str) -> dict[str, Any]:
+    """The request that a registered model keeps as its example."""
+    from mlflow.artifacts import load_dict
+
+    with TrackingStore.of(Paths(project)).in_force():
+        return dict(load_dict(f"{model}/serving_input_example.json"))
 
 
 def run(
@@ -264,7 +269,7 @@ def run(
     seconds: float = 7200,
 ) -> tuple[Outcome, str]:
     """Serve, send for so many seconds at most, end; returns what was seen, and what the server wrote."""
-    known = kinds(example_of(project))
+    known = kinds(example_of(project, model))
     weights = np.array([_WEIGHTS.get(name, 1.0) for name in known])
     drawn = np.random.default_rng(seed).choice(list(known), count, p=weights / weights.sum()).tolist()
     drawn[: len(known)] = list(known)[:count]  # each kind at least once

@@ -26,6 +26,8 @@ import yaml
 from kills import undisturbed_project
 from rich.console import Console
 
+from sensorium.tracking.database import registered
+
 _LONGEST_SECONDS = 1800.0
 _MARGIN = "10"
 """A candidate may be that much worse: every round has another champion."""
@@ -132,7 +134,7 @@ class Soak:
                 state = path.stat()
                 sizes[state.st_ino] = state.st_size
         objects = len(list((self.root / ".dvc" / "cache" / "files" / "md5").glob("??/*")))
-        versions = len(list(self.root.glob("mlartifacts/*/models/m-*")))
+        versions = len(registered(self.root / "mlflow.db"))
         database = (self.root / "mlflow.db").stat().st_size / 2**20
         largest, self._largest = self._largest, 0.0
         return Figures(sum(sizes.values()) / 2**20, objects, database, versions, largest)

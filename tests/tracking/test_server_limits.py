@@ -87,9 +87,8 @@ def test_more_than_may_wait_are_sent_away():
 @pytest.mark.slow
 def test_every_kind_of_request_is_answered_and_the_server_stays(trained):
     register.run(trained.config, trained.paths)
-    count = len(served_model.kinds(served_model.example_of(trained.paths.root)))
-    outcome, _ = served_model.run(
-        trained.paths.root, "sensorium", "models:/sensorium-pair/1", count=count, clients=4, seed=0, burst=150
-    )
+    model, root = "models:/sensorium-pair/1", trained.paths.root
+    count = len(served_model.kinds(served_model.example_of(root, model)))
+    outcome, _ = served_model.run(root, "sensorium", model, count=count, clients=4, seed=0, burst=150)
     assert not outcome.faults, "\n".join(outcome.faults)
     assert outcome.answers["at once"].keys() == {200, 429}

@@ -99,17 +99,34 @@ def measure(work: Callable[[], np.ndarray], frames: int) -> tuple[np.ndarray, Sp
     return prediction, Speed(frames / (time.perf_counter() - wall), frames / (time.process_time() - processor))
 
 
-def multiply_adds(name: str, tensors: list[torch.Tensor]) -> int:
-    """Of one call with these tensors, in the order of its arguments; 0 for what only moves numbers."""
-    if name in ("mm", "bmm", "baddbmm_"):
-        x, weight = tensors[-2:]
-        return x.shape[-2] * weight.numel()
+def amount(name: str, tensors: list[torch.Tensor]) -> tuple[float, float]:
+    """Multiply-adds, 0 for what only moves numbers, and bytes of one call with these tensors, arguments and result."""
+    moved = sum({one.data_ptr(): one.nbytes for one in tensors}.values())
+    if name in ("mm", "bmm", "addmm_", "baddbmm_"):
+        x, weight = tensors[1:3] if name.endswith("_") else tensors[:2]
+        return x.numel() * weight.shape[-1], moved
     if name == "widen":
-        return tensors[4].numel() * len(tensors[1])
-    if name in ("space", "time"):
-        x, weight = tensors[:2]
-        return (tensors[3] if name == "space" else x).numel() * len(weight)
-    return 0
+        return tensors[4].numel() * len(tensors[1]), moved
+    if name == "space":  # of the video a few images are written
+        images, weight, _, video = tensors
+        part = len(images) / (video.shape[0] * video.shape[3])
+        return part * video.numel() * len(weight), images.nbytes + part * video.nbytes
+    if name == "time":
+        return tensors[0].numel() * len(tensors[1]), 2 * moved
+    return 0, moved
+
+
+def calibrated(model: DwiseNeuro, frames: int) -> DwiseNeuro:
+    """Give the norms the statistics of one random window: a model with none of its own overflows, and underflows."""
+    norms = [part for part in model.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train().features(torch.rand(1, 5, frames, *model.config.canvas) * 255)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model.eval()
 
 
 class Roofline:
@@ -121,7 +138,7 @@ class Roofline:
         for owner, names in (
             (kernels.Kernels, ("widen", "activate", "space", "time")),
             (torch, ("mm", "bmm", "addcmul")),
-            (torch.Tensor, ("baddbmm_",)),
+            (torch.Tensor, ("addmm_", "baddbmm_")),
         ):
             for name in names:
                 setattr(owner, name, self._timed(name, getattr(owner, name)))
@@ -145,11 +162,10 @@ class Roofline:
             began = time.process_time()
             result = function(*arguments, **named)
             seconds = time.process_time() - began
-            tensors = [one for one in arguments if isinstance(one, torch.Tensor)]
-            every = [*tensors, *named.values(), *[result] * isinstance(result, torch.Tensor)]
-            moved = sum({one.data_ptr(): one.nbytes for one in every}.values())
+            every = [*arguments, *named.values(), *[result] * (result is not None)]
+            tensors = [one for one in every if isinstance(one, torch.Tensor)]
             row = self.spent.setdefault((self.block, name), np.zeros(3))
-            row += (multiply_adds(name, tensors), moved, seconds)
+            row += (*amount(name, tensors), seconds)
             return result
 
         return call
@@ -220,7 +236,7 @@ def main() -> None:
     plain, members = [], []
     for seed in range(options.models):
         torch.manual_seed(seed)
-        model = DwiseNeuro(settings, [NEURONS]).eval()
+        model = calibrated(DwiseNeuro(settings, [NEURONS]), window.frames)
         plain.append(PlainDwiseNeuro(settings, [NEURONS]).eval().to(device))
         match(plain[-1], model.to(device))
         members.append(Member(model, 0, window))

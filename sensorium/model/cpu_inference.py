@@ -7,7 +7,8 @@
 * The shortcut, all biases and the next block's position encoding are one pass, into which the projection is added.
 * The last block's output is averaged over the image: its projection maps averages.
 
-The legend of shapes is in `sensorium.model.layers`.
+The legend of shapes is in `sensorium.model.layers`. Videos are held as (B, H, W, T, C) here: all frames of a pixel lie
+together, and the temporal filter works on them in the cache and in place.
 """
 
 import math
@@ -88,11 +89,11 @@ class _FromInputs:
         self._by_column = encoding[0, 0] @ wide  # (W, C')
 
     def narrow(self, x: Tensor, stride: int) -> Tensor:
-        """The block's input, (B, T, H', W', C), at every `stride`-th pixel."""
+        """The block's input, (B, H', W', T, C), at every `stride`-th pixel."""
         inputs = subsample(x.permute(0, 2, 3, 4, 1).contiguous(), stride)
         # Not as a matrix product: its bits would depend on the number of threads.
         video = as_video(self._stem(as_images(inputs)), len(x))
-        return video + subsample(self._encoding[None], stride)
+        return (video + subsample(self._encoding[None], stride)).permute(0, 2, 3, 1, 4)
 
     def wide(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Number of the first image, and images (n, H, W, C') expanded and activated, overwritten by the next."""
@@ -103,7 +104,7 @@ class _FromInputs:
 
 
 class _FromVideo:
-    """A later block's input and its wide images, from the video (B, T, H, W, C) before it."""
+    """A later block's input and its wide images, from the video (B, H, W, T, C) before it."""
 
     def __init__(self, block: "Block", dtype: torch.dtype, kernels: Kernels) -> None:
         self.dtype = dtype
@@ -112,13 +113,13 @@ class _FromVideo:
         self._bias = _padded(block.expand.conv.bias)
 
     def narrow(self, x: Tensor, stride: int) -> Tensor:
-        """The block's input, (B, T, H', W', C), at every `stride`-th pixel."""
-        return subsample(x, stride)
+        """The block's input, (B, H', W', T, C), at every `stride`-th pixel."""
+        return x if stride == 1 else subsample(x.permute(0, 3, 1, 2, 4), stride).permute(0, 2, 3, 1, 4)
 
     def wide(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Number of the first image, and images (n, H, W, C') expanded and activated, overwritten by the next."""
-        narrow = x.flatten(0, 1).to(self.dtype)
-        for first, images in _parts(len(narrow), (*x.shape[2:4], len(self._bias)), self.dtype):
+        narrow = x.permute(0, 3, 1, 2, 4).to(self.dtype).flatten(0, 1).contiguous()
+        for first, images in _parts(len(narrow), (*x.shape[1:3], len(self._bias)), self.dtype):
             pixels = narrow[first : first + len(images)].flatten(0, 2)
             torch.mm(pixels, self._weight, out=images.view(len(pixels), -1))
             self._kernels.activate(images, self._bias)
@@ -134,7 +135,7 @@ class InferenceBlock:
         Args:
             block: its norms are folded.
             expansion: where its wide images come from.
-            after: (T, H', W', C'), what the next block adds to its input.
+            after: (T, H', W', C') or a number, what the next block adds to its input.
             kernels: the compiled parts.
         """
         self._expansion, self._kernels = expansion, kernels
@@ -148,37 +149,40 @@ class InferenceBlock:
         assert norm.running_mean is not None
         assert norm.running_var is not None
         self._scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # (C')
-        self._constant = norm.bias - norm.running_mean * self._scale + gate.project.bias + after
+        self._constant = (
+            norm.bias
+            - norm.running_mean * self._scale
+            + gate.project.bias
+            + (after.permute(1, 2, 0, 3) if after.ndim else after)
+        )
 
     def video(self, x: Tensor) -> Tensor:
-        """(B, T, H', W', C') float32."""
+        """(B, H', W', T, C') float32."""
         y, filtered = self._around(x)
-        gated = torch.empty_like(filtered)
-        weight = self._gated(self._kernels.time(filtered, self._time, self._time_bias, gated), filtered.shape)
-        target, pixels = y.flatten(1, 3), gated.flatten(1, 3)
-        if pixels.dtype == target.dtype:
-            target.baddbmm_(pixels, weight)
-        else:
-            target += torch.bmm(pixels, weight.to(pixels.dtype))
+        weights = self._gated(self._kernels.time(filtered, self._time, self._time_bias, keep=True), filtered.shape)
+        for target, pixels, weight in zip(y.flatten(1, 3), filtered.flatten(1, 3), weights, strict=True):
+            # Not for all windows at once: several times slower in float32 where the weights are large.
+            if pixels.dtype == target.dtype:
+                target.addmm_(pixels, weight)
+            else:
+                target += torch.mm(pixels, weight.to(pixels.dtype))
         return y
 
     def pooled(self, x: Tensor) -> Tensor:
         """(B, C', T) float32, means over the image."""
         y, filtered = self._around(x)
-        sums = self._kernels.time(filtered, self._time, self._time_bias, None)
-        means = sums / math.prod(filtered.shape[2:4])
-        return y.mean((2, 3)).baddbmm_(means, self._gated(sums, filtered.shape)).transpose(1, 2)
+        sums = self._kernels.time(filtered, self._time, self._time_bias, keep=False)
+        means = sums / math.prod(filtered.shape[1:3])
+        return y.mean((1, 2)).baddbmm_(means, self._gated(sums, filtered.shape)).transpose(1, 2)
 
     def _around(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The shortcut (B, T, H', W', C') with all that is added to it, and the wide video, filtered in space."""
+        """The shortcut (B, H', W', T, C') with all that is added to it, and the wide video, filtered in space."""
         narrow = self._expansion.narrow(x, self._stride)
-        windows, frames, height, width, _ = narrow.shape
-        filtered = torch.empty(windows * frames, height, width, len(self._time_bias), dtype=self._expansion.dtype)
+        filtered = torch.empty(*narrow.shape[:4], len(self._time_bias), dtype=self._expansion.dtype)
         for first, images in self._expansion.wide(x):
-            part = filtered[first : first + len(images)]
-            self._kernels.space(images, self._space, self._space_bias, part, self._stride)
+            self._kernels.space(images, self._space, self._space_bias, filtered, first, self._stride)
         shortcut = torch.addcmul(self._constant, tile_channels(narrow, len(self._scale), dim=-1), self._scale)
-        return shortcut.contiguous(), filtered.view(windows, frames, height, width, -1)
+        return shortcut.contiguous(), filtered
 
     def _gated(self, sums: Tensor, shape: torch.Size) -> Tensor:
         """Weights (B, C, C') of the projection, of the sums (B, T, C) over the pixels of a video."""

@@ -3,6 +3,10 @@
 // bfloat16, arithmetic is float32. No result depends on the number of threads.
 #include <cstdint>
 #include <cstring>
+#include <vector>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -14,7 +18,7 @@ constexpr int LANES = 8;
 constexpr int LANES = 4;
 #endif
 constexpr long INPUTS = 5;
-constexpr long STRIP = 8;  // pixels of all frames of a window that lie in the cache together
+constexpr long PIXELS = 4;  // of a row, filtered together
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
@@ -34,16 +38,35 @@ inline Floats load(const uint16_t* from) {
 inline void store(float* to, Floats x) { std::memcpy(to, &x, sizeof x); }
 
 inline void store(uint16_t* to, Floats x) {  // to the nearest, ties to even
+#ifdef __AVX512BF16__
+    const auto half = _mm512_cvtneps_pbh((__m512)x);
+#else
     const Words bits = (Words)x;
     const Halves half = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, Halves);
+#endif
     std::memcpy(to, &half, sizeof half);
 }
 
-// x / (1 + exp(-x)), relative error below 1e-6. exp is a power of two times a polynomial.
+// 1 / x for normal x, relative error below 2e-7: an estimate of the processor and a step of Newton's method.
+inline Floats reciprocal(Floats x) {
+#if defined(__AVX512F__)
+    const Floats estimate = (Floats)_mm512_rcp14_ps((__m512)x);
+#elif defined(__AVX__)
+    const Floats estimate = (Floats)_mm256_rcp_ps((__m256)x);
+#else
+    return 1.0f / x;
+#endif
+#ifdef __AVX__
+    return estimate * (2.0f - x * estimate);
+#endif
+}
+
+// x / (1 + exp(-x)), relative error below 1e-6, and 0 below -70, since what follows would reach denormal numbers, which
+// are slow. exp is a power of two times a polynomial.
 inline Floats silu(Floats x) {
     constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     constexpr float SCALE = -1.44269504088896341f;
-    const Floats limit = Floats{} + 87.0f;
+    const Floats limit = Floats{} + 70.0f;
     Floats y = x < limit ? x : limit;
     y = y > -limit ? y : -limit;
     const Floats shifted = y * SCALE + MAGIC;
@@ -53,7 +76,8 @@ inline Floats silu(Floats x) {
     p = p * f + 0.24022120237350464f;
     p = p * f + 0.6931469440460205f;
     p = p * f + 1.0f;
-    return x / ((Floats)((Words)p + ((Words)shifted << 23)) + 1.0f);
+    const Floats factor = reciprocal((Floats)((Words)p + ((Words)shifted << 23)) + 1.0f);
+    return x * (x < -limit ? Floats{} : factor);
 }
 
 // The first block's wide images: SiLU of a map of the five inputs, plus what belongs to the row and to the column.
@@ -90,73 +114,95 @@ void activate(Number* x, const float* bias, long pixels, long channels, int thre
     }
 }
 
-// One pixel of a filter with TAPS taps, or with a number of them that is known only now.
-template <int TAPS, typename Number>
-inline void filter(const Number* const* taps, const float* const* weights, int count, const float* bias, Number* y,
-                   long channels) {
+// One pixel of a filter of any size: `taps` are its inputs, zeros where they lie outside the image.
+template <typename Number>
+void filter(const Number* const* taps, const float* weight, long count, const float* bias, Number* y, long channels) {
     for (long c = 0; c < channels; c += LANES) {
         Floats sum = load(bias + c);
-        for (int k = 0; k < (TAPS ? TAPS : count); k++) sum += load(taps[k] + c) * load(weights[k] + c);
+        for (long k = 0; k < count; k++) sum += load(taps[k] + c) * load(weight + k * channels + c);
         store(y + c, silu(sum));
     }
 }
 
-// Depth-wise filter over rows and columns, zeros around the image, bias, SiLU.
+// PIXELS of a row by a filter of three rows and columns, together, so that each input and weight is loaded once for all
+// of them. `taps` are the inputs of each row from left to right; y has `step` numbers from pixel to pixel.
+template <int STRIDE, typename Number>
+void filter_row(const Number* const* taps, const float* weight, const float* bias, Number* y, long step,
+                long channels) {
+    constexpr int WIDTH = (PIXELS - 1) * STRIDE + 3;
+    for (long c = 0; c < channels; c += LANES) {
+        Floats sums[PIXELS];
+        for (int p = 0; p < PIXELS; p++) sums[p] = load(bias + c);
+#pragma GCC unroll 3
+        for (int i = 0; i < 3; i++) {
+            Floats inputs[WIDTH];
+            for (int j = 0; j < WIDTH; j++) inputs[j] = load(taps[i * WIDTH + j] + c);
+            for (int j = 0; j < 3; j++) {
+                const Floats w = load(weight + (i * 3 + j) * channels + c);
+                for (int p = 0; p < PIXELS; p++) sums[p] += inputs[p * STRIDE + j] * w;
+            }
+        }
+        for (int p = 0; p < PIXELS; p++) store(y + p * step + c, silu(sums[p]));
+    }
+}
+
+// Depth-wise filter over rows and columns of images `first` and following, zeros around the image, bias, SiLU. The
+// result is part of a video, (windows, rows, columns, frames, channels).
 template <typename Number>
-void space(const Number* x, const float* weight, const float* bias, Number* y, long images, long height, long width,
-           long channels, long side, long stride, int threads) {
+void space(const Number* x, const float* weight, const float* bias, Number* y, long first, long images, long frames,
+           long height, long width, long channels, long side, long stride, int threads) {
     const long rows = (height + stride - 1) / stride, columns = (width + stride - 1) / stride, pad = side / 2;
+    const long step = frames * channels, most = side == 3 && stride <= 2 ? PIXELS : 1;
+    const std::vector<Number> zeros(channels);
 #pragma omp parallel for num_threads(threads)
-    for (long row = 0; row < images * rows; row++) {
-        const Number* image = x + row / rows * height * width * channels;
-        const long top = row % rows * stride - pad;
-        for (long column = 0; column < columns; column++) {
-            const long left = column * stride - pad;
-            const Number* taps[side * side];
-            const float* weights[side * side];
-            int count = 0;
-            for (long i = top < 0 ? -top : 0; i < side && top + i < height; i++)
-                for (long j = left < 0 ? -left : 0; j < side && left + j < width; j++) {
-                    taps[count] = image + ((top + i) * width + left + j) * channels;
-                    weights[count++] = weight + (i * side + j) * channels;
+    for (long line = 0; line < images * rows; line++) {
+        const Number* image = x + line / rows * height * width * channels;
+        const long row = line % rows, number = first + line / rows;
+        Number* to = y + ((number / frames * rows + row) * columns * frames + number % frames) * channels;
+        for (long column = 0; column < columns;) {
+            const long pixels = columns - column < most ? 1 : most, across = (pixels - 1) * stride + side;
+            const Number* taps[side * across];
+            for (long i = 0; i < side; i++)
+                for (long j = 0; j < across; j++) {
+                    const long v = row * stride - pad + i, h = column * stride - pad + j;
+                    const bool inside = v >= 0 && v < height && h >= 0 && h < width;
+                    taps[i * across + j] = inside ? image + (v * width + h) * channels : zeros.data();
                 }
-            Number* to = y + (row * columns + column) * channels;
-            if (count == 9)
-                filter<9>(taps, weights, count, bias, to, channels);
+            if (pixels == 1)
+                filter(taps, weight, side * side, bias, to + column * step, channels);
+            else if (stride == 1)
+                filter_row<1>(taps, weight, bias, to + column * step, step, channels);
             else
-                filter<0>(taps, weights, count, bias, to, channels);
+                filter_row<2>(taps, weight, bias, to + column * step, step, channels);
+            column += pixels;
         }
     }
 }
 
-// Depth-wise filter over frames, zeros before and after the window, bias, SiLU; y may be null. The pixels of each row are
-// added up as well: sums is (windows, rows, frames, channels), zero before.
-template <typename Number>
-void time(const Number* x, const float* weight, const float* bias, Number* y, float* sums, long windows, long frames,
-          long rows, long columns, long channels, long length, int threads) {
-    const long image = rows * columns * channels, pad = length / 2;
+// Depth-wise filter over the frames of a video (parts, pixels, frames, channels), zeros before the first and after the
+// last, bias, SiLU; in place where `keep` is set. The pixels of each part are added up: sums is (parts, frames,
+// channels), zero before.
+template <int TAPS, typename Number>
+void time(Number* x, const float* weight, const float* bias, float* sums, long parts, long pixels, long frames,
+          long channels, long length, int keep, int threads) {
+    const int taps = TAPS ? TAPS : length, pad = taps / 2;
 #pragma omp parallel for num_threads(threads)
-    for (long row = 0; row < windows * rows; row++) {
-        const long start = row / rows * frames * image + row % rows * columns * channels;
-        for (long left = 0; left < columns; left += STRIP) {
-            const long right = left + STRIP < columns ? left + STRIP : columns;
-            for (long frame = 0; frame < frames; frame++) {
-                const long first = frame < pad ? pad - frame : 0;
-                const long last = frames - frame + pad < length ? frames - frame + pad : length;
-                float* total = sums + (row * frames + frame) * channels;
-                for (long column = left; column < right; column++) {
-                    const long at = start + frame * image + column * channels;
-                    for (long c = 0; c < channels; c += LANES) {
-                        Floats sum = load(bias + c);
-                        for (long k = first; k < last; k++)
-                            sum += load(x + at + (k - pad) * image + c) * load(weight + k * channels + c);
-                        sum = silu(sum);
-                        if (y) store(y + at + c, sum);
-                        store(total + c, load(total + c) + sum);
-                    }
+    for (long part = 0; part < parts; part++) {
+        Floats inputs[frames + taps - 1];
+        for (long k = 0; k < frames + taps - 1; k++) inputs[k] = Floats{};
+        for (long pixel = part * pixels; pixel < (part + 1) * pixels; pixel++)
+            for (long c = 0; c < channels; c += LANES) {
+                Number* at = x + pixel * frames * channels + c;
+                for (long frame = 0; frame < frames; frame++) inputs[pad + frame] = load(at + frame * channels);
+                for (long frame = 0; frame < frames; frame++) {
+                    Floats sum = load(bias + c);
+                    for (int k = 0; k < taps; k++) sum += inputs[frame + k] * load(weight + k * channels + c);
+                    sum = silu(sum);
+                    if (keep) store(at + frame * channels, sum);
+                    float* total = sums + (part * frames + frame) * channels + c;
+                    store(total, load(total) + sum);
                 }
             }
-        }
     }
 }
 
@@ -168,13 +214,13 @@ void time(const Number* x, const float* weight, const float* bias, Number* y, fl
         widen(x, w, by_row, by_column, y, first, last, f, h, v, c, t);                                                 \
     }                                                                                                                  \
     void activate_##NAME(NUMBER* x, const float* b, long n, long c, int t) { activate(x, b, n, c, t); }                \
-    void space_##NAME(const NUMBER* x, const float* w, const float* b, NUMBER* y, long n, long h, long v, long c,      \
-                      long k, long s, int t) {                                                                         \
-        space(x, w, b, y, n, h, v, c, k, s, t);                                                                        \
+    void space_##NAME(const NUMBER* x, const float* w, const float* b, NUMBER* y, long i, long n, long f, long h,      \
+                      long v, long c, long k, long s, int t) {                                                         \
+        space(x, w, b, y, i, n, f, h, v, c, k, s, t);                                                                  \
     }                                                                                                                  \
-    void time_##NAME(const NUMBER* x, const float* w, const float* b, NUMBER* y, float* sums, long n, long f, long h,  \
-                     long v, long c, long k, int t) {                                                                  \
-        time(x, w, b, y, sums, n, f, h, v, c, k, t);                                                                   \
+    void time_##NAME(NUMBER* x, const float* w, const float* b, float* sums, long n, long p, long f, long c, long k,   \
+                     long keep, int t) {                                                                               \
+        (k == 5 ? time<5, NUMBER> : time<0, NUMBER>)(x, w, b, sums, n, p, f, c, k, keep, t);                           \
     }
 
 extern "C" {

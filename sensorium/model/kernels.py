@@ -55,20 +55,30 @@ class Kernels:
         """Add `bias` (C,) to (..., C) and apply SiLU, in place."""
         self._call("activate", x.dtype, (x, bias), (x.numel() // len(bias), len(bias)))
 
-    def space(self, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor, stride: int) -> None:
-        """Filter images (n, H, W, C) into `y` (n, H', W', C) by `weight` (side * side, C), add `bias`, apply SiLU."""
-        side = round(len(weight) ** 0.5)
-        self._call("space", x.dtype, (x, weight, bias, y), (*x.shape, side, stride))
+    def space(self, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor, first: int, stride: int) -> None:
+        """Filter images (n, H, W, C) by `weight` (side * side, C), add `bias` and apply SiLU.
 
-    def time(self, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor | None) -> Tensor:
-        """Filter videos (B, T, H, W, C) into `y` by `weight` (length, C), add `bias`, apply SiLU.
+        Args:
+            x: images `first` and following.
+            weight: rows of the filter one after the other.
+            bias: (C,).
+            y: (B, H', W', T, C), the video of all images, written where they belong.
+            first: number of the first image, window times T plus frame.
+            stride: distance of the filter's places.
+        """
+        side = round(len(weight) ** 0.5)
+        self._call("space", x.dtype, (x, weight, bias, y), (first, len(x), y.shape[3], *x.shape[1:], side, stride))
+
+    def time(self, x: Tensor, weight: Tensor, bias: Tensor, *, keep: bool) -> Tensor:
+        """Filter videos (B, H, W, T, C) by `weight` (length, C), add `bias` and apply SiLU; in place if they are kept.
 
         Returns:
-            (B, T, C) float32, sums over the pixels of each frame of what was written, before it was rounded.
+            (B, T, C) float32, sums over the pixels of each frame, before rounding.
         """
-        windows, frames, rows, _, channels = x.shape
+        windows, rows, columns, frames, channels = x.shape
         sums = torch.zeros(windows, rows, frames, channels)
-        self._call("time", x.dtype, (x, weight, bias, y, sums), (*x.shape, len(weight)))
+        sizes = (windows * rows, columns, frames, channels, len(weight), int(keep))
+        self._call("time", x.dtype, (x, weight, bias, sums), sizes)
         return sums.sum(1)
 
     def _call(self, name: str, dtype: torch.dtype, tensors: tuple[Tensor | None, ...], sizes: tuple[int, ...]) -> None:

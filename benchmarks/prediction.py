@@ -99,26 +99,24 @@ def measure(work: Callable[[], np.ndarray], frames: int) -> tuple[np.ndarray, Sp
     return prediction, Speed(frames / (time.perf_counter() - wall), frames / (time.process_time() - processor))
 
 
-def amount(name: str, tensors: list[torch.Tensor]) -> tuple[float, float]:
-    """Multiply-adds, 0 for what only moves numbers, and bytes of one call with these tensors, arguments and result."""
+def amount(name: str, arguments: tuple, tensors: list[torch.Tensor]) -> tuple[float, float]:
+    """Multiply-adds, 0 for what only moves numbers, and bytes that one call reads and writes."""
+    if name == "filter":
+        _, room, filters, y, _, (first, last), height, _ = arguments
+        part = (last - first) / len(y)
+        read = part * height / len(room) * room.nbytes
+        return part * y.numel() * (len(filters.space) + len(filters.time)), read + part * y.nbytes
     moved = sum({one.data_ptr(): one.nbytes for one in tensors}.values())
-    if name in ("mm", "bmm", "addmm_", "baddbmm_"):
-        x, weight = tensors[1:3] if name.endswith("_") else tensors[:2]
-        return x.numel() * weight.shape[-1], moved
+    if name in ("mm", "bmm"):
+        return tensors[0].numel() * tensors[1].shape[-1], moved
     if name == "widen":
         return tensors[4].numel() * len(tensors[1]), moved
-    if name == "space":  # of the video a few images are written
-        images, weight, _, video = tensors
-        part = len(images) / (video.shape[0] * video.shape[3])
-        return part * video.numel() * len(weight), images.nbytes + part * video.nbytes
-    if name == "time":
-        return tensors[0].numel() * len(tensors[1]), 2 * moved
     return 0, moved
 
 
 def calibrated(model: DwiseNeuro, frames: int) -> DwiseNeuro:
     """Give the norms the statistics of one random window: a model with none of its own overflows, and underflows."""
-    norms = [part for part in model.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
+    norms = [part for part in model.modules() if isinstance(part, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d))]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
@@ -136,9 +134,8 @@ class Roofline:
         self.block = "cortex and readout"
         self.spent = {}
         for owner, names in (
-            (kernels.Kernels, ("widen", "activate", "space", "time")),
-            (torch, ("mm", "bmm", "addcmul")),
-            (torch.Tensor, ("addmm_", "baddbmm_")),
+            (kernels.Kernels, ("widen", "activate", "filter", "shortcut")),
+            (torch, ("mm", "bmm")),
         ):
             for name in names:
                 setattr(owner, name, self._timed(name, getattr(owner, name)))
@@ -165,7 +162,7 @@ class Roofline:
             every = [*arguments, *named.values(), *[result] * (result is not None)]
             tensors = [one for one in every if isinstance(one, torch.Tensor)]
             row = self.spent.setdefault((self.block, name), np.zeros(3))
-            row += (*amount(name, tensors), seconds)
+            row += (*amount(name, arguments, tensors), seconds)
             return result
 
         return call

@@ -2,32 +2,31 @@
 
 * The stem and the first block's expansion are both linear, and the position encoding is a sum over axes: the wide video
   of the first block follows from the five inputs directly, without a matrix product.
-* A block's expansion, SiLU and spatial filter are computed for a few images at a time, which stay in the cache.
-* The temporal filter adds up its outputs, so squeeze-and-excitation needs no pass of its own.
-* The shortcut, all biases and the next block's position encoding are one pass, into which the projection is added.
+* A block's expansion, SiLU, its two filters and the sums for squeeze-and-excitation are computed for a few rows at a
+  time, of all frames, which stay in the cache. The expanded video is never whole in memory.
+* The shortcut, all biases and the next block's position encoding are added to the projection in one pass.
 * The last block's output is averaged over the image: its projection maps averages.
 
-The legend of shapes is in `sensorium.model.layers`. Videos are held as (B, H, W, T, C) here: all frames of a pixel lie
-together, and the temporal filter works on them in the cache and in place.
+The legend of shapes is in `sensorium.model.layers`. The video of a window is held as (H, W, T, C) here: all frames of a
+pixel lie together.
 """
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sensorium.model.kernels import CHANNELS, Kernels
+from sensorium.model.kernels import CHANNELS, GROUP, Filters, Kernels
 from sensorium.model.layers import tile_channels
 from sensorium.model.video import ChannelConv, PointConv, as_images, as_video, subsample
 
 if TYPE_CHECKING:
     from sensorium.model.dwiseneuro import Block, Core
 
-_ROOM = 1 << 23
-"""Bytes of the images that are expanded and filtered at a time."""
+_ROOM = 1 << 22
+"""Bytes of the rows that are expanded at a time."""
 
 
 class InferenceCore:
@@ -46,32 +45,34 @@ class InferenceCore:
             kernels: the compiled parts.
         """
         blocks = cast("list[Block]", list(core.blocks))
-        image, encodings = canvas, []
+        (height, width), shapes, encodings = canvas, [], []
         for block in blocks:
-            encodings.append(block.position.encoding(torch.Size((frames, *image))))
-            image = (math.ceil(image[0] / block.shortcut.stride), math.ceil(image[1] / block.shortcut.stride))
-        following = [*encodings[1:], encodings[0].new_zeros(())]
-        first = _FromInputs(core.stem, blocks[0], encodings[0], dtype, kernels)
+            shapes.append((height, width, frames))
+            encodings.append(block.position.encoding(torch.Size((frames, height, width))))
+            height, width = (math.ceil(side / block.shortcut.stride) for side in (height, width))
         expansions: list[_FromInputs | _FromVideo] = [
-            first,
+            _FromInputs(core.stem, blocks[0], encodings[0], dtype, kernels),
             *(_FromVideo(block, dtype, kernels) for block in blocks[1:]),
         ]
         self._blocks = [
-            InferenceBlock(block, expansion, after, kernels)
-            for block, expansion, after in zip(blocks, expansions, following, strict=True)
+            InferenceBlock(block, expansion, shape, after, kernels)
+            for block, expansion, shape, after in zip(blocks, expansions, shapes, [*encodings[1:], None], strict=True)
         ]
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, 5, T, H, W) float32 to features (B, F, T) float32."""
         with torch.autocast("cpu", enabled=False):
-            x = x.contiguous()
-            for block in self._blocks[:-1]:
-                x = block.video(x)
-            return self._blocks[-1].pooled(x)
+            return torch.stack([self._features(window) for window in x.contiguous()])
+
+    def _features(self, x: Tensor) -> Tensor:
+        """(5, T, H, W) to (F, T)."""
+        for block in self._blocks[:-1]:
+            x = block.video(x)
+        return self._blocks[-1].pooled(x)
 
 
 class _FromInputs:
-    """The first block's input and its wide images, from the input (B, 5, T, H, W)."""
+    """The first block's input and the rows of its wide video, from the input (5, T, H, W)."""
 
     def __init__(self, stem: PointConv, block: "Block", encoding: Tensor, dtype: torch.dtype, kernels: Kernels) -> None:
         bias = stem.conv.bias
@@ -79,32 +80,30 @@ class _FromInputs:
         self.dtype = dtype
         self._kernels = kernels
         self._stem = stem.conv
-        self._encoding = encoding  # (T, H, W, C)
+        self._encoding = encoding.permute(1, 2, 0, 3)  # (H, W, T, C)
         wide = _padded(block.expand.conv.weight.flatten(1).t())  # (C, C')
         self._weight = stem.conv.weight.flatten(1).t() @ wide  # (5, C')
-        corner = encoding[:1, :1, :1]  # the encoding is a sum of functions of one axis each
-        self._by_row = (encoding[:, :, 0] - corner[:, :, 0] + bias) @ wide + _padded(
-            block.expand.conv.bias
-        )  # (T, H, C')
-        self._by_column = encoding[0, 0] @ wide  # (W, C')
+        by_row, by_column = _by_axes(encoding)
+        self._by_row = (by_row + bias) @ wide + _padded(block.expand.conv.bias)  # (H, T, C')
+        self._by_column = by_column @ wide  # (W, C')
 
-    def narrow(self, x: Tensor, stride: int) -> Tensor:
-        """The block's input, (B, H', W', T, C), at every `stride`-th pixel."""
-        inputs = subsample(x.permute(0, 2, 3, 4, 1).contiguous(), stride)
+    def narrow(self, x: Tensor) -> Tensor:
+        """The block's input, (H, W, T, C)."""
+        inputs = x.permute(2, 3, 1, 0).contiguous()
         # Not as a matrix product: its bits would depend on the number of threads.
-        video = as_video(self._stem(as_images(inputs)), len(x))
-        return (video + subsample(self._encoding[None], stride)).permute(0, 2, 3, 1, 4)
+        return as_video(self._stem(as_images(inputs[None])), 1)[0] + self._encoding
 
-    def wide(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Number of the first image, and images (n, H, W, C') expanded and activated, overwritten by the next."""
-        windows, _, frames, *size = x.shape
-        for first, images in _parts(windows * frames, (*size, self._weight.shape[1]), self.dtype):
-            self._kernels.widen(x, self._weight, self._by_row, self._by_column, images, first)
-            yield first, images
+    def prepared(self, x: Tensor) -> Tensor:
+        """What `expand` takes."""
+        return x
+
+    def expand(self, x: Tensor, rows: Tensor, first: int) -> None:
+        """Write rows (n, W, T, C') of the wide video, expanded and activated, the first of which has a number."""
+        self._kernels.widen(x, self._weight, self._by_row, self._by_column, rows, first)
 
 
 class _FromVideo:
-    """A later block's input and its wide images, from the video (B, H, W, T, C) before it."""
+    """A later block's input and the rows of its wide video, from the video (H, W, T, C) before it."""
 
     def __init__(self, block: "Block", dtype: torch.dtype, kernels: Kernels) -> None:
         self.dtype = dtype
@@ -112,36 +111,44 @@ class _FromVideo:
         self._weight = _padded(block.expand.conv.weight.flatten(1).t()).to(dtype)
         self._bias = _padded(block.expand.conv.bias)
 
-    def narrow(self, x: Tensor, stride: int) -> Tensor:
-        """The block's input, (B, H', W', T, C), at every `stride`-th pixel."""
-        return x if stride == 1 else subsample(x.permute(0, 3, 1, 2, 4), stride).permute(0, 2, 3, 1, 4)
+    def narrow(self, x: Tensor) -> Tensor:
+        """The block's input, (H, W, T, C)."""
+        return x
 
-    def wide(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Number of the first image, and images (n, H, W, C') expanded and activated, overwritten by the next."""
-        narrow = x.permute(0, 3, 1, 2, 4).to(self.dtype).flatten(0, 1).contiguous()
-        for first, images in _parts(len(narrow), (*x.shape[1:3], len(self._bias)), self.dtype):
-            pixels = narrow[first : first + len(images)].flatten(0, 2)
-            torch.mm(pixels, self._weight, out=images.view(len(pixels), -1))
-            self._kernels.activate(images, self._bias)
-            yield first, images
+    def prepared(self, x: Tensor) -> Tensor:
+        """What `expand` takes."""
+        return x.to(self.dtype)
+
+    def expand(self, x: Tensor, rows: Tensor, first: int) -> None:
+        """Write rows (n, W, T, C') of the wide video, expanded and activated, the first of which has a number."""
+        torch.mm(x[first : first + len(rows)].flatten(0, 2), self._weight, out=rows.flatten(0, 2))
+        self._kernels.activate(rows, self._bias)
 
 
 class InferenceBlock:
     """One block. Videos between blocks have the next block's position encoding added."""
 
-    def __init__(self, block: "Block", expansion: _FromInputs | _FromVideo, after: Tensor, kernels: Kernels) -> None:
+    def __init__(
+        self,
+        block: "Block",
+        expansion: _FromInputs | _FromVideo,
+        shape: tuple[int, int, int],
+        after: Tensor | None,
+        kernels: Kernels,
+    ) -> None:
         """Arrange the weights.
 
         Args:
             block: its norms are folded.
-            expansion: where its wide images come from.
-            after: (T, H', W', C') or a number, what the next block adds to its input.
+            expansion: where its wide video comes from.
+            shape: H, W and T of its input.
+            after: (T, H', W', C'), what the next block adds to its input, a sum over axes; None for the last block.
             kernels: the compiled parts.
         """
-        self._expansion, self._kernels = expansion, kernels
-        self._space, self._space_bias = _filter(block.space)
-        self._time, self._time_bias = _filter(block.time)
+        self._expansion, self._kernels, self._shape = expansion, kernels, shape
+        self._filters = Filters(*_filter(block.space), *_filter(block.time))
         self._stride = block.shortcut.stride
+        self._places = _taken(shape[0], self._stride), _taken(shape[1], self._stride)
         gate, norm = block.project, block.shortcut.norm
         self._reduce = _padded(gate.reduce.weight), gate.reduce.bias
         self._expand = _padded(gate.expand.weight.t()).t(), _padded(gate.expand.bias)
@@ -149,54 +156,65 @@ class InferenceBlock:
         assert norm.running_mean is not None
         assert norm.running_var is not None
         self._scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # (C')
-        self._constant = (
-            norm.bias
-            - norm.running_mean * self._scale
-            + gate.project.bias
-            + (after.permute(1, 2, 0, 3) if after.ndim else after)
-        )
+        self._constant = norm.bias - norm.running_mean * self._scale + gate.project.bias
+        self._constants = None if after is None else _by_axes(after + self._constant)
 
     def video(self, x: Tensor) -> Tensor:
-        """(B, H', W', T, C') float32."""
-        y, filtered = self._around(x)
-        weights = self._gated(self._kernels.time(filtered, self._time, self._time_bias, keep=True), filtered.shape)
-        for target, pixels, weight in zip(y.flatten(1, 3), filtered.flatten(1, 3), weights, strict=True):
-            # Not for all windows at once: several times slower in float32 where the weights are large.
-            if pixels.dtype == target.dtype:
-                target.addmm_(pixels, weight)
-            else:
-                target += torch.mm(pixels, weight.to(pixels.dtype))
+        """(H', W', T, C') float32."""
+        assert self._constants is not None
+        filtered, sums = self._filtered(x, by_frame=False)
+        weight = self._gated(sums.sum((0, 1, 2)), filtered.shape)
+        projection = torch.mm(filtered.flatten(0, 2), weight.to(filtered.dtype)).view(*filtered.shape[:3], -1)
+        y = projection if projection.dtype == torch.float32 else torch.empty_like(projection, dtype=torch.float32)
+        narrow = self._expansion.narrow(x)
+        self._kernels.shortcut(narrow, self._places, self._scale, *self._constants, projection, y)
         return y
 
     def pooled(self, x: Tensor) -> Tensor:
-        """(B, C', T) float32, means over the image."""
-        y, filtered = self._around(x)
-        sums = self._kernels.time(filtered, self._time, self._time_bias, keep=False)
-        means = sums / math.prod(filtered.shape[1:3])
-        return y.mean((1, 2)).baddbmm_(means, self._gated(sums, filtered.shape)).transpose(1, 2)
+        """(C', T) float32, means over the image."""
+        filtered, sums = self._filtered(x, by_frame=True)
+        sums = sums.sum((0, 1))
+        mean = sums / math.prod(filtered.shape[:2])
+        narrow = self._expansion.narrow(x)[self._places[0]][:, self._places[1]].mean((0, 1))
+        shortcut = tile_channels(narrow, len(self._scale), dim=-1) * self._scale + self._constant
+        return torch.addmm(shortcut, mean, self._gated(sums.sum(0), filtered.shape)).t()
 
-    def _around(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The shortcut (B, H', W', T, C') with all that is added to it, and the wide video, filtered in space."""
-        narrow = self._expansion.narrow(x, self._stride)
-        filtered = torch.empty(*narrow.shape[:4], len(self._time_bias), dtype=self._expansion.dtype)
-        for first, images in self._expansion.wide(x):
-            self._kernels.space(images, self._space, self._space_bias, filtered, first, self._stride)
-        shortcut = torch.addcmul(self._constant, tile_channels(narrow, len(self._scale), dim=-1), self._scale)
-        return shortcut.contiguous(), filtered
+    def _filtered(self, x: Tensor, *, by_frame: bool) -> tuple[Tensor, Tensor]:
+        """The wide video after both filters, (H', W', T, C), and its sums, as `Kernels.filter` writes them."""
+        height, width, frames = self._shape
+        rows, columns = map(len, self._places)
+        channels, dtype = len(self._filters.time_bias), self._expansion.dtype
+        reach = round(len(self._filters.space) ** 0.5) // 2
+        part = max(1, 2 * reach, _ROOM // (width * frames * channels * dtype.itemsize))
+        room = torch.empty(min(height, 2 * part), width, frames, channels, dtype=dtype)
+        filtered = torch.empty(rows, columns, frames, channels, dtype=dtype)
+        sums = torch.zeros(rows, math.ceil(columns / GROUP), frames if by_frame else 1, channels)
+        x = self._expansion.prepared(x)
+        done = 0
+        for first in range(0, height, part):
+            last = min(first + part, height)
+            slot = first % len(room)
+            self._expansion.expand(x, room[slot : slot + last - first], first)
+            ready = rows if last == height else max(done, (last - 1 - reach) // self._stride + 1)
+            self._kernels.filter(room, self._filters, filtered, sums, (done, ready), height, self._stride)
+            done = ready
+        return filtered, sums
 
     def _gated(self, sums: Tensor, shape: torch.Size) -> Tensor:
-        """Weights (B, C, C') of the projection, of the sums (B, T, C) over the pixels of a video."""
-        mean = sums.sum(1) / math.prod(shape[1:4])
+        """Weights (C, C') of the projection, of the sums (C,) over a video of this shape."""
+        mean = sums / math.prod(shape[:3])
         gate = functional.linear(functional.silu(functional.linear(mean, *self._reduce)), *self._expand).sigmoid()
-        return gate[:, :, None] * self._project
+        return gate[:, None] * self._project
 
 
-def _parts(images: int, size: tuple[int, ...], dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
-    """Room for a few images at a time, always the same: the number of the first, and (n, H, W, C)."""
-    at_once = min(images, max(1, _ROOM // (math.prod(size) * dtype.itemsize)))
-    room = torch.empty(at_once, *size, dtype=dtype)
-    for first in range(0, images, at_once):
-        yield first, room[: images - first]
+def _by_axes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(H, T, C) and (W, C), whose sum is (T, H, W, C), itself a sum of functions of one axis each."""
+    return x[:, :, 0].transpose(0, 1).contiguous(), (x[0, 0] - x[0, 0, :1]).contiguous()
+
+
+def _taken(side: int, stride: int) -> Tensor:
+    """Numbers of the rows (or columns) that `subsample` takes of so many."""
+    return subsample(torch.arange(side, dtype=torch.float32).view(1, 1, side, 1, 1), stride).flatten().long()
 
 
 def _filter(layer: ChannelConv) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
-// Parts of DwiseNeuro's core for inference on the CPU. Videos are (windows, frames, rows, columns, channels), images
-// (images, rows, columns, channels); the number of channels is a multiple of 16. Numbers are stored as float32 or
-// bfloat16, arithmetic is float32. No result depends on the number of threads.
+// Parts of DwiseNeuro's core for inference on the CPU. Videos of a window are (rows, columns, frames, channels), so that
+// all that one pixel needs lies together; the number of channels of wide ones is a multiple of 16. Numbers are stored as
+// float32 or bfloat16, arithmetic is float32. No result depends on the number of threads.
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -18,7 +18,8 @@ constexpr int LANES = 8;
 constexpr int LANES = 4;
 #endif
 constexpr long INPUTS = 5;
-constexpr long PIXELS = 4;  // of a row, filtered together
+constexpr long PIXELS = 4;            // of a row, filtered together; GROUP in kernels.py
+constexpr long VECTORS = 128 / LANES;  // of channels, filtered together
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
@@ -80,28 +81,35 @@ inline Floats silu(Floats x) {
     return x * (x < -limit ? Floats{} : factor);
 }
 
-// The first block's wide images: SiLU of a map of the five inputs, plus what belongs to the row and to the column.
-// x is (windows, 5, frames, rows, columns), of which images `first` to `last` - 1 are taken.
+// Rows `first` to `last` - 1 of the first block's wide video: SiLU of a map of the five inputs, plus what belongs to row
+// and frame, and to the column. x is (5, frames, height, width).
 template <typename Number>
 void widen(const float* x, const float* weight, const float* by_row, const float* by_column, Number* y, long first,
-           long last, long frames, long rows, long columns, long channels, int threads) {
-    const long plane = frames * rows * columns;
-#pragma omp parallel for num_threads(threads)
-    for (long row = first * rows; row < last * rows; row++) {
-        const long window = row / (frames * rows), place = row % (frames * rows);
-        const float* from = x + window * INPUTS * plane + place * columns;
-        const float* along = by_row + place * channels;
-        for (long column = 0; column < columns; column++) {
-            float inputs[INPUTS];
-            for (long i = 0; i < INPUTS; i++) inputs[i] = from[i * plane + column];
-            Number* to = y + ((row - first * rows) * columns + column) * channels;
-            for (long c = 0; c < channels; c += LANES) {
-                Floats sum = load(along + c) + load(by_column + column * channels + c);
-                for (long i = 0; i < INPUTS; i++) sum += load(weight + i * channels + c) * inputs[i];
-                store(to + c, silu(sum));
+           long last, long frames, long height, long width, long channels, int threads) {
+#pragma omp parallel for collapse(2) num_threads(threads)
+    for (long row = first; row < last; row++)
+        for (long column = 0; column < width; column++)
+            for (long frame = 0; frame < frames; frame++) {
+                float inputs[INPUTS];
+                for (long i = 0; i < INPUTS; i++)
+                    inputs[i] = x[((i * frames + frame) * height + row) * width + column];
+                const float* along = by_row + (row * frames + frame) * channels;
+                Number* to = y + (((row - first) * width + column) * frames + frame) * channels;
+                for (long c = 0; c < channels; c += LANES) {
+                    Floats sum = load(along + c) + load(by_column + column * channels + c);
+                    for (long i = 0; i < INPUTS; i++) sum += load(weight + i * channels + c) * inputs[i];
+                    store(to + c, silu(sum));
+                }
             }
-        }
-    }
+}
+
+inline float value(float x) { return x; }
+
+inline float value(uint16_t x) {
+    const uint32_t bits = (uint32_t)x << 16;
+    float y;
+    std::memcpy(&y, &bits, sizeof y);
+    return y;
 }
 
 // Bias and SiLU, in place.
@@ -114,96 +122,129 @@ void activate(Number* x, const float* bias, long pixels, long channels, int thre
     }
 }
 
-// One pixel of a filter of any size: `taps` are its inputs, zeros where they lie outside the image.
-template <typename Number>
-void filter(const Number* const* taps, const float* weight, long count, const float* bias, Number* y, long channels) {
-    for (long c = 0; c < channels; c += LANES) {
-        Floats sum = load(bias + c);
-        for (long k = 0; k < count; k++) sum += load(taps[k] + c) * load(weight + k * channels + c);
-        store(y + c, silu(sum));
-    }
-}
-
-// PIXELS of a row by a filter of three rows and columns, together, so that each input and weight is loaded once for all
-// of them. `taps` are the inputs of each row from left to right; y has `step` numbers from pixel to pixel.
+// LANES channels of PIXELS outputs of a filter of three rows and columns: each input and weight is loaded once for all.
 template <int STRIDE, typename Number>
-void filter_row(const Number* const* taps, const float* weight, const float* bias, Number* y, long step,
-                long channels) {
+inline void filter_row(const Number* const* taps, long at, const float* weight, long step, Floats* sums) {
     constexpr int WIDTH = (PIXELS - 1) * STRIDE + 3;
-    for (long c = 0; c < channels; c += LANES) {
-        Floats sums[PIXELS];
-        for (int p = 0; p < PIXELS; p++) sums[p] = load(bias + c);
 #pragma GCC unroll 3
-        for (int i = 0; i < 3; i++) {
-            Floats inputs[WIDTH];
-            for (int j = 0; j < WIDTH; j++) inputs[j] = load(taps[i * WIDTH + j] + c);
-            for (int j = 0; j < 3; j++) {
-                const Floats w = load(weight + (i * 3 + j) * channels + c);
-                for (int p = 0; p < PIXELS; p++) sums[p] += inputs[p * STRIDE + j] * w;
-            }
+    for (int i = 0; i < 3; i++) {
+        Floats inputs[WIDTH];
+        for (int j = 0; j < WIDTH; j++) inputs[j] = load(taps[i * WIDTH + j] + at);
+        for (int j = 0; j < 3; j++) {
+            const Floats w = load(weight + (i * 3 + j) * step);
+            for (int p = 0; p < PIXELS; p++) sums[p] += inputs[p * STRIDE + j] * w;
         }
-        for (int p = 0; p < PIXELS; p++) store(y + p * step + c, silu(sums[p]));
     }
 }
 
-// Depth-wise filter over rows and columns of images `first` and following, zeros around the image, bias, SiLU. The
-// result is part of a video, (windows, rows, columns, frames, channels).
+// The filter over frames of the results `between` of the one over rows and columns, (frames + TAPS - 1, VECTORS), for
+// some channels of a pixel. Sums go to `total`, which has `by_frame` numbers from frame to frame.
+template <int TAPS, typename Number>
+inline void filter_frames(const Floats (*between)[VECTORS], const float* weight, const float* bias, Number* y,
+                          float* total, long vectors, long frames, long channels, long length, long by_frame) {
+    for (long v = 0; v < vectors; v++) {
+        const long c = v * LANES;
+        Floats weights[TAPS ? TAPS : 1], sum = Floats{};
+        for (int k = 0; k < TAPS; k++) weights[k] = load(weight + k * channels + c);
+        for (long frame = 0; frame < frames; frame++) {
+            Floats result = load(bias + c);
+            for (int k = 0; k < TAPS; k++) result += between[frame + k][v] * weights[k];
+            if (!TAPS)
+                for (long k = 0; k < length; k++)
+                    result += between[frame + k][v] * load(weight + k * channels + c);
+            result = silu(result);
+            if (by_frame)
+                store(total + frame * by_frame + c, load(total + frame * by_frame + c) + result);
+            else
+                store(y + frame * channels + c, result);
+            sum += result;
+        }
+        if (!by_frame) store(total + c, load(total + c) + sum);
+    }
+}
+
+// Two depth-wise filters, each with bias and SiLU: over rows and columns of the wide video x, with zeros around the image,
+// and over the frames of the result, with zeros before and after, which gives rows `first` to `last` - 1 of y. Of x, row
+// v lies in place v modulo `slots`. Each group of PIXELS outputs is added up in `sums` (rows, groups, frames, channels),
+// zero before, or over the frames as well; where they are summed by frame, y is not written.
 template <typename Number>
-void space(const Number* x, const float* weight, const float* bias, Number* y, long first, long images, long frames,
-           long height, long width, long channels, long side, long stride, int threads) {
-    const long rows = (height + stride - 1) / stride, columns = (width + stride - 1) / stride, pad = side / 2;
-    const long step = frames * channels, most = side == 3 && stride <= 2 ? PIXELS : 1;
-    const std::vector<Number> zeros(channels);
-#pragma omp parallel for num_threads(threads)
-    for (long line = 0; line < images * rows; line++) {
-        const Number* image = x + line / rows * height * width * channels;
-        const long row = line % rows, number = first + line / rows;
-        Number* to = y + ((number / frames * rows + row) * columns * frames + number % frames) * channels;
-        for (long column = 0; column < columns;) {
-            const long pixels = columns - column < most ? 1 : most, across = (pixels - 1) * stride + side;
-            const Number* taps[side * across];
+void filter(const Number* x, const float* space, const float* space_bias, const float* time, const float* time_bias,
+            Number* y, float* sums, long first, long last, long frames, long height, long width, long channels,
+            long slots, long side, long stride, long length, long by_frame, int threads) {
+    const long columns = (width + stride - 1) / stride, groups = (columns + PIXELS - 1) / PIXELS;
+    const long padded = frames + length - 1, block = VECTORS * LANES;
+    const std::vector<Number> zeros(frames * channels);
+#pragma omp parallel for collapse(2) num_threads(threads)
+    for (long row = first; row < last; row++)
+        for (long group = 0; group < groups; group++) {
+            const long left = group * PIXELS, pixels = columns - left < PIXELS ? columns - left : PIXELS;
+            const long across = (pixels - 1) * stride + side;
+            const Number* inputs[side * across];
             for (long i = 0; i < side; i++)
                 for (long j = 0; j < across; j++) {
-                    const long v = row * stride - pad + i, h = column * stride - pad + j;
+                    const long v = row * stride - side / 2 + i, h = left * stride - side / 2 + j;
                     const bool inside = v >= 0 && v < height && h >= 0 && h < width;
-                    taps[i * across + j] = inside ? image + (v * width + h) * channels : zeros.data();
+                    inputs[i * across + j] = inside ? x + (v % slots * width + h) * frames * channels : zeros.data();
                 }
-            if (pixels == 1)
-                filter(taps, weight, side * side, bias, to + column * step, channels);
-            else if (stride == 1)
-                filter_row<1>(taps, weight, bias, to + column * step, step, channels);
-            else
-                filter_row<2>(taps, weight, bias, to + column * step, step, channels);
-            column += pixels;
-        }
-    }
-}
-
-// Depth-wise filter over the frames of a video (parts, pixels, frames, channels), zeros before the first and after the
-// last, bias, SiLU; in place where `keep` is set. The pixels of each part are added up: sums is (parts, frames,
-// channels), zero before.
-template <int TAPS, typename Number>
-void time(Number* x, const float* weight, const float* bias, float* sums, long parts, long pixels, long frames,
-          long channels, long length, int keep, int threads) {
-    const int taps = TAPS ? TAPS : length, pad = taps / 2;
-#pragma omp parallel for num_threads(threads)
-    for (long part = 0; part < parts; part++) {
-        Floats inputs[frames + taps - 1];
-        for (long k = 0; k < frames + taps - 1; k++) inputs[k] = Floats{};
-        for (long pixel = part * pixels; pixel < (part + 1) * pixels; pixel++)
-            for (long c = 0; c < channels; c += LANES) {
-                Number* at = x + pixel * frames * channels + c;
-                for (long frame = 0; frame < frames; frame++) inputs[pad + frame] = load(at + frame * channels);
-                for (long frame = 0; frame < frames; frame++) {
-                    Floats sum = load(bias + c);
-                    for (int k = 0; k < taps; k++) sum += inputs[frame + k] * load(weight + k * channels + c);
-                    sum = silu(sum);
-                    if (keep) store(at + frame * channels, sum);
-                    float* total = sums + (part * frames + frame) * channels + c;
-                    store(total, load(total) + sum);
+            Floats between[PIXELS * padded][VECTORS];
+            std::memset(between, 0, sizeof between);
+            for (long begin = 0; begin < channels; begin += block) {
+                const long vectors = (channels - begin < block ? channels - begin : block) / LANES;
+                for (long frame = 0; frame < frames; frame++)
+                    for (long v = 0; v < vectors; v++) {
+                        const long c = begin + v * LANES, at = frame * channels + c;
+                        Floats results[PIXELS];
+                        for (int p = 0; p < PIXELS; p++) results[p] = load(space_bias + c);
+                        if (side == 3 && stride == 1 && pixels == PIXELS)
+                            filter_row<1>(inputs, at, space + c, channels, results);
+                        else if (side == 3 && stride == 2 && pixels == PIXELS)
+                            filter_row<2>(inputs, at, space + c, channels, results);
+                        else
+                            for (long p = 0; p < pixels; p++)
+                                for (long k = 0; k < side * side; k++)
+                                    results[p] += load(inputs[k / side * across + p * stride + k % side] + at) *
+                                                  load(space + k * channels + c);
+                        for (int p = 0; p < PIXELS; p++)
+                            between[p * padded + length / 2 + frame][v] = silu(results[p]);
+                    }
+                for (long p = 0; p < pixels; p++) {
+                    Number* to = y + (row * columns + left + p) * frames * channels + begin;
+                    float* total = sums + (row * groups + group) * (by_frame ? frames : 1) * channels + begin;
+                    const auto run = length == 5 ? filter_frames<5, Number> : filter_frames<0, Number>;
+                    run(between + p * padded, time + begin, time_bias + begin, to, total, vectors, frames, channels,
+                        length, by_frame ? channels : 0);
                 }
             }
-    }
+        }
+}
+
+// A block's result y: its input x at the rows and columns of the smaller image, with its channels repeated as often as y
+// has room for, scaled, plus what belongs to row and frame, and to the column, plus the projection (may be null).
+template <typename Number>
+void shortcut(const float* x, const long* rows_of, const long* columns_of, const float* scale, const float* by_row,
+              const float* by_column, const Number* projection, float* y, long width, long frames, long channels,
+              long rows, long columns, long wide, int threads) {
+#pragma omp parallel for collapse(2) num_threads(threads)
+    for (long row = 0; row < rows; row++)
+        for (long column = 0; column < columns; column++)
+            for (long frame = 0; frame < frames; frame++) {
+                const float* from = x + ((rows_of[row] * width + columns_of[column]) * frames + frame) * channels;
+                const long at = ((row * columns + column) * frames + frame) * wide;
+                for (long first = 0; first < wide; first += channels) {
+                    const long count = wide - first < channels ? wide - first : channels;
+                    const float *along = by_row + (row * frames + frame) * wide + first, *times = scale + first;
+                    const float* across = by_column + column * wide + first;
+                    const Number* added = projection + at + first;
+                    float* to = y + at + first;
+                    if (projection)
+#pragma omp simd
+                        for (long c = 0; c < count; c++)
+                            to[c] = value(added[c]) + (from[c] * times[c] + (along[c] + across[c]));
+                    else
+#pragma omp simd
+                        for (long c = 0; c < count; c++) to[c] = from[c] * times[c] + (along[c] + across[c]);
+                }
+            }
 }
 
 }  // namespace
@@ -214,13 +255,16 @@ void time(Number* x, const float* weight, const float* bias, float* sums, long p
         widen(x, w, by_row, by_column, y, first, last, f, h, v, c, t);                                                 \
     }                                                                                                                  \
     void activate_##NAME(NUMBER* x, const float* b, long n, long c, int t) { activate(x, b, n, c, t); }                \
-    void space_##NAME(const NUMBER* x, const float* w, const float* b, NUMBER* y, long i, long n, long f, long h,      \
-                      long v, long c, long k, long s, int t) {                                                         \
-        space(x, w, b, y, i, n, f, h, v, c, k, s, t);                                                                  \
+    void filter_##NAME(const NUMBER* x, const float* space, const float* space_bias, const float* time,                \
+                       const float* time_bias, NUMBER* y, float* sums, long first, long last, long f, long h, long v,  \
+                       long c, long slots, long side, long stride, long length, long by_frame, int t) {                \
+        filter(x, space, space_bias, time, time_bias, y, sums, first, last, f, h, v, c, slots, side, stride, length,   \
+               by_frame, t);                                                                                           \
     }                                                                                                                  \
-    void time_##NAME(NUMBER* x, const float* w, const float* b, float* sums, long n, long p, long f, long c, long k,   \
-                     long keep, int t) {                                                                               \
-        (k == 5 ? time<5, NUMBER> : time<0, NUMBER>)(x, w, b, sums, n, p, f, c, k, keep, t);                           \
+    void shortcut_##NAME(const float* x, const long* rows_of, const long* columns_of, const float* scale,              \
+                         const float* by_row, const float* by_column, const NUMBER* projection, float* y, long v,      \
+                         long f, long c, long rows, long columns, long wide, int t) {                                  \
+        shortcut(x, rows_of, columns_of, scale, by_row, by_column, projection, y, v, f, c, rows, columns, wide, t);    \
     }
 
 extern "C" {

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -22,12 +23,27 @@ from sensorium.paths import user_cache
 
 CHANNELS = 16
 """The number of channels is a multiple of it."""
+GROUP = 4
+"""Pixels of a row that are filtered, and added up, together."""
 _SOURCE = Path(__file__).with_name("kernels.cpp")
 # No sum is reordered by these, so that results do not depend on the compiler's taste, and NaN stays NaN.
 _FLAGS = "-O3 -march=native -ffp-contract=fast -fno-math-errno -fno-trapping-math"
 _LINK = "-fopenmp -shared -fPIC -w"
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 """Types of the videos, by the names that the functions end with."""
+
+
+class Filters(NamedTuple):
+    """Weights and biases, float32, of a filter over rows and columns and one over frames, of each channel."""
+
+    space: Tensor
+    """(side * side, C), rows of the filter one after the other."""
+    space_bias: Tensor
+    """(C,)."""
+    time: Tensor
+    """(length, C)."""
+    time_bias: Tensor
+    """(C,)."""
 
 
 class Kernels:
@@ -38,48 +54,67 @@ class Kernels:
         self._library = ctypes.CDLL(str(library))
 
     def widen(self, x: Tensor, weight: Tensor, by_row: Tensor, by_column: Tensor, y: Tensor, first: int) -> None:
-        """Map the inputs of images `first` and following to SiLU of the sum.
+        """Map the inputs of some rows to SiLU of the sum.
 
         Args:
-            x: (B, 5, T, H, W) float32.
+            x: (5, T, H, W) float32.
             weight: (5, C).
-            by_row: (T, H, C), added to all pixels of the row.
+            by_row: (H, T, C), added to all pixels of the row.
             by_column: (W, C), added to all pixels of the column.
-            y: (images, H, W, C), written.
-            first: number of the first image, window times T plus frame.
+            y: (rows, W, T, C), written.
+            first: number of the first row.
         """
-        sizes = (first, first + len(y), *x.shape[2:], y.shape[-1])
+        sizes = (first, first + len(y), *x.shape[1:], y.shape[-1])
         self._call("widen", y.dtype, (x, weight, by_row, by_column, y), sizes)
 
     def activate(self, x: Tensor, bias: Tensor) -> None:
         """Add `bias` (C,) to (..., C) and apply SiLU, in place."""
         self._call("activate", x.dtype, (x, bias), (x.numel() // len(bias), len(bias)))
 
-    def space(self, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor, first: int, stride: int) -> None:
-        """Filter images (n, H, W, C) by `weight` (side * side, C), add `bias` and apply SiLU.
+    def filter(
+        self, x: Tensor, filters: "Filters", y: Tensor, sums: Tensor, rows: tuple[int, int], height: int, stride: int
+    ) -> None:
+        """Filter a video over rows and columns, then over frames.
 
         Args:
-            x: images `first` and following.
-            weight: rows of the filter one after the other.
-            bias: (C,).
-            y: (B, H', W', T, C), the video of all images, written where they belong.
-            first: number of the first image, window times T plus frame.
-            stride: distance of the filter's places.
+            x: (slots, W, T, C), the latest rows of H, each at its number modulo slots.
+            filters: of both.
+            y: (H', W', T, C), of which `rows` are written; not where the sums are by frame.
+            sums: (H', groups, T or 1, C) float32, of `GROUP` pixels each by frame or of all frames; added to.
+            rows: number of the first row, and of the one after the last.
+            height: H.
+            stride: distance of the first filter's places.
         """
-        side = round(len(weight) ** 0.5)
-        self._call("space", x.dtype, (x, weight, bias, y), (first, len(x), y.shape[3], *x.shape[1:], side, stride))
+        slots, width, frames, channels = x.shape
+        side = round(len(filters.space) ** 0.5)
+        sizes = (*rows, frames, height, width, channels, slots, side, stride, len(filters.time), int(sums.shape[2] > 1))
+        self._call("filter", x.dtype, (x, *filters, y, sums), sizes)
 
-    def time(self, x: Tensor, weight: Tensor, bias: Tensor, *, keep: bool) -> Tensor:
-        """Filter videos (B, H, W, T, C) by `weight` (length, C), add `bias` and apply SiLU; in place if they are kept.
+    def shortcut(
+        self,
+        x: Tensor,
+        places: tuple[Tensor, Tensor],
+        scale: Tensor,
+        by_row: Tensor,
+        by_column: Tensor,
+        projection: Tensor | None,
+        y: Tensor,
+    ) -> None:
+        """Add up a block's result.
 
-        Returns:
-            (B, T, C) float32, sums over the pixels of each frame, before rounding.
+        Args:
+            x: (H, W, T, C) float32, the block's input; its channels are repeated cyclically.
+            places: (H',) and (W',) int64, the rows and columns that are taken.
+            scale: (C',), of the repeated channels.
+            by_row: (H', T, C'), added to all pixels of the row.
+            by_column: (W', C'), added to all pixels of the column.
+            projection: (H', W', T, C'), added; may be `y`.
+            y: (H', W', T, C') float32, written.
         """
-        windows, rows, columns, frames, channels = x.shape
-        sums = torch.zeros(windows, rows, frames, channels)
-        sizes = (windows * rows, columns, frames, channels, len(weight), int(keep))
-        self._call("time", x.dtype, (x, weight, bias, sums), sizes)
-        return sums.sum(1)
+        rows, columns, frames, wide = y.shape
+        sizes = (x.shape[1], frames, x.shape[3], rows, columns, wide)
+        dtype = torch.float32 if projection is None else projection.dtype
+        self._call("shortcut", dtype, (x, *places, scale, by_row, by_column, projection, y), sizes)
 
     def _call(self, name: str, dtype: torch.dtype, tensors: tuple[Tensor | None, ...], sizes: tuple[int, ...]) -> None:
         assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)

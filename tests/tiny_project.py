@@ -21,6 +21,7 @@ class Project:
         shutil.copytree(ROOT / "sensorium", folder / "sensorium", ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
         assert self.dvc("init", "--no-scm", "--quiet").returncode == 0
+        assert self.dvc("config", "core.analytics", "false").returncode == 0  # as the project has it
 
     def dvc(self, *arguments):
         environment = os.environ | {

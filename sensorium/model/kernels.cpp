@@ -62,8 +62,8 @@ inline Floats reciprocal(Floats x) {
 #endif
 }
 
-// x / (1 + exp(-x)), relative error below 1e-6, and 0 below -70, since what follows would reach denormal numbers, which
-// are slow. exp is a power of two times a polynomial.
+// x / (1 + exp(-x)), relative error below 1e-6 (1e-5 without fused multiply-adds), and 0 below -70, since what follows
+// would reach denormal numbers, which are slow. exp is a power of two times a polynomial.
 inline Floats silu(Floats x) {
     constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     constexpr float SCALE = -1.44269504088896341f;

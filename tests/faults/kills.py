@@ -84,7 +84,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 TIMEOUT_SECONDS = 180
 _TRACEBACK, _IGNORED = "Traceback (most recent call last)", "Exception ignored in"
 _FEWEST_SECONDS = 0.2
-_REFUSED_SECONDS = _ENDING_SECONDS = 60
+_REFUSED_SECONDS, _ENDING_SECONDS = 60, 300
 _AT_WORK = ("at work", "locked", "is running", "being", "another")
 _NOT_COMPARED = ("data/runs", "data/sensorium_all_2023")  # links to runs; what DVC does not own
 _NOT_AN_OUTPUT = re.compile(f"^(?!data/|reports/)|^({'|'.join(_NOT_COMPARED)})/")

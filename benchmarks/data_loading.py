@@ -1,10 +1,15 @@
 """Measure ingest and loading against the published approach, side by side, on mice of the real shape.
 
     python benchmarks/data_loading.py
+    python benchmarks/data_loading.py --workers 0 1 2     # samples a second against processes that read ahead
 
 writes some 18 GB below a temporary folder (`--folder` chooses where), prints a Markdown table, and
 cleans up. Mice: 7,863 neurons, 36 x 64 pixels, 324 padded frames. Speeds are those of one thread with all
 files in the page cache, by processor time, so that other programs on the machine do not disturb them.
+
+`--workers` measures the loader of a training instead, on the clock: with the stores in the page cache, and with nothing
+cached, as on the first epoch. For a slow disk start it in a control group whose reading is limited
+(`blkio.throttle.read_bps_device`, or `io.max`).
 """
 
 import argparse
@@ -105,11 +110,11 @@ def build(raw: Path, store: Path) -> dict[str, float]:
     }
 
 
-def open_data(stores: list[MouseStore], probability: float = 0.5) -> TrainingData:
+def open_data(stores: list[MouseStore], probability: float = 0.5, samples: int = 72_000) -> TrainingData:
     """Training data of all trials, seven folds."""
     folds = Folds([TrialFold(s.name, t, "train", 0, 0, t % 7) for s in stores for t in range(s.trials)])
     window, cutmix = WindowConfig(frames=16, step=2), CutMixConfig(alpha=1.0, probability=probability)
-    return TrainingData(stores, folds, 0, window, CANVAS, make_augmentation(cutmix), 72_000, 0)
+    return TrainingData(stores, folds, 0, window, CANVAS, make_augmentation(cutmix), samples, 0)
 
 
 def load(data: TrainingData, indices: Iterable[int], assembled: bool = False) -> None:
@@ -169,6 +174,36 @@ def cold_bytes(stores: list[Path], probability: float) -> float:
     disk = _status("read_bytes")
     load(data, range(1, 3))
     return (_status("read_bytes") - disk) / (2 * BATCH)
+
+
+def loader_speeds(stores: list[Path], workers: int) -> dict[str, float]:
+    """Samples a second of the loader of a training that has nothing else to do, from the second batch on."""
+    opened, speeds = [MouseStore(path) for path in stores], {}
+    for title, count in (("cold", 12), ("cached", 300)):
+        if title == "cold":
+            for path in stores:
+                forget(path)
+        batches = iter(open_data(opened, samples=count * BATCH).loader(0, 0, BATCH, workers))
+        next(batches)
+        begin = time.perf_counter()
+        for _ in batches:
+            pass
+        speeds[title] = (count - 1) * BATCH / (time.perf_counter() - begin)
+    return speeds
+
+
+def print_loader_speeds(folder: Path, workers: list[int]) -> None:
+    """Write ten mice, and print a row for each number of workers."""
+    stores = [folder / "store" / f"mouse{mouse}" for mouse in range(MICE)]
+    for mouse, store in enumerate(stores):
+        raw = folder / "raw" / store.name
+        write_raw(raw, TRIALS if mouse == 0 else FEW, mouse)
+        alone(build, raw, store)
+        shutil.rmtree(raw)
+    print("| workers | samples/s, nothing cached | samples/s, cached |\n|---|---|---|")
+    for count in workers:
+        found = alone(loader_speeds, stores, count)
+        print(f"| {count} | {found['cold']:,.0f} | {found['cached']:,.0f} |", flush=True)
 
 
 def rate(work: Callable[[], object], samples: int) -> float:
@@ -298,7 +333,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="parent of the temporary folder")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each approach; the median counts")
+    parser.add_argument("--workers", type=int, nargs="+", help="measure the loader with so many processes")
     options = parser.parse_args()
+    if options.workers:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            print_loader_speeds(Path(folder), options.workers)
+        return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         table = measure(Path(folder), options.repeats)
     print("| | published | here | |\n|---|---|---|---|")

@@ -314,8 +314,9 @@ class RuntimeConfig(Section):
     devices: Positive
     """Processes that train one fold together; the batch is split among them."""
     threads: Positive | None = None
-    """Threads that a training process computes with on the CPU; null takes one per core. A small model is trained
-    almost as fast by one, which leaves the other cores to other folds and gives equal bits whatever their number."""
+    """Threads that a training process and a prediction compute with on the CPU; null takes one per core. A small model
+    is trained almost as fast by one, which leaves the other cores to other folds and gives equal bits whatever their
+    number."""
     workers: Annotated[int, Field(ge=0)]
     """Loader processes per training process; 0 loads in the training process."""
     checkpoint_steps: Positive

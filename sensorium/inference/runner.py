@@ -31,7 +31,7 @@ _POLL_SECONDS = 0.5
 """Time between two checks of how far other processes are."""
 
 
-def run_job(job: PredictionJob, folder: Path, work_root: Path, processes: int) -> None:
+def run_job(job: PredictionJob, folder: Path, work_root: Path, processes: int, threads: int | None = None) -> None:
     """Predict all trials of a job and publish them, together with any other process that has the same job.
 
     Args:
@@ -39,12 +39,15 @@ def run_job(job: PredictionJob, folder: Path, work_root: Path, processes: int) -
         folder: the final folder; what is there is replaced.
         work_root: place for this folder's unfinished work, outside every stage's outputs.
         processes: number of processes that this one starts, on a GPU each where there are GPUs.
+        threads: on the CPU, of this process, or of all of them together; None leaves PyTorch's choice.
 
     Raises:
         PredictionError: another process predicts this folder from other inputs, a trial is too short, values
             are not finite, or processes ended early.
         CheckpointError: weights are missing or damaged, or of other mice.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     for part in job.assignments:
         for trial in part.trials:
             check_length(int(part.store.lengths[trial]), f"{part.store.name}, trial {trial}", job.window)

@@ -18,6 +18,7 @@ constexpr int LANES = 8;
 constexpr int LANES = 4;
 #endif
 constexpr long INPUTS = 5;
+constexpr long FEW = 1 << 15;         // numbers of which one thread makes less work than a second one costs
 constexpr long PIXELS = 4;            // of a row, filtered together; GROUP in kernels.py
 constexpr long VECTORS = 128 / LANES;  // of channels, filtered together
 typedef float Floats __attribute__((vector_size(4 * LANES)));
@@ -86,7 +87,7 @@ inline Floats silu(Floats x) {
 template <typename Number>
 void widen(const float* x, const float* weight, const float* by_row, const float* by_column, Number* y, long first,
            long last, long frames, long height, long width, long channels, int threads) {
-#pragma omp parallel for collapse(2) num_threads(threads)
+#pragma omp parallel for collapse(2) num_threads(threads) if ((last - first) * width * frames * channels > FEW)
     for (long row = first; row < last; row++)
         for (long column = 0; column < width; column++)
             for (long frame = 0; frame < frames; frame++) {
@@ -115,7 +116,7 @@ inline float value(uint16_t x) {
 // Bias and SiLU, in place.
 template <typename Number>
 void activate(Number* x, const float* bias, long pixels, long channels, int threads) {
-#pragma omp parallel for num_threads(threads)
+#pragma omp parallel for num_threads(threads) if (pixels * channels > FEW)
     for (long pixel = 0; pixel < pixels; pixel++) {
         Number* at = x + pixel * channels;
         for (long c = 0; c < channels; c += LANES) store(at + c, silu(load(at + c) + load(bias + c)));
@@ -174,7 +175,7 @@ void filter(const Number* x, const float* space, const float* space_bias, const 
     const long columns = (width + stride - 1) / stride, groups = (columns + PIXELS - 1) / PIXELS;
     const long padded = frames + length - 1, block = VECTORS * LANES;
     const std::vector<Number> zeros(frames * channels);
-#pragma omp parallel for collapse(2) num_threads(threads)
+#pragma omp parallel for collapse(2) num_threads(threads) if ((last - first) * columns * frames * channels > FEW)
     for (long row = first; row < last; row++)
         for (long group = 0; group < groups; group++) {
             const long left = group * PIXELS, pixels = columns - left < PIXELS ? columns - left : PIXELS;
@@ -224,7 +225,7 @@ template <typename Number>
 void shortcut(const float* x, const long* rows_of, const long* columns_of, const float* scale, const float* by_row,
               const float* by_column, const Number* projection, float* y, long width, long frames, long channels,
               long rows, long columns, long wide, int threads) {
-#pragma omp parallel for collapse(2) num_threads(threads)
+#pragma omp parallel for collapse(2) num_threads(threads) if (rows * columns * frames * wide > FEW)
     for (long row = 0; row < rows; row++)
         for (long column = 0; column < columns; column++)
             for (long frame = 0; frame < frames; frame++) {

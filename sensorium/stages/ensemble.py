@@ -73,7 +73,7 @@ def run(
     device = prediction_device(config.runtime.accelerator, config.prediction.precision)
     job = PredictionJob(split, assignments, config.window, config.prediction, device, pinned)
     work = paths.state / "predict" / ",".join(names) / split
-    run_job(job, folder, work, config.runtime.devices)
+    run_job(job, folder, work, config.runtime.devices, config.runtime.threads)
     print_error(folder)
 
 

@@ -48,7 +48,7 @@ def run(
     job = PredictionJob(split, assignments, config.window, config.prediction, device)
     work = paths.state / "predict" / experiment / split
     folder = paths.predictions(experiment, split)
-    run_job(job, folder, work, config.runtime.devices)
+    run_job(job, folder, work, config.runtime.devices, config.runtime.threads)
     if split == FOLDS_SPLIT:
         _write_digests(paths, experiment, folder)
     print_error(folder)

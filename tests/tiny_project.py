@@ -18,6 +18,7 @@ class Project:
         folder.mkdir(parents=True)
         shutil.copy(ROOT / "dvc.yaml", folder)
         shutil.copy(ROOT / ".dvcignore", folder)
+        shutil.copy(ROOT / "MLproject", folder)
         shutil.copytree(ROOT / "sensorium", folder / "sensorium", ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
         assert self.dvc("init", "--no-scm", "--quiet").returncode == 0

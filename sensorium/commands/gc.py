@@ -16,6 +16,7 @@ from sensorium.paths import Paths
 from sensorium.recovery import LOCK_FILE, cache_folder, parse_outputs
 from sensorium.registry.manifest import PairPin
 from sensorium.registry.unneeded import Versions
+from sensorium.tracking.database import shrink
 from sensorium.tracking.provenance import git
 from sensorium.tracking.runs import deleted_runs
 from sensorium.tracking.store import TrackingStore
@@ -61,6 +62,9 @@ def run(
         if delete:
             versions.delete()
             _delete_runs(paths, runs)
+            database = TrackingStore.of(paths).database
+            if database is not None and (runs or versions.unneeded):
+                shrink(database)
             _remove(paths.root, objects)
 
 

@@ -110,11 +110,16 @@ def check_remotes(project: Project) -> Iterator[Finding]:
     settings = _settings(project)
     default = settings["core"].get("remote")
     if default is None or default not in settings["remote"]:
-        named = f"core.remote names {default!r}, which is not configured" if default else "none is configured"
+        names = ", ".join(settings["remote"])
+        state = "none is the default" if names else "none is configured"
+        if default is not None:
+            state = f"core.remote names {default!r}, which is not configured"
         yield Finding(
             "warning",
-            f"remotes: {named}: the outputs are on this machine only.",
-            "Type `dvc remote add --default NAME URL`, then `dvc push`.",
+            f"remotes: {state}: `dvc push` has no place to copy the outputs to.",
+            f"Type `dvc remote default NAME` with one of {names}, then `dvc push`."
+            if names
+            else "Type `dvc remote add --default NAME URL`, then `dvc push`.",
         )
     for name, folder in _folders(project):
         if not folder.is_dir():

@@ -230,6 +230,16 @@ def newest_schema() -> str | None:
     return newest.pop() if len(newest) == 1 else None
 
 
+def shrink(path: Path) -> None:
+    """Give back the room of deleted rows to the disk; SQLite keeps it for later ones by itself.
+
+    Raises:
+        TrackingError: the database is damaged, or in use by another process for long.
+    """
+    with database_errors(path), closing(_connect(path)) as connection:
+        connection.execute("VACUUM")
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
 

@@ -1,6 +1,7 @@
 """A campaign of kills: end commands at random moments, give them again, compare with an undisturbed project.
 
     python tests/faults/kills.py --count 300 [--seed 0] [--table kills.md] [--keep FOLDER]
+    python tests/faults/kills.py --twice [--table twice.md] [--keep FOLDER]
 
 A tiny project is run once by `dvc repro` (or taken from FOLDER, where an earlier campaign kept it). For each kill, the
 outputs of one command are removed from a copy of it, DVC's cached objects of them as well, and the command is started;
@@ -20,6 +21,9 @@ Then the same command is typed again. Verdict:
 
 and, as failures of the campaign: `traceback` (of the killed command, after a signal that can be caught), `failed` (the
 command typed again), `wrong` (other outputs), `left` (unfinished siblings of outputs stay, or processes).
+
+`--twice` kills nothing: each command is given twice at the same moment. Verdict: `both` succeeded, or `one` did and the
+other was refused in one message, the outputs being as undisturbed; failures are as above.
 """
 
 import argparse
@@ -77,6 +81,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     f"sensorium submission -e {_PAIR} -t main": ("data/submissions/main",),
     "dvc repro train@true_batch_001-0": (_FOLD, _LINK),
     f"dvc repro predict@true_batch_001-{_SPLIT}": (f"data/predictions/true_batch_001/{_SPLIT}",),
+    "mlflow run . --env-manager local -e train -P experiment=true_batch_001 -P fold=0": (_FOLD, _LINK),
     "sensorium run evaluate report": ("reports/evaluation", "reports/report"),
     "sensorium run train@true_batch_001-0": (_FOLD, _LINK),
 }
@@ -275,6 +280,23 @@ class Campaign:
         wrong = self._wrong()
         return ("wrong", ", ".join(wrong[:3])) if wrong else (verdict, "")
 
+    def twice(self, command: str) -> tuple[str, str]:
+        """Give a command twice at once; returns verdict and details."""
+        self._prepare(command)
+        logs = [self._copy.place.with_name(name) for name in ("log", "second-log")]
+        processes = [self._start(command, log) for log in logs]
+        codes = [process.wait(2 * TIMEOUT_SECONDS) for process in processes]
+        outputs = [log.read_text(errors="replace") for log in logs]
+        if any(_TRACEBACK in output for output in outputs):
+            return "traceback", "\n".join(outputs)[-1500:]
+        refused = [output for code, output in zip(codes, outputs, strict=True) if code != 0]
+        if len(refused) == len(codes) or not all(any(words in output for words in _AT_WORK) for output in refused):
+            return "failed", "\n".join(refused)[-1500:]
+        if left := self._left():
+            return "left", ", ".join(left[:3])
+        wrong = self._wrong()
+        return ("wrong", ", ".join(wrong[:3])) if wrong else ("one" if refused else "both", "".join(refused)[-300:])
+
     def _left(self) -> list[str]:
         """Unfinished files beside outputs, and processes that still work in the copy after a while."""
         deadline = time.monotonic() + _ENDING_SECONDS
@@ -319,6 +341,21 @@ def undisturbed_project(folder: Path) -> Path:
     return place
 
 
+def give_twice(campaign: Campaign, options: argparse.Namespace, console: Console) -> bool:
+    """Give every command twice at once and print a table; returns whether any ended badly."""
+    lines, failed = ["| command | verdict |", "|---|---|"], False
+    for command in COMMANDS:
+        if options.only in command:
+            verdict, detail = campaign.twice(command)
+            failed |= verdict not in {"both", "one"}
+            lines.append(f"| `{command.replace(NEW_MOUSE, 'MOUSE')}` | {verdict} |")
+            console.print(f"{verdict}: {command}\n    {detail}")
+    console.print("\n".join(lines))
+    if options.table:
+        options.table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return failed
+
+
 def main() -> None:
     """Run a campaign; exit code 1 where a kill ended badly. Ctrl-C ends it with the table of what was done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -327,12 +364,15 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     parser.add_argument("--keep", type=Path, help="folder of the undisturbed project")
     parser.add_argument("--only", default="", help="commands that contain this text")
+    parser.add_argument("--twice", action="store_true", help="give each command twice at once instead")
     options = parser.parse_args()
     kills = [kill for kill in draw(options.count, options.seed) if options.only in kill.command]
     console, outcomes = Console(highlight=False, soft_wrap=True, markup=False), []
     with tempfile.TemporaryDirectory() as workshop, contextlib.suppress(KeyboardInterrupt):
         source = undisturbed_project(options.keep or Path(workshop) / "undisturbed")
         campaign = Campaign(source, Path(workshop))
+        if options.twice:
+            sys.exit(give_twice(campaign, options, console))
         for number, kill in enumerate(kills, start=1):
             outcome = campaign.run(kill)
             outcomes.append(outcome)

@@ -236,6 +236,17 @@ def test_a_remote_that_is_away_is_named(project, capsys):
     assert only(found)["what"].startswith("remote 'near': the folder")
 
 
+def test_a_remote_that_is_not_the_default_is_named(project, capsys):
+    config = Path(".dvc/config")
+    local = config.read_text().replace("remote = near", "")
+    config.write_text("")
+    Path(".dvc/config.local").write_text(local)
+    found, _ = examined(capsys)
+    finding = only(found)
+    assert finding["what"].startswith("remotes: none is the default")
+    assert "`dvc remote default NAME` with one of near" in finding["remedy"]
+
+
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_project_without_dvc_is_examined_all_the_same(project, capsys, deep):
     Path(".dvc").rename("elsewhere")

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import sqlite3
 import subprocess
+from contextlib import closing
 
 import pytest
 import yaml
@@ -107,6 +109,8 @@ def test_versions_that_nothing_pins_are_removed(repository, capsys):
     assert f"{STUDENT} version 2" in capsys.readouterr().out
     assert [versions(repository, name) for name in (TEACHER, STUDENT, PAIR)] == [[1], [1, 3], [1, 3]]
     assert (gone.exists(), kept.exists()) == (False, True)
+    with closing(sqlite3.connect(repository.store.database)) as connection:
+        assert connection.execute("PRAGMA freelist_count").fetchone() == (0,)
     assert set(load_pair(repository.paths.pair_pin, repository.paths)) == {"true_batch_001", "distillation_001"}
 
 

@@ -32,6 +32,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from sensorium.architectures import ModelConfig
 from sensorium.config import SyntheticConfig, WindowConfig
@@ -41,6 +42,7 @@ from sensorium.inference.member import Member
 from sensorium.inference.sliding import SlidingPredictor, TrialInput
 from sensorium.model import cpu_inference, kernels
 from sensorium.model.dwiseneuro import DwiseNeuro
+from sensorium.model.video import PointConv
 from sensorium.recordings.ingest import ingest
 from sensorium.recordings.raw import RawMouse
 from sensorium.recordings.synthetic.mouse import Recipe, write_mouse
@@ -102,27 +104,32 @@ def measure(work: Callable[[], np.ndarray], frames: int) -> tuple[np.ndarray, Sp
 def amount(name: str, arguments: tuple, tensors: list[torch.Tensor]) -> tuple[float, float]:
     """Multiply-adds, 0 for what only moves numbers, and bytes that one call reads and writes."""
     if name == "filter":
-        _, room, filters, y, _, (first, last), height, _ = arguments
+        _, room, filters, y, sums, (first, last), height, _ = arguments
         part = (last - first) / len(y)
-        read = part * height / len(room) * room.nbytes
-        return part * y.numel() * (len(filters.space) + len(filters.time)), read + part * y.nbytes
+        written = part * y.nbytes if sums.shape[2] == 1 else 0
+        return part * y.numel() * (len(filters.space) + len(filters.time)), part * height / len(
+            room
+        ) * room.nbytes + written
+    if name == "widen":
+        _, x, weight, _, _, rows, _ = arguments
+        return rows.numel() * len(weight), x.nbytes * len(rows) / x.shape[2] + rows.nbytes
     moved = sum({one.data_ptr(): one.nbytes for one in tensors}.values())
     if name in ("mm", "bmm"):
         return tensors[0].numel() * tensors[1].shape[-1], moved
-    if name == "widen":
-        return tensors[4].numel() * len(tensors[1]), moved
-    return 0, moved
+    return 0, moved + tensors[0].nbytes * (name == "activate")
 
 
 def calibrated(model: DwiseNeuro, frames: int) -> DwiseNeuro:
-    """Give the norms the statistics of one random window: a model with none of its own overflows, and underflows."""
-    norms = [part for part in model.modules() if isinstance(part, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d))]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
+    """Give the norms the statistics of one random window: without any, activations overflow and underflow."""
+    parts = [part for part in model.eval().modules() if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d, PointConv))]
+    momenta = {part: part.momentum for part in parts if not isinstance(part, PointConv)}
+    for part in parts:
+        part.training = True  # of these alone: dropped branches would give the statistics of another function
+    for norm in momenta:
         norm.momentum = 1.0
     with torch.no_grad():
-        model.train().features(torch.rand(1, 5, frames, *model.config.canvas) * 255)
-    for norm, momentum in zip(norms, momenta, strict=True):
+        model.features(torch.rand(1, 5, frames, *model.config.canvas) * 255)
+    for norm, momentum in momenta.items():
         norm.momentum = momentum
     return model.eval()
 
@@ -133,15 +140,26 @@ class Roofline:
     def __init__(self):
         self.block = "cortex and readout"
         self.spent = {}
+        self.replaced = []
         for owner, names in (
             (kernels.Kernels, ("widen", "activate", "filter", "shortcut")),
             (torch, ("mm", "bmm")),
         ):
             for name in names:
-                setattr(owner, name, self._timed(name, getattr(owner, name)))
+                self._replace(owner, name, self._timed(name, getattr(owner, name)))
         for name in ("video", "pooled"):
-            setattr(cpu_inference.InferenceBlock, name, self._named(getattr(cpu_inference.InferenceBlock, name)))
+            block = cpu_inference.InferenceBlock
+            self._replace(block, name, self._named(getattr(block, name)))
         self.blocks = {}
+
+    def _replace(self, owner, name, function):
+        self.replaced.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, function)
+
+    def close(self):
+        """Put everything back."""
+        for owner, name, function in reversed(self.replaced):
+            setattr(owner, name, function)
 
     def _named(self, function):
         def call(block, x):
@@ -203,6 +221,7 @@ def print_roofline(member: Member, windows: int, turns: int, dtype: torch.dtype)
         forward(x)
         roofline = Roofline()
         total = roofline.measure(lambda: forward(x), turns) / windows
+        roofline.close()
     print(f"\n{dtype}, {torch.get_num_threads()} threads, one window; products reach {2 * rate / 1e9:.0f} GFLOP/s\n")
     print("| part | operation | million multiply-adds | MB | ms | GFLOP/s | share of the product's rate |")
     print("|---|---|---|---|---|---|---|")

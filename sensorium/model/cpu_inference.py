@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sensorium.model.kernels import CHANNELS, GROUP, Filters, Kernels
-from sensorium.model.layers import tile_channels
-from sensorium.model.video import ChannelConv, PointConv, as_images, as_video, subsample
+from sensorium.model.layers import INPUT_CHANNELS, tile_channels
+from sensorium.model.video import ChannelConv, PointConv, subsample
 
 if TYPE_CHECKING:
     from sensorium.model.dwiseneuro import Block, Core
@@ -45,6 +45,7 @@ class InferenceCore:
             kernels: the compiled parts.
         """
         blocks = cast("list[Block]", list(core.blocks))
+        self._shape = torch.Size((INPUT_CHANNELS, frames, *canvas))
         (height, width), shapes, encodings = canvas, [], []
         for block in blocks:
             shapes.append((height, width, frames))
@@ -61,6 +62,8 @@ class InferenceCore:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, 5, T, H, W) float32 to features (B, F, T) float32."""
+        if x.dtype != torch.float32 or x.shape[1:] != self._shape:
+            raise ValueError(f"windows of {tuple(self._shape)} in float32 are expected, not {tuple(x.shape)} {x.dtype}")
         with torch.autocast("cpu", enabled=False):
             return torch.stack([self._features(window) for window in x.contiguous()])
 
@@ -79,19 +82,25 @@ class _FromInputs:
         assert bias is not None
         self.dtype = dtype
         self._kernels = kernels
-        self._stem = stem.conv
-        self._encoding = encoding.permute(1, 2, 0, 3)  # (H, W, T, C)
+        stem_weight = stem.conv.weight.flatten(1).t()  # (5, C)
+        stride = block.shortcut.stride
+        self._rows, self._columns = (_taken(side, stride) for side in encoding.shape[1:3])
+        self._stem = stem_weight.contiguous()
+        self._constant = (encoding + bias).permute(1, 2, 0, 3)[self._rows][:, self._columns]  # (H', W', T, C)
         wide = _padded(block.expand.conv.weight.flatten(1).t())  # (C, C')
-        self._weight = stem.conv.weight.flatten(1).t() @ wide  # (5, C')
+        self._weight = stem_weight @ wide  # (5, C')
         by_row, by_column = _by_axes(encoding)
         self._by_row = (by_row + bias) @ wide + _padded(block.expand.conv.bias)  # (H, T, C')
         self._by_column = by_column @ wide  # (W, C')
 
-    def narrow(self, x: Tensor) -> Tensor:
-        """The block's input, (H, W, T, C)."""
-        inputs = x.permute(2, 3, 1, 0).contiguous()
+    def narrow(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The block's input (H', W', T, C) where the shortcut takes it, and the numbers of its rows and columns."""
+        inputs = x.permute(2, 3, 1, 0)[self._rows][:, self._columns]
         # Not as a matrix product: its bits would depend on the number of threads.
-        return as_video(self._stem(as_images(inputs[None])), 1)[0] + self._encoding
+        narrow = torch.addcmul(self._constant, inputs[..., :1], self._stem[0])
+        for channel in range(1, INPUT_CHANNELS):
+            narrow.addcmul_(inputs[..., channel : channel + 1], self._stem[channel])
+        return narrow, torch.arange(len(self._rows)), torch.arange(len(self._columns))
 
     def prepared(self, x: Tensor) -> Tensor:
         """What `expand` takes."""
@@ -110,10 +119,11 @@ class _FromVideo:
         self._kernels = kernels
         self._weight = _padded(block.expand.conv.weight.flatten(1).t()).to(dtype)
         self._bias = _padded(block.expand.conv.bias)
+        self._stride = block.shortcut.stride
 
-    def narrow(self, x: Tensor) -> Tensor:
-        """The block's input, (H, W, T, C)."""
-        return x
+    def narrow(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The block's input (H, W, T, C), and the numbers of the rows and columns that the shortcut takes."""
+        return x, _taken(x.shape[0], self._stride), _taken(x.shape[1], self._stride)
 
     def prepared(self, x: Tensor) -> Tensor:
         """What `expand` takes."""
@@ -148,7 +158,6 @@ class InferenceBlock:
         self._expansion, self._kernels, self._shape = expansion, kernels, shape
         self._filters = Filters(*_filter(block.space), *_filter(block.time))
         self._stride = block.shortcut.stride
-        self._places = _taken(shape[0], self._stride), _taken(shape[1], self._stride)
         gate, norm = block.project, block.shortcut.norm
         self._reduce = _padded(gate.reduce.weight), gate.reduce.bias
         self._expand = _padded(gate.expand.weight.t()).t(), _padded(gate.expand.bias)
@@ -166,8 +175,8 @@ class InferenceBlock:
         weight = self._gated(sums.sum((0, 1, 2)), filtered.shape)
         projection = torch.mm(filtered.flatten(0, 2), weight.to(filtered.dtype)).view(*filtered.shape[:3], -1)
         y = projection if projection.dtype == torch.float32 else torch.empty_like(projection, dtype=torch.float32)
-        narrow = self._expansion.narrow(x)
-        self._kernels.shortcut(narrow, self._places, self._scale, *self._constants, projection, y)
+        narrow, *places = self._expansion.narrow(x)
+        self._kernels.shortcut(narrow, places, self._scale, *self._constants, projection, y)
         return y
 
     def pooled(self, x: Tensor) -> Tensor:
@@ -175,14 +184,15 @@ class InferenceBlock:
         filtered, sums = self._filtered(x, by_frame=True)
         sums = sums.sum((0, 1))
         mean = sums / math.prod(filtered.shape[:2])
-        narrow = self._expansion.narrow(x)[self._places[0]][:, self._places[1]].mean((0, 1))
+        narrow, rows, columns = self._expansion.narrow(x)
+        narrow = narrow[rows][:, columns].mean((0, 1))
         shortcut = tile_channels(narrow, len(self._scale), dim=-1) * self._scale + self._constant
         return torch.addmm(shortcut, mean, self._gated(sums.sum(0), filtered.shape)).t()
 
     def _filtered(self, x: Tensor, *, by_frame: bool) -> tuple[Tensor, Tensor]:
         """The wide video after both filters, (H', W', T, C), and its sums, as `Kernels.filter` writes them."""
         height, width, frames = self._shape
-        rows, columns = map(len, self._places)
+        rows, columns = (math.ceil(side / self._stride) for side in (height, width))
         channels, dtype = len(self._filters.time_bias), self._expansion.dtype
         reach = round(len(self._filters.space) ** 0.5) // 2
         part = max(1, 2 * reach, _ROOM // (width * frames * channels * dtype.itemsize))

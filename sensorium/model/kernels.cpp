@@ -1,6 +1,7 @@
 // Parts of DwiseNeuro's core for inference on the CPU. Videos of a window are (rows, columns, frames, channels), so that
-// all that one pixel needs lies together; the number of channels of wide ones is a multiple of 16. Numbers are stored as
-// float32 or bfloat16, arithmetic is float32. No result depends on the number of threads.
+// all that one pixel needs lies together; the number of channels of a wide one is a multiple of 16. Numbers are stored as
+// float32 or bfloat16, arithmetic is float32. No result depends on the number of threads. PIXELS is defined by whoever
+// compiles this.
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -18,9 +19,8 @@ constexpr int LANES = 8;
 constexpr int LANES = 4;
 #endif
 constexpr long INPUTS = 5;
-constexpr long FEW = 1 << 15;         // numbers of which one thread makes less work than a second one costs
-constexpr long PIXELS = 4;            // of a row, filtered together; GROUP in kernels.py
 constexpr long VECTORS = 128 / LANES;  // of channels, filtered together
+constexpr long FEW = 1 << 15;          // numbers, for which a second thread costs more than it saves
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
@@ -43,13 +43,13 @@ inline void store(uint16_t* to, Floats x) {  // to the nearest, ties to even
 #ifdef __AVX512BF16__
     const auto half = _mm512_cvtneps_pbh((__m512)x);
 #else
-    const Words bits = (Words)x;
-    const Halves half = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, Halves);
+    const Words bits = (Words)x, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Halves half = __builtin_convertvector(x == x ? rounded : Words{} + 0x7fc0, Halves);
 #endif
     std::memcpy(to, &half, sizeof half);
 }
 
-// 1 / x for normal x, relative error below 2e-7: an estimate of the processor and a step of Newton's method.
+// 1 / x for normal x, relative error below 3e-7: an estimate of the processor and a step of Newton's method.
 inline Floats reciprocal(Floats x) {
 #if defined(__AVX512F__)
     const Floats estimate = (Floats)_mm512_rcp14_ps((__m512)x);
@@ -82,35 +82,26 @@ inline Floats silu(Floats x) {
     return x * (x < -limit ? Floats{} : factor);
 }
 
-// Rows `first` to `last` - 1 of the first block's wide video: SiLU of a map of the five inputs, plus what belongs to row
-// and frame, and to the column. x is (5, frames, height, width).
+// Rows `first` to `last` - 1 of the first block's wide video: SiLU of a map of the five inputs, plus `by_row` (rows,
+// frames, channels) and `by_column` (columns, channels). x is (5, frames, rows, columns).
 template <typename Number>
 void widen(const float* x, const float* weight, const float* by_row, const float* by_column, Number* y, long first,
-           long last, long frames, long height, long width, long channels, int threads) {
-#pragma omp parallel for collapse(2) num_threads(threads) if ((last - first) * width * frames * channels > FEW)
+           long last, long frames, long rows, long columns, long channels, int threads) {
+#pragma omp parallel for collapse(2) num_threads(threads) if ((last - first) * columns * frames * channels > FEW)
     for (long row = first; row < last; row++)
-        for (long column = 0; column < width; column++)
+        for (long column = 0; column < columns; column++)
             for (long frame = 0; frame < frames; frame++) {
                 float inputs[INPUTS];
                 for (long i = 0; i < INPUTS; i++)
-                    inputs[i] = x[((i * frames + frame) * height + row) * width + column];
+                    inputs[i] = x[((i * frames + frame) * rows + row) * columns + column];
                 const float* along = by_row + (row * frames + frame) * channels;
-                Number* to = y + (((row - first) * width + column) * frames + frame) * channels;
+                Number* to = y + (((row - first) * columns + column) * frames + frame) * channels;
                 for (long c = 0; c < channels; c += LANES) {
                     Floats sum = load(along + c) + load(by_column + column * channels + c);
                     for (long i = 0; i < INPUTS; i++) sum += load(weight + i * channels + c) * inputs[i];
                     store(to + c, silu(sum));
                 }
             }
-}
-
-inline float value(float x) { return x; }
-
-inline float value(uint16_t x) {
-    const uint32_t bits = (uint32_t)x << 16;
-    float y;
-    std::memcpy(&y, &bits, sizeof y);
-    return y;
 }
 
 // Bias and SiLU, in place.
@@ -123,39 +114,43 @@ void activate(Number* x, const float* bias, long pixels, long channels, int thre
     }
 }
 
-// LANES channels of PIXELS outputs of a filter of three rows and columns: each input and weight is loaded once for all.
+// LANES channels of PIXELS outputs, side by side, of a filter of three rows and columns, added to `sums`: each input and
+// weight is loaded once for all. `inputs` are the pixels of the three rows, whose channels begin at `offset`; the weights
+// of two neighbours in the filter are `channels` numbers apart.
 template <int STRIDE, typename Number>
-inline void filter_row(const Number* const* taps, long at, const float* weight, long step, Floats* sums) {
+inline void filter_row(const Number* const* inputs, long offset, const float* weight, long channels, Floats* sums) {
     constexpr int WIDTH = (PIXELS - 1) * STRIDE + 3;
 #pragma GCC unroll 3
     for (int i = 0; i < 3; i++) {
-        Floats inputs[WIDTH];
-        for (int j = 0; j < WIDTH; j++) inputs[j] = load(taps[i * WIDTH + j] + at);
+        Floats loaded[WIDTH];
+        for (int j = 0; j < WIDTH; j++) loaded[j] = load(inputs[i * WIDTH + j] + offset);
         for (int j = 0; j < 3; j++) {
-            const Floats w = load(weight + (i * 3 + j) * step);
-            for (int p = 0; p < PIXELS; p++) sums[p] += inputs[p * STRIDE + j] * w;
+            const Floats w = load(weight + (i * 3 + j) * channels);
+            for (int p = 0; p < PIXELS; p++) sums[p] += loaded[p * STRIDE + j] * w;
         }
     }
 }
 
-// The filter over frames of the results `between` of the one over rows and columns, (frames + TAPS - 1, VECTORS), for
-// some channels of a pixel. Sums go to `total`, which has `by_frame` numbers from frame to frame.
+// The filter over frames, for some channels of a pixel, of TAPS frames, or of `length` where TAPS is 0. `between` are the
+// results of the filter before it, (frames + length - 1, VECTORS). With `by_frame` set, sums are added to `total` (frames,
+// channels) and y is not written; otherwise sums over all frames are added to `total` (channels).
 template <int TAPS, typename Number>
-inline void filter_frames(const Floats (*between)[VECTORS], const float* weight, const float* bias, Number* y,
-                          float* total, long vectors, long frames, long channels, long length, long by_frame) {
+inline void filter_frames(const Floats* between, const float* weight, const float* bias, Number* y, float* total,
+                          long vectors, long frames, long channels, long length, long by_frame) {
     for (long v = 0; v < vectors; v++) {
         const long c = v * LANES;
         Floats weights[TAPS ? TAPS : 1], sum = Floats{};
         for (int k = 0; k < TAPS; k++) weights[k] = load(weight + k * channels + c);
         for (long frame = 0; frame < frames; frame++) {
             Floats result = load(bias + c);
-            for (int k = 0; k < TAPS; k++) result += between[frame + k][v] * weights[k];
+            for (int k = 0; k < TAPS; k++) result += between[(frame + k) * VECTORS + v] * weights[k];
             if (!TAPS)
                 for (long k = 0; k < length; k++)
-                    result += between[frame + k][v] * load(weight + k * channels + c);
+                    result += between[(frame + k) * VECTORS + v] * load(weight + k * channels + c);
             result = silu(result);
+            float* of_frame = total + frame * channels + c;
             if (by_frame)
-                store(total + frame * by_frame + c, load(total + frame * by_frame + c) + result);
+                store(of_frame, load(of_frame) + result);
             else
                 store(y + frame * channels + c, result);
             sum += result;
@@ -165,62 +160,75 @@ inline void filter_frames(const Floats (*between)[VECTORS], const float* weight,
 }
 
 // Two depth-wise filters, each with bias and SiLU: over rows and columns of the wide video x, with zeros around the image,
-// and over the frames of the result, with zeros before and after, which gives rows `first` to `last` - 1 of y. Of x, row
-// v lies in place v modulo `slots`. Each group of PIXELS outputs is added up in `sums` (rows, groups, frames, channels),
-// zero before, or over the frames as well; where they are summed by frame, y is not written.
+// and over the frames of the result, with zeros before and after, which gives rows `first` to `last` - 1 of y. Of x, a
+// row lies in the place of its number modulo `slots`. Each group of PIXELS outputs is added up in `sums` (rows, groups,
+// frames, channels), zero before, or over the frames as well; where they are summed by frame, y is not written.
 template <typename Number>
 void filter(const Number* x, const float* space, const float* space_bias, const float* time, const float* time_bias,
-            Number* y, float* sums, long first, long last, long frames, long height, long width, long channels,
+            Number* y, float* sums, long first, long last, long frames, long rows, long columns, long channels,
             long slots, long side, long stride, long length, long by_frame, int threads) {
-    const long columns = (width + stride - 1) / stride, groups = (columns + PIXELS - 1) / PIXELS;
-    const long padded = frames + length - 1, block = VECTORS * LANES;
+    const long across = (columns + stride - 1) / stride, groups = (across + PIXELS - 1) / PIXELS;
+    const long padded = (frames + length - 1) * VECTORS, block = VECTORS * LANES;
     const std::vector<Number> zeros(frames * channels);
-#pragma omp parallel for collapse(2) num_threads(threads) if ((last - first) * columns * frames * channels > FEW)
-    for (long row = first; row < last; row++)
-        for (long group = 0; group < groups; group++) {
-            const long left = group * PIXELS, pixels = columns - left < PIXELS ? columns - left : PIXELS;
-            const long across = (pixels - 1) * stride + side;
-            const Number* inputs[side * across];
-            for (long i = 0; i < side; i++)
-                for (long j = 0; j < across; j++) {
-                    const long v = row * stride - side / 2 + i, h = left * stride - side / 2 + j;
-                    const bool inside = v >= 0 && v < height && h >= 0 && h < width;
-                    inputs[i * across + j] = inside ? x + (v % slots * width + h) * frames * channels : zeros.data();
-                }
-            Floats between[PIXELS * padded][VECTORS];
-            std::memset(between, 0, sizeof between);
-            for (long begin = 0; begin < channels; begin += block) {
-                const long vectors = (channels - begin < block ? channels - begin : block) / LANES;
-                for (long frame = 0; frame < frames; frame++)
-                    for (long v = 0; v < vectors; v++) {
-                        const long c = begin + v * LANES, at = frame * channels + c;
-                        Floats results[PIXELS];
-                        for (int p = 0; p < PIXELS; p++) results[p] = load(space_bias + c);
-                        if (side == 3 && stride == 1 && pixels == PIXELS)
-                            filter_row<1>(inputs, at, space + c, channels, results);
-                        else if (side == 3 && stride == 2 && pixels == PIXELS)
-                            filter_row<2>(inputs, at, space + c, channels, results);
-                        else
-                            for (long p = 0; p < pixels; p++)
-                                for (long k = 0; k < side * side; k++)
-                                    results[p] += load(inputs[k / side * across + p * stride + k % side] + at) *
-                                                  load(space + k * channels + c);
-                        for (int p = 0; p < PIXELS; p++)
-                            between[p * padded + length / 2 + frame][v] = silu(results[p]);
+#pragma omp parallel num_threads(threads) if ((last - first) * across * frames * channels > FEW)
+    {
+        std::vector<Floats> between(PIXELS * padded);  // whose first and last frames stay zero
+#pragma omp for collapse(2)
+        for (long row = first; row < last; row++)
+            for (long group = 0; group < groups; group++) {
+                const long left = group * PIXELS, pixels = across - left < PIXELS ? across - left : PIXELS;
+                const long width = (pixels - 1) * stride + side;
+                const Number* inputs[side * width];
+                for (long i = 0; i < side; i++)
+                    for (long j = 0; j < width; j++) {
+                        const long r = row * stride - side / 2 + i, c = left * stride - side / 2 + j;
+                        const bool inside = r >= 0 && r < rows && c >= 0 && c < columns;
+                        inputs[i * width + j] =
+                            inside ? x + (r % slots * columns + c) * frames * channels : zeros.data();
                     }
-                for (long p = 0; p < pixels; p++) {
-                    Number* to = y + (row * columns + left + p) * frames * channels + begin;
-                    float* total = sums + (row * groups + group) * (by_frame ? frames : 1) * channels + begin;
-                    const auto run = length == 5 ? filter_frames<5, Number> : filter_frames<0, Number>;
-                    run(between + p * padded, time + begin, time_bias + begin, to, total, vectors, frames, channels,
-                        length, by_frame ? channels : 0);
+                for (long begin = 0; begin < channels; begin += block) {
+                    const long vectors = (channels - begin < block ? channels - begin : block) / LANES;
+                    for (long frame = 0; frame < frames; frame++)
+                        for (long v = 0; v < vectors; v++) {
+                            const long c = begin + v * LANES, offset = frame * channels + c;
+                            Floats results[PIXELS];
+                            for (int p = 0; p < PIXELS; p++) results[p] = load(space_bias + c);
+                            if (side == 3 && stride == 1 && pixels == PIXELS)
+                                filter_row<1>(inputs, offset, space + c, channels, results);
+                            else if (side == 3 && stride == 2 && pixels == PIXELS)
+                                filter_row<2>(inputs, offset, space + c, channels, results);
+                            else
+                                for (long p = 0; p < pixels; p++)
+                                    for (long k = 0; k < side * side; k++)
+                                        results[p] += load(inputs[k / side * width + p * stride + k % side] + offset) *
+                                                      load(space + k * channels + c);
+                            for (long p = 0; p < pixels; p++)
+                                between[p * padded + (length / 2 + frame) * VECTORS + v] = silu(results[p]);
+                        }
+                    for (long p = 0; p < pixels; p++) {
+                        Number* to = y + (row * across + left + p) * frames * channels + begin;
+                        float* total = sums + (row * groups + group) * (by_frame ? frames : 1) * channels + begin;
+                        (length == 5 ? filter_frames<5, Number> : filter_frames<0, Number>)(
+                            between.data() + p * padded, time + begin, time_bias + begin, to, total, vectors, frames,
+                            channels, length, by_frame);
+                    }
                 }
             }
-        }
+    }
 }
 
-// A block's result y: its input x at the rows and columns of the smaller image, with its channels repeated as often as y
-// has room for, scaled, plus what belongs to row and frame, and to the column, plus the projection (may be null).
+inline float value(float x) { return x; }
+
+inline float value(uint16_t x) {
+    const uint32_t bits = (uint32_t)x << 16;
+    float y;
+    std::memcpy(&y, &bits, sizeof y);
+    return y;
+}
+
+// A block's result y (rows, columns, frames, wide): the projection, which may lie in the same place, plus the block's input
+// x at some of its rows and columns, with its channels repeated as often as there is room, scaled, plus `by_row` (rows,
+// frames, wide) and `by_column` (columns, wide).
 template <typename Number>
 void shortcut(const float* x, const long* rows_of, const long* columns_of, const float* scale, const float* by_row,
               const float* by_column, const Number* projection, float* y, long width, long frames, long channels,
@@ -230,20 +238,14 @@ void shortcut(const float* x, const long* rows_of, const long* columns_of, const
         for (long column = 0; column < columns; column++)
             for (long frame = 0; frame < frames; frame++) {
                 const float* from = x + ((rows_of[row] * width + columns_of[column]) * frames + frame) * channels;
-                const long at = ((row * columns + column) * frames + frame) * wide;
                 for (long first = 0; first < wide; first += channels) {
                     const long count = wide - first < channels ? wide - first : channels;
+                    const long at = ((row * columns + column) * frames + frame) * wide + first;
                     const float *along = by_row + (row * frames + frame) * wide + first, *times = scale + first;
                     const float* across = by_column + column * wide + first;
-                    const Number* added = projection + at + first;
-                    float* to = y + at + first;
-                    if (projection)
 #pragma omp simd
-                        for (long c = 0; c < count; c++)
-                            to[c] = value(added[c]) + (from[c] * times[c] + (along[c] + across[c]));
-                    else
-#pragma omp simd
-                        for (long c = 0; c < count; c++) to[c] = from[c] * times[c] + (along[c] + across[c]);
+                    for (long c = 0; c < count; c++)
+                        y[at + c] = value(projection[at + c]) + (from[c] * times[c] + (along[c] + across[c]));
                 }
             }
 }
@@ -251,21 +253,25 @@ void shortcut(const float* x, const long* rows_of, const long* columns_of, const
 }  // namespace
 
 #define EXPORT(NAME, NUMBER)                                                                                           \
-    void widen_##NAME(const float* x, const float* w, const float* by_row, const float* by_column, NUMBER* y,          \
-                      long first, long last, long f, long h, long v, long c, int t) {                                  \
-        widen(x, w, by_row, by_column, y, first, last, f, h, v, c, t);                                                 \
+    void widen_##NAME(const float* x, const float* weight, const float* by_row, const float* by_column, NUMBER* y,     \
+                      long first, long last, long frames, long rows, long columns, long channels, int threads) {       \
+        widen(x, weight, by_row, by_column, y, first, last, frames, rows, columns, channels, threads);                 \
     }                                                                                                                  \
-    void activate_##NAME(NUMBER* x, const float* b, long n, long c, int t) { activate(x, b, n, c, t); }                \
+    void activate_##NAME(NUMBER* x, const float* bias, long pixels, long channels, int threads) {                      \
+        activate(x, bias, pixels, channels, threads);                                                                  \
+    }                                                                                                                  \
     void filter_##NAME(const NUMBER* x, const float* space, const float* space_bias, const float* time,                \
-                       const float* time_bias, NUMBER* y, float* sums, long first, long last, long f, long h, long v,  \
-                       long c, long slots, long side, long stride, long length, long by_frame, int t) {                \
-        filter(x, space, space_bias, time, time_bias, y, sums, first, last, f, h, v, c, slots, side, stride, length,   \
-               by_frame, t);                                                                                           \
+                       const float* time_bias, NUMBER* y, float* sums, long first, long last, long frames, long rows,  \
+                       long columns, long channels, long slots, long side, long stride, long length, long by_frame,    \
+                       int threads) {                                                                                  \
+        filter(x, space, space_bias, time, time_bias, y, sums, first, last, frames, rows, columns, channels, slots,    \
+               side, stride, length, by_frame, threads);                                                               \
     }                                                                                                                  \
     void shortcut_##NAME(const float* x, const long* rows_of, const long* columns_of, const float* scale,              \
-                         const float* by_row, const float* by_column, const NUMBER* projection, float* y, long v,      \
-                         long f, long c, long rows, long columns, long wide, int t) {                                  \
-        shortcut(x, rows_of, columns_of, scale, by_row, by_column, projection, y, v, f, c, rows, columns, wide, t);    \
+                         const float* by_row, const float* by_column, const NUMBER* projection, float* y, long width,  \
+                         long frames, long channels, long rows, long columns, long wide, int threads) {                \
+        shortcut(x, rows_of, columns_of, scale, by_row, by_column, projection, y, width, frames, channels, rows,       \
+                 columns, wide, threads);                                                                              \
     }
 
 extern "C" {

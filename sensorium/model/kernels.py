@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,16 +20,19 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from sensorium.files import atomic_file
 from sensorium.paths import user_cache
 
 CHANNELS = 16
-"""The number of channels is a multiple of it."""
+"""The number of channels of a wide video is a multiple of it."""
 GROUP = 4
 """Pixels of a row that are filtered, and added up, together."""
 _SOURCE = Path(__file__).with_name("kernels.cpp")
-# No sum is reordered by these, so that results do not depend on the compiler's taste, and NaN stays NaN.
-_FLAGS = "-O3 -march=native -ffp-contract=fast -fno-math-errno -fno-trapping-math"
-_LINK = "-fopenmp -shared -fPIC -w"
+# No sum is reordered by these, and NaN stays NaN. Compilers may differ in which products and sums they fuse.
+_FLAGS = (
+    f"-DPIXELS={GROUP} -O3 -march=native -ffp-contract=fast -fno-math-errno -fno-trapping-math"
+    " -fopenmp -shared -fPIC -w"
+)
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 """Types of the videos, by the names that the functions end with."""
 
@@ -93,11 +97,11 @@ class Kernels:
     def shortcut(
         self,
         x: Tensor,
-        places: tuple[Tensor, Tensor],
+        places: Sequence[Tensor],
         scale: Tensor,
         by_row: Tensor,
         by_column: Tensor,
-        projection: Tensor | None,
+        projection: Tensor,
         y: Tensor,
     ) -> None:
         """Add up a block's result.
@@ -108,17 +112,16 @@ class Kernels:
             scale: (C',), of the repeated channels.
             by_row: (H', T, C'), added to all pixels of the row.
             by_column: (W', C'), added to all pixels of the column.
-            projection: (H', W', T, C'), added; may be `y`.
+            projection: (H', W', T, C') of either type, added; may be `y`.
             y: (H', W', T, C') float32, written.
         """
         rows, columns, frames, wide = y.shape
         sizes = (x.shape[1], frames, x.shape[3], rows, columns, wide)
-        dtype = torch.float32 if projection is None else projection.dtype
-        self._call("shortcut", dtype, (x, *places, scale, by_row, by_column, projection, y), sizes)
+        self._call("shortcut", projection.dtype, (x, *places, scale, by_row, by_column, projection, y), sizes)
 
-    def _call(self, name: str, dtype: torch.dtype, tensors: tuple[Tensor | None, ...], sizes: tuple[int, ...]) -> None:
-        assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)
-        pointers = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
+    def _call(self, name: str, dtype: torch.dtype, tensors: tuple[Tensor, ...], sizes: tuple[int, ...]) -> None:
+        assert all(tensor.is_contiguous() for tensor in tensors)
+        pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
         function = getattr(self._library, f"{name}_{TYPES[dtype]}")
         function(*pointers, *map(ctypes.c_long, sizes), ctypes.c_int(torch.get_num_threads()))
 
@@ -140,8 +143,10 @@ def load() -> Kernels | None:
             return Kernels(build(compiler, cache))
         with tempfile.TemporaryDirectory() as folder:
             return Kernels(build(compiler, Path(folder)))
-    except subprocess.CalledProcessError as fault:
-        reason = (fault.stderr.strip().splitlines() or [f"exit code {fault.returncode}"])[0]
+    except (subprocess.CalledProcessError, OSError) as fault:
+        reason = str(fault)
+        if isinstance(fault, subprocess.CalledProcessError):
+            reason = (fault.stderr.strip().splitlines() or [f"exit code {fault.returncode}"])[0]
         message = f"{compiler} cannot build {_SOURCE}: {reason}. Prediction on the CPU takes PyTorch's slower kernels."
         Console(stderr=True).print(message, highlight=False, soft_wrap=True, markup=False)
         return None
@@ -156,12 +161,10 @@ def build(compiler: str, folder: Path) -> Path:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout  # noqa: S603
     known = ("model name", "flags", "Features", "CPU part")
     processor = {line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(known)}
-    identity = "\n".join([_SOURCE.read_text(), _FLAGS, _LINK, version, *sorted(processor)])
+    identity = "\n".join([_SOURCE.read_text(), _FLAGS, version, *sorted(processor)])
     library = folder / f"kernels-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if not library.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / library.name
-            command = [compiler, *_FLAGS.split(), *_LINK.split(), str(_SOURCE), "-o", str(made)]
+        with atomic_file(library) as partial:
+            command = [compiler, *_FLAGS.split(), str(_SOURCE), "-o", str(partial)]
             subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-            made.replace(library)
     return library

@@ -5,7 +5,9 @@ def main() -> None:
     """Run the command line, where what it needs besides the models is installed."""
     try:
         from sensorium.cli.app import main as run
-    except KeyboardInterrupt:  # what it needs is still being imported
+    except (KeyboardInterrupt, RuntimeError) as fault:  # what it needs is still being imported
+        if isinstance(fault, RuntimeError) and not isinstance(fault.__cause__, KeyboardInterrupt):
+            raise
         raise SystemExit(130) from None
     except ModuleNotFoundError as fault:
         if (fault.name or "").partition(".")[0] == "sensorium":

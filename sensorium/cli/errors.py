@@ -45,8 +45,8 @@ def describe(fault: BaseException) -> tuple[int | None, str]:
     """Exit code and message of a command that failed; no exit code where its traceback is to be shown."""
     if isinstance(fault, SensoriumError):
         return fault.exit_code, str(fault)
-    if isinstance(fault, KeyboardInterrupt):
-        return INTERRUPTED, "Interrupted."
+    if isinstance(fault, KeyboardInterrupt) or isinstance(fault.__cause__, KeyboardInterrupt):
+        return INTERRUPTED, "Interrupted."  # Python before 3.12 wraps one that meets a class in the making
     if isinstance(fault, OSError) and not os.environ.get(TRACEBACK_VARIABLE):
         return SensoriumError.exit_code, _explain(fault)
     return None, f"{type(fault).__name__}: {fault}"

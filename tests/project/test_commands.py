@@ -234,11 +234,25 @@ def test_faults_of_our_own_keep_their_traceback(project, monkeypatch):
         main()
 
 
-def test_an_interrupt_before_the_command_is_there_is_no_fault(monkeypatch):
+def interrupt_in_a_class():
+    """What Python 3.11 makes of a Ctrl-C while a class is made, as matplotlib's are."""
+    raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+
+
+def test_an_interrupt_in_a_class_in_the_making_is_no_fault(project, monkeypatch, capsys):
+    monkeypatch.setattr("sensorium.stages.folds.run", interrupt_in_a_class)
+    assert run("folds", monkeypatch, project) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_interrupt_before_the_command_is_there_is_no_fault(monkeypatch, wrapped):
     class Interrupting:
         @staticmethod
         def find_spec(name, path=None, target=None):
-            if name == "sensorium.cli.app":
+            if name == "sensorium.cli.app" and wrapped:
+                interrupt_in_a_class()
+            elif name == "sensorium.cli.app":
                 raise KeyboardInterrupt
 
     monkeypatch.delitem(sys.modules, "sensorium.cli.app")

@@ -16,9 +16,8 @@ class Project:
     def __init__(self, folder, tree):
         self.folder = folder
         folder.mkdir(parents=True)
-        shutil.copy(ROOT / "dvc.yaml", folder)
-        shutil.copy(ROOT / ".dvcignore", folder)
-        shutil.copy(ROOT / "MLproject", folder)
+        for name in ("dvc.yaml", ".dvcignore", "MLproject", "python_env.yaml"):
+            shutil.copy(ROOT / name, folder)
         shutil.copytree(ROOT / "sensorium", folder / "sensorium", ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
         assert self.dvc("init", "--no-scm", "--quiet").returncode == 0

@@ -27,10 +27,10 @@ demo: install ## run the whole pipeline on the embedded dataset and print the sc
 install: $(VENV)/.runtime ## create .venv with the locked dependencies
 
 test: $(VENV)/.develop lint ## linters, types, documentation and tests
-	pytest -n $(WORKERS) --dist loadfile
+	pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.develop ## the tests that take minutes
-	pytest -n $(WORKERS) --dist loadfile -m slow
+	pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow
 
 check: $(VENV)/.develop ## what to run before each commit: linters, types and the fast tests, in under a minute
 	@$(MAKE) --no-print-directory static

@@ -32,7 +32,7 @@ def test_products(rows, inner, outer):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("size", "channels"), [((3, 3), 448), ((5, 1), 896), ((3, 3), 1792), ((3, 3), 5)])
 def test_depthwise_convolutions_and_their_gradients(size, channels, stride):
-    images, weight = rounded(2, channels, 16, 16).to(memory_format=torch.channels_last), rounded(channels, 1, *size)
+    images, weight = rounded(2, channels, 8, 8).to(memory_format=torch.channels_last), rounded(channels, 1, *size)
     padding = (size[0] // 2, size[1] // 2)
     results = []
     for dtype in (torch.bfloat16, torch.float64):

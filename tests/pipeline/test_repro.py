@@ -83,6 +83,7 @@ def snapshot(folder):
     }
 
 
+@pytest.mark.slow
 def test_recordings_placed_by_hand_stay_as_they_are(tmp_path, copy_raw):
     project = Project(tmp_path / "project", tiny_tree())
     raw = copy_raw(to=project.folder / "data" / "sensorium_all_2023")

@@ -85,6 +85,7 @@ def test_a_sweep_leaves_a_table_a_figure_and_no_checkpoints(searched):
     assert not (searched / "data" / "experiments").exists(), "a sweep publishes no fold"
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_gives_the_trials_of_an_undisturbed_one(project, searched):
     moments, kills = random.Random(3), 0
     while True:

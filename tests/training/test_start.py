@@ -230,6 +230,7 @@ def test_a_learning_curve_has_a_row_per_start_and_number(foreign_start: Path, mo
     assert not list((Paths(foreign_start).state / "learning-curves").rglob("scores.json"))
 
 
+@pytest.mark.slow
 def test_a_killed_learning_curve_repeats_no_finished_training(
     foreign_start: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

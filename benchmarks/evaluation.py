@@ -101,7 +101,7 @@ def sources(disk: Disk) -> OutOfFold:
 
 
 def read_only(disk: Disk, trials: int) -> Any:
-    recording, members = Recording(disk, trials), sources(disk).members.values()
+    recording, members = Recording(disk, trials), sources(disk).experiments.values()
     for trial in range(trials):
         recording.responses(trial)
         recording.truth(trial)

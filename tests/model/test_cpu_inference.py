@@ -101,7 +101,8 @@ def test_activation_is_exact_to_rounding(compiled):
     found = values.clone()
     compiled.activate(found.view(-1, 16), torch.zeros(16))
     expected = torch.nn.functional.silu(values.double())
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-28, equal_nan=True)
+    fused = torch.backends.cpu.get_cpu_capability().startswith("AVX")  # it has fused multiply-adds
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6 if fused else 1e-5, atol=1e-28, equal_nan=True)
 
 
 def test_rounding_to_bfloat16_is_that_of_torch(compiled):
@@ -110,7 +111,7 @@ def test_rounding_to_bfloat16_is_that_of_torch(compiled):
     exact = torch.nn.functional.silu(values.double()).float()
     compiled.activate(values.view(-1, 16), torch.zeros(16))
     differing = values != exact.bfloat16()
-    assert differing.float().mean() < 1e-2  # where SiLU itself lies between two numbers
+    assert differing.float().mean() < 1e-3  # where SiLU itself lies between two numbers
     torch.testing.assert_close(values.float(), exact, rtol=2**-8, atol=0)
 
 

@@ -18,7 +18,7 @@ from sensorium.inference.encoding_model import EncodingModel, MouseInfo
 from sensorium.inference.video import read_clip, resample
 from sensorium.mice import FRAMES_PER_SECOND, short_name
 from sensorium.paths import Paths
-from sensorium.registry import load_pair
+from sensorium.registry.pair import load_pair
 from sensorium.report.figures import draw_responses
 
 STATES = ("pupil dilation", "running speed", "pupil centre x", "pupil centre y")

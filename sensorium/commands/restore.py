@@ -5,8 +5,8 @@ from rich.console import Console
 from sensorium.config import Config
 from sensorium.errors import TrackingError
 from sensorium.paths import Paths
-from sensorium.registry import register_pair
 from sensorium.registry.manifest import PairPin
+from sensorium.registry.pair import register_pair
 from sensorium.tracking.database import set_aside
 from sensorium.tracking.recorder import published_epochs, record_past
 from sensorium.tracking.run_links import find_run, run_links

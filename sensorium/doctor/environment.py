@@ -1,6 +1,5 @@
 """The machine: Python and packages, git, disk space, GPU and driver. No package is imported for it."""
 
-import importlib.metadata
 import importlib.util
 import re
 import shutil
@@ -34,7 +33,7 @@ def check_packages(project: Project) -> Iterator[Finding]:
             yield Finding("error", f"Python {found[0]}.{found[1]}: the project asks for {wanted[1]}.", _install("3.11"))
     if not lock.is_file():
         return
-    installed = {_normal(each.metadata["Name"]): each.version for each in importlib.metadata.distributions()}
+    installed = _installed()
     pins = {_normal(name): version for name, version in _PIN.findall(lock.read_text(encoding="utf-8"))}
     missing = sorted(pins.keys() - installed.keys())
     if missing:
@@ -50,6 +49,15 @@ def check_packages(project: Project) -> Iterator[Finding]:
 
 def _install(version: str) -> str:
     return f"Type `make install PYTHON=python{version}` in a clone without .venv."
+
+
+def _installed() -> dict[str, str]:
+    """Version of each installed package, from the names of the folders: `importlib.metadata` reads all of their files.
+
+    https://packaging.python.org/en/latest/specifications/recording-installed-packages/
+    """
+    names = (folder.stem for path in reversed(sys.path) for folder in Path(path).glob("*.dist-info"))
+    return {_normal(name): version for name, version in (stem.rsplit("-", 1) for stem in names if "-" in stem)}
 
 
 def _normal(name: str) -> str:

@@ -12,6 +12,7 @@ pixel lie together.
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -53,7 +54,7 @@ class InferenceCore:
             height, width = (math.ceil(side / block.shortcut.stride) for side in (height, width))
         expansions: list[_FromInputs | _FromVideo] = [
             _FromInputs(core.stem, blocks[0], encodings[0], dtype, kernels),
-            *(_FromVideo(block, dtype, kernels) for block in blocks[1:]),
+            *(_FromVideo(*pair, dtype, kernels) for pair in zip(blocks[1:], shapes[1:], strict=True)),
         ]
         self._blocks = [
             InferenceBlock(block, expansion, shape, after, kernels)
@@ -84,23 +85,20 @@ class _FromInputs:
         self._kernels = kernels
         stem_weight = stem.conv.weight.flatten(1).t()  # (5, C)
         stride = block.shortcut.stride
-        self._rows, self._columns = (_taken(side, stride) for side in encoding.shape[1:3])
+        self._rows, self._columns = _taken(encoding.shape[1:3], stride)
+        self.places = torch.arange(len(self._rows)), torch.arange(len(self._columns))
         self._stem = stem_weight.contiguous()
         self._constant = (encoding + bias).permute(1, 2, 0, 3)[self._rows][:, self._columns]  # (H', W', T, C)
         wide = _padded(block.expand.conv.weight.flatten(1).t())  # (C, C')
-        self._weight = stem_weight @ wide  # (5, C')
+        self._weight = _product(stem_weight, wide)  # (5, C')
         by_row, by_column = _by_axes(encoding)
-        self._by_row = (by_row + bias) @ wide + _padded(block.expand.conv.bias)  # (H, T, C')
-        self._by_column = by_column @ wide  # (W, C')
+        self._by_row = _product(by_row + bias, wide) + _padded(block.expand.conv.bias)  # (H, T, C')
+        self._by_column = _product(by_column, wide)  # (W, C')
 
-    def narrow(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The block's input (H', W', T, C) where the shortcut takes it, and the numbers of its rows and columns."""
+    def narrow(self, x: Tensor) -> Tensor:
+        """The block's input (H', W', T, C) where the shortcut takes it: at all `places` of what is returned."""
         inputs = x.permute(2, 3, 1, 0)[self._rows][:, self._columns]
-        # Not as a matrix product: its bits would depend on the number of threads.
-        narrow = torch.addcmul(self._constant, inputs[..., :1], self._stem[0])
-        for channel in range(1, INPUT_CHANNELS):
-            narrow.addcmul_(inputs[..., channel : channel + 1], self._stem[channel])
-        return narrow, torch.arange(len(self._rows)), torch.arange(len(self._columns))
+        return _product(inputs, self._stem, self._constant)
 
     def prepared(self, x: Tensor) -> Tensor:
         """What `expand` takes."""
@@ -114,16 +112,16 @@ class _FromInputs:
 class _FromVideo:
     """A later block's input and the rows of its wide video, from the video (H, W, T, C) before it."""
 
-    def __init__(self, block: "Block", dtype: torch.dtype, kernels: Kernels) -> None:
+    def __init__(self, block: "Block", shape: tuple[int, int, int], dtype: torch.dtype, kernels: Kernels) -> None:
         self.dtype = dtype
         self._kernels = kernels
         self._weight = _padded(block.expand.conv.weight.flatten(1).t()).to(dtype)
         self._bias = _padded(block.expand.conv.bias)
-        self._stride = block.shortcut.stride
+        self.places = _taken(shape[:2], block.shortcut.stride)
 
-    def narrow(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The block's input (H, W, T, C), and the numbers of the rows and columns that the shortcut takes."""
-        return x, _taken(x.shape[0], self._stride), _taken(x.shape[1], self._stride)
+    def narrow(self, x: Tensor) -> Tensor:
+        """The block's input (H, W, T, C), of which the shortcut takes the rows and columns of `places`."""
+        return x
 
     def prepared(self, x: Tensor) -> Tensor:
         """What `expand` takes."""
@@ -175,8 +173,8 @@ class InferenceBlock:
         weight = self._gated(sums.sum((0, 1, 2)), filtered.shape)
         projection = torch.mm(filtered.flatten(0, 2), weight.to(filtered.dtype)).view(*filtered.shape[:3], -1)
         y = projection if projection.dtype == torch.float32 else torch.empty_like(projection, dtype=torch.float32)
-        narrow, *places = self._expansion.narrow(x)
-        self._kernels.shortcut(narrow, places, self._scale, *self._constants, projection, y)
+        narrow = self._expansion.narrow(x)
+        self._kernels.shortcut(narrow, self._expansion.places, self._scale, *self._constants, projection, y)
         return y
 
     def pooled(self, x: Tensor) -> Tensor:
@@ -184,10 +182,12 @@ class InferenceBlock:
         filtered, sums = self._filtered(x, by_frame=True)
         sums = sums.sum((0, 1))
         mean = sums / math.prod(filtered.shape[:2])
-        narrow, rows, columns = self._expansion.narrow(x)
-        narrow = narrow[rows][:, columns].mean((0, 1))
+        rows, columns = self._expansion.places
+        narrow = self._expansion.narrow(x)[rows][:, columns].mean((0, 1))
         shortcut = tile_channels(narrow, len(self._scale), dim=-1) * self._scale + self._constant
-        return torch.addmm(shortcut, mean, self._gated(sums.sum(0), filtered.shape)).t()
+        # MKL's products of few rows depend on the number of threads, those of 16 do not.
+        mean = functional.pad(mean, (0, 0, 0, -len(mean) % 16))
+        return (torch.mm(mean, self._gated(sums.sum(0), filtered.shape))[: len(shortcut)] + shortcut).t()
 
     def _filtered(self, x: Tensor, *, by_frame: bool) -> tuple[Tensor, Tensor]:
         """The wide video after both filters, (H', W', T, C), and its sums, as `Kernels.filter` writes them."""
@@ -217,14 +217,23 @@ class InferenceBlock:
         return gate[:, None] * self._project
 
 
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(..., C) by (C, C') to (..., C'), plus `bias`, with the same bits for any number of threads."""
+    y = x[..., :1] * weight[0] if bias is None else torch.addcmul(bias, x[..., :1], weight[0])
+    for channel in range(1, len(weight)):
+        y.addcmul_(x[..., channel : channel + 1], weight[channel])
+    return y
+
+
 def _by_axes(x: Tensor) -> tuple[Tensor, Tensor]:
     """(H, T, C) and (W, C), whose sum is (T, H, W, C), itself a sum of functions of one axis each."""
     return x[:, :, 0].transpose(0, 1).contiguous(), (x[0, 0] - x[0, 0, :1]).contiguous()
 
 
-def _taken(side: int, stride: int) -> Tensor:
-    """Numbers of the rows (or columns) that `subsample` takes of so many."""
-    return subsample(torch.arange(side, dtype=torch.float32).view(1, 1, side, 1, 1), stride).flatten().long()
+def _taken(sides: Sequence[int], stride: int) -> tuple[Tensor, Tensor]:
+    """Numbers of the rows and of the columns that `subsample` takes of so many."""
+    rows, columns = (torch.arange(side, dtype=torch.float32).view(1, 1, side, 1, 1) for side in sides)
+    return subsample(rows, stride).flatten().long(), subsample(columns, stride).flatten().long()
 
 
 def _filter(layer: ChannelConv) -> tuple[Tensor, Tensor]:

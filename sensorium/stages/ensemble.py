@@ -79,7 +79,7 @@ def run(
 
 def _registered(config: Config, paths: Paths, pin: Path, experiments: Sequence[str]) -> tuple[Trained, Weights | None]:
     """Verified folds of the pair that the pin names, those of other members as they are trained, and the weights."""
-    from sensorium.registry import load_pair, pinned_weights
+    from sensorium.registry.pair import load_pair, pinned_weights
 
     found = load_pair(pin, paths)
     folds = {

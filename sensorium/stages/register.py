@@ -5,7 +5,7 @@ from rich.console import Console
 from sensorium.config import Config
 from sensorium.files import tidy, waiting_lock
 from sensorium.paths import Paths
-from sensorium.registry import register_pair
+from sensorium.registry.pair import register_pair
 from sensorium.tracking.store import TrackingStore
 from sensorium.tracking.uploader import upload_remaining
 

@@ -117,8 +117,8 @@ def test_an_ensemble_beside_the_registered_pair(trained, many_config, stores, mo
     for fold in many_config.folds.train.values():
         train(many_config, trained, stores, OTHERS[0], fold)
     pair = {e: [trained.fold(e, fold) for fold in range(3)] for e in (TEACHER, STUDENT)}
-    monkeypatch.setattr("sensorium.registry.load_pair", lambda pin, paths: pair)
-    monkeypatch.setattr("sensorium.registry.pinned_weights", lambda pin: {TEACHER: 1.0, STUDENT: 0.0})
+    monkeypatch.setattr("sensorium.registry.pair.load_pair", lambda pin, paths: pair)
+    monkeypatch.setattr("sensorium.registry.pair.pinned_weights", lambda pin: {TEACHER: 1.0, STUDENT: 0.0})
     folder = trained.predictions(",".join(names), TIER)
     ensemble.run(many_config, trained, ",".join(names), TIER, trained.pair_pin)
     weights = [json.loads((folder / "provenance.json").read_text())["assignments"][0]["weights"]]

@@ -248,15 +248,15 @@ def test_the_ensemble_of_a_registered_pair_equals_that_of_its_predictions(traine
     averaged = {path: np.load(path) for path in folder.rglob("*.npy")}
     pair = {e: [trained.fold(e, fold) for fold in range(3)] for e in (TEACHER, STUDENT)}
     weights = {STUDENT: 0.75, TEACHER: 0.25}
-    monkeypatch.setattr("sensorium.registry.load_pair", lambda pin, paths: pair)
-    monkeypatch.setattr("sensorium.registry.pinned_weights", lambda pin: None)
+    monkeypatch.setattr("sensorium.registry.pair.load_pair", lambda pin, paths: pair)
+    monkeypatch.setattr("sensorium.registry.pair.pinned_weights", lambda pin: None)
     ensemble.run(tiny_config, trained, f"{STUDENT},{TEACHER}", TIER, trained.pair_pin)
     assert len(averaged) > 4
     for path, values in averaged.items():
         np.testing.assert_allclose(np.load(path), values, rtol=1e-5)
     provenance = json.loads((folder / "provenance.json").read_text())
     assert "ensemble_weights" not in provenance
-    monkeypatch.setattr("sensorium.registry.pinned_weights", lambda pin: weights)
+    monkeypatch.setattr("sensorium.registry.pair.pinned_weights", lambda pin: weights)
     ensemble.run(tiny_config, trained, f"{STUDENT},{TEACHER}", TIER, trained.pair_pin)
     for path in averaged:
         parts = {e: np.load(trained.predictions(e, TIER) / path.relative_to(folder)) for e in weights}

@@ -16,7 +16,7 @@ from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, TrackingError
 from sensorium.model import checkpoint
 from sensorium.paths import Paths
-from sensorium.registry import load_pair
+from sensorium.registry.pair import load_pair
 from sensorium.registry.promotion import promote
 from sensorium.stages import evaluate, predict, register
 from sensorium.tracking.store import TrackingStore

@@ -10,7 +10,7 @@ import yaml
 
 from sensorium.doctor.finding import Project, examine
 from sensorium.doctor.tracking import check_registry
-from sensorium.registry import register_pair
+from sensorium.registry.pair import register_pair
 
 
 @pytest.fixture

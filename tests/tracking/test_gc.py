@@ -12,8 +12,8 @@ import yaml
 import sensorium
 from sensorium.commands import gc
 from sensorium.errors import PipelineError
-from sensorium.registry import load_pair
 from sensorium.registry.manifest import PAIR, STUDENT, TEACHER
+from sensorium.registry.pair import load_pair
 from sensorium.registry.promotion import PREVIOUS, rollback
 from sensorium.stages import register
 from sensorium.tracking.dvc_files import FILES, VersionFiles

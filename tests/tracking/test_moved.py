@@ -13,8 +13,8 @@ from sensorium.commands import restore
 from sensorium.errors import TrackingError
 from sensorium.files import folder_digest
 from sensorium.paths import Paths
-from sensorium.registry import load_pair
 from sensorium.registry.model_registry import ModelRegistry
+from sensorium.registry.pair import load_pair
 from sensorium.stages import register
 from sensorium.tracking import recorder, start_training_run
 from sensorium.tracking.database import ROOT_TAG, set_aside

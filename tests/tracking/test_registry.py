@@ -10,8 +10,8 @@ from dvc_objects.fs import generic, localfs
 from sensorium.commands import restore
 from sensorium.errors import PredictionError, TrackingError
 from sensorium.files import write_json
-from sensorium.registry import load_pair, pinned_weights, register_pair
 from sensorium.registry.manifest import PAIR, STUDENT, TEACHER
+from sensorium.registry.pair import load_pair, pinned_weights, register_pair
 from sensorium.stages import register
 from sensorium.tracking import start_training_run
 

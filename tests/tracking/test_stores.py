@@ -14,8 +14,8 @@ from training_process import training
 
 from sensorium.commands import restore, sync
 from sensorium.errors import TrackingError
-from sensorium.registry import load_pair
 from sensorium.registry.manifest import PAIR, STUDENT, TEACHER
+from sensorium.registry.pair import load_pair
 from sensorium.registry.promotion import promote
 from sensorium.stages import register
 from sensorium.tracking import start_training_run

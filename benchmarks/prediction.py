@@ -22,13 +22,14 @@ tune_process()  # as the command line does
 
 import argparse
 import functools
+import inspect
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,6 +53,8 @@ from plain_form import PlainDwiseNeuro, match
 from training_step import competition
 
 MOUSE, NEURONS = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20", 7863
+
+PRODUCTS = ("mm", "bmm")
 
 
 class Speed(NamedTuple):
@@ -101,22 +104,22 @@ def measure(work: Callable[[], np.ndarray], frames: int) -> tuple[np.ndarray, Sp
     return prediction, Speed(frames / (time.perf_counter() - wall), frames / (time.process_time() - processor))
 
 
-def amount(name: str, arguments: tuple, tensors: list[torch.Tensor]) -> tuple[float, float]:
-    """Multiply-adds, 0 for what only moves numbers, and bytes that one call reads and writes."""
+def amount(name: str, given: dict[str, Any]) -> tuple[float, float]:
+    """Multiply-adds, 0 for what only moves numbers, and bytes that one call with these arguments reads and writes."""
+    y = given.get("y")
     if name == "filter":
-        _, room, filters, y, sums, (first, last), height, _ = arguments
+        filters, (first, last) = given["filters"], given["rows"]
         part = (last - first) / len(y)
-        written = part * y.nbytes if sums.shape[2] == 1 else 0
-        return part * y.numel() * (len(filters.space) + len(filters.time)), part * height / len(
-            room
-        ) * room.nbytes + written
+        read = part * given["height"] / len(given["x"]) * given["x"].nbytes
+        written = part * y.nbytes if given["sums"].shape[2] == 1 else 0
+        return part * y.numel() * (len(filters.space) + len(filters.time)), read + written
     if name == "widen":
-        _, x, weight, _, _, rows, _ = arguments
-        return rows.numel() * len(weight), x.nbytes * len(rows) / x.shape[2] + rows.nbytes
-    moved = sum({one.data_ptr(): one.nbytes for one in tensors}.values())
-    if name in ("mm", "bmm"):
-        return tensors[0].numel() * tensors[1].shape[-1], moved
-    return 0, moved + tensors[0].nbytes * (name == "activate")
+        x = given["x"]
+        return y.numel() * len(given["weight"]), x.nbytes * len(y) / x.shape[2] + y.nbytes
+    moved = sum({one.data_ptr(): one.nbytes for one in given.values() if isinstance(one, torch.Tensor)}.values())
+    if name in PRODUCTS:
+        return given["input"].numel() * given["mat2"].shape[-1], moved
+    return 0, moved + given["x"].nbytes * (name == "activate")
 
 
 def calibrated(model: DwiseNeuro, frames: int) -> DwiseNeuro:
@@ -141,12 +144,11 @@ class Roofline:
         self.block = "cortex and readout"
         self.spent = {}
         self.replaced = []
-        for owner, names in (
-            (kernels.Kernels, ("widen", "activate", "filter", "shortcut")),
-            (torch, ("mm", "bmm")),
-        ):
-            for name in names:
-                self._replace(owner, name, self._timed(name, getattr(owner, name)))
+        for name in ("widen", "activate", "filter", "shortcut"):
+            function = getattr(kernels.Kernels, name)
+            self._replace(kernels.Kernels, name, self._timed(function, list(inspect.signature(function).parameters)))
+        for name in PRODUCTS:
+            self._replace(torch, name, self._timed(getattr(torch, name), ["input", "mat2"]))
         for name in ("video", "pooled"):
             block = cpu_inference.InferenceBlock
             self._replace(block, name, self._named(getattr(block, name)))
@@ -171,16 +173,15 @@ class Roofline:
 
         return call
 
-    def _timed(self, name, function):
+    def _timed(self, function, parameters):
         @functools.wraps(function)
         def call(*arguments, **named):
             began = time.process_time()
             result = function(*arguments, **named)
             seconds = time.process_time() - began
-            every = [*arguments, *named.values(), *[result] * (result is not None)]
-            tensors = [one for one in every if isinstance(one, torch.Tensor)]
-            row = self.spent.setdefault((self.block, name), np.zeros(3))
-            row += (*amount(name, arguments, tensors), seconds)
+            given = dict(zip(parameters, arguments, strict=False)) | named | {"result": result}
+            row = self.spent.setdefault((self.block, function.__name__), np.zeros(3))
+            row += (*amount(function.__name__, given), seconds)
             return result
 
         return call

@@ -2,16 +2,18 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import training_runs
 from lightning_fabric.fabric import Fabric
-from training_runs import EXPERIMENT, change_params, checkpoints, start, train_here
+from training_runs import EXPERIMENT, change_params, checkpoints, finish, start, train_here
 
 from sensorium.config import RuntimeConfig, load
 from sensorium.data.dataset import ValidationData
@@ -101,6 +103,22 @@ def test_two_processes_stop_together_and_go_on(project: Path) -> None:
     assert checkpoints(project)
     change_params(project, {f"experiments.{EXPERIMENT}.training.samples_per_epoch": 24})
     train_here(project)
+
+
+def test_a_training_goes_on_after_one_of_its_processes_was_killed(project: Path) -> None:
+    change_params(project, {"runtime.devices": 2, f"experiments.{EXPERIMENT}.training.samples_per_epoch": 120})
+    process = start(project)
+    while not checkpoints(project):
+        assert process.is_alive()
+        time.sleep(0.05)
+    ranks = [each for each in psutil.Process(process.pid).children() if "--multiprocessing-fork" in each.cmdline()]
+    ranks[-1].kill()
+    process.join()
+    assert process.exitcode == 1
+    assert "died: process" in (project / "stderr.txt").read_text(encoding="utf-8")
+    continued = finish(project)
+    shutil.rmtree(project / "data" / "experiments")
+    assert finish(project) == continued
 
 
 def test_torchrun_trains_one_fold(project: Path) -> None:

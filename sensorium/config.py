@@ -16,6 +16,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from sensorium.architectures import Fraction, ModelConfig, Positive, Section, settings_class
 from sensorium.errors import ConfigError
+from sensorium.files import load_yaml
 from sensorium.mice import MouseSet
 from sensorium.paths import PARAMS_FILE
 from sensorium.pipeline import PipelineConfig, pipeline
@@ -536,7 +537,7 @@ def load(path: Path) -> Config:
         ConfigError: the file is missing, not UTF-8, not YAML, or not valid.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: the file does not exist.", "Run the command inside a clone of the project."

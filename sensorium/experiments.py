@@ -16,7 +16,7 @@ import yaml
 
 from sensorium.config import EXPERIMENT_NAME, EXPERIMENT_RULE, parse
 from sensorium.errors import ConfigError
-from sensorium.files import write_text
+from sensorium.files import load_yaml, write_text
 from sensorium.paths import PARAMS_FILE
 from sensorium.pipeline import pipeline
 
@@ -207,14 +207,12 @@ def add_experiment(root: Path, name: str) -> str:
         )
     params = root / PARAMS_FILE
     text = params.read_text(encoding="utf-8")
-    preset = str(yaml.safe_load(text).get("preset", ""))
+    preset = str(_tree(text, params).get("preset", ""))
     chosen = root / CONF / "preset" / f"{preset}.yaml"
-    composed = yaml.safe_load(
-        compose(root, preset, [f"experiment=[{','.join(dict.fromkeys([*_chosen(chosen), name]))}]"])
-    )
+    composed = load_yaml(compose(root, preset, [f"experiment=[{','.join(dict.fromkeys([*_chosen(chosen), name]))}]"]))
     updated = _edited(text, lambda tree: tree["experiments"].update({name: composed["experiments"][name]}))
     updated = _with_pipeline(updated)
-    parse(yaml.safe_load(updated), f"{PARAMS_FILE} with {name}")
+    parse(load_yaml(updated), f"{PARAMS_FILE} with {name}")
     listed = _edited(chosen.read_text(encoding="utf-8"), lambda tree: _choice(tree).append(name))
     if name not in _chosen(chosen):
         write_text(chosen, listed)
@@ -237,7 +235,7 @@ def _chosen(preset: Path) -> list[str]:
             f"{PARAMS_FILE}: preset {preset.stem!r} has no file {preset}.",
             "Set `preset` to the preset that the settings come from.",
         )
-    return list(_choice(yaml.safe_load(preset.read_text(encoding="utf-8"))))
+    return list(_choice(_tree(preset.read_text(encoding="utf-8"), preset)))
 
 
 def update_pipeline(root: Path) -> bool:
@@ -249,17 +247,27 @@ def update_pipeline(root: Path) -> bool:
     params = root / PARAMS_FILE
     text = params.read_text(encoding="utf-8")
     updated = _with_pipeline(text)
-    parse(yaml.safe_load(updated), PARAMS_FILE)
+    parse(load_yaml(updated), PARAMS_FILE)
     if updated != text:
         write_text(params, updated)
     return updated != text
 
 
 def _with_pipeline(text: str) -> str:
-    tree = yaml.safe_load(text)
+    tree = _tree(text, PARAMS_FILE)
     tree.pop("pipeline", None)
     derived = parse(tree, PARAMS_FILE).derived_pipeline
     return _edited(text, lambda edited: edited.update({"pipeline": derived}))
+
+
+def _tree(text: str, source: Path | str) -> dict[str, Any]:
+    try:
+        tree = load_yaml(text)
+    except yaml.YAMLError as fault:
+        raise ConfigError(f"{source}: not valid YAML: {fault}", "Correct the line named above.") from fault
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{source}: no keys in it.", f"Restore it: `git checkout {source}`.")
+    return tree
 
 
 def _edited(text: str, change: Callable[[Any], object]) -> str:
@@ -293,7 +301,7 @@ def write_params(root: Path, preset: str, overrides: Sequence[str], *, force: bo
     """
     params = root / PARAMS_FILE
     text = compose(root, preset, overrides)
-    parse(yaml.safe_load(text), f"{CONF}/preset/{preset}.yaml")
+    parse(load_yaml(text), f"{CONF}/preset/{preset}.yaml")
     if not force and params.exists() and params.read_text(encoding="utf-8") != text and not _committed(params):
         raise ConfigError(
             f"{params}: holds changes that are not committed; composing {preset} would overwrite them.",

@@ -7,7 +7,7 @@ there usually lies in DVC's cache. Only names of objects are looked up, nothing 
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,11 +15,11 @@ from typing import Any
 
 import yaml
 
-from sensorium.errors import CheckpointError
+from sensorium.errors import CheckpointError, PipelineError
+from sensorium.files import load_yaml
 from sensorium.paths import Paths
 
 LOCK_FILE = "dvc.lock"
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where PyYAML was built with it
 
 
 def remedy(path: Path, otherwise: str) -> str:
@@ -86,26 +86,32 @@ def locked_digests(root: Path) -> dict[str, str]:
 
 
 def parse_lock(text: str) -> dict[str, str]:
-    """Digest of every output in the text of a dvc.lock, by path; empty where it is not valid YAML."""
-    return dict(parse_outputs(text))
-
-
-def parse_outputs(text: str) -> Iterator[tuple[str, str]]:
-    """Path and digest of every output in the text of a dvc.lock or of a .dvc file; none where it is not valid YAML."""
+    """Digest of every output in the text of a dvc.lock, by path; empty where it is damaged."""
     try:
-        tree = yaml.load(text, _Loader)  # noqa: S506 - a safe one
-    except yaml.YAMLError:
-        return
-    stages = tree.get("stages", {"": tree}) if isinstance(tree, dict) else None
-    for stage in (stages if isinstance(stages, dict) else {}).values():
-        for out in stage.get("outs", []):
-            if "md5" in out and "path" in out:
-                yield out["path"], str(out["md5"])
+        return dict(parse_outputs(text))
+    except ValueError:
+        return {}
+
+
+def parse_outputs(text: str) -> list[tuple[str, str]]:
+    """Path and digest of every output in the text of a dvc.lock or of a .dvc file.
+
+    Raises:
+        ValueError: it is not what DVC writes.
+    """
+    try:
+        tree = load_yaml(text) or {}
+        outs = [out for stage in tree.get("stages", {"": tree}).values() for out in stage.get("outs") or ()]
+        return [(str(out["path"]), str(out["md5"])) for out in outs if "md5" in out and "path" in out]
+    except yaml.YAMLError as fault:
+        raise ValueError(" ".join(str(fault).split())) from fault
+    except (AttributeError, TypeError) as fault:
+        raise ValueError("valid YAML, but not what DVC writes") from fault
 
 
 def cache_folder(root: Path) -> Path:
     """DVC's cache folder."""
-    return Path(_settings(root)["cache"].get("dir", root / ".dvc" / "cache"))
+    return Path(dvc_settings(root)["cache"].get("dir", root / ".dvc" / "cache"))
 
 
 def is_stored(root: Path, digest: str) -> bool:
@@ -114,16 +120,27 @@ def is_stored(root: Path, digest: str) -> bool:
     return any(_holds(folder, digest) for folder in (cache_folder(root), url) if folder is not None)
 
 
-def _settings(root: Path) -> Any:
-    """DVC's settings of the system, the user and the project, with paths of local folders resolved."""
-    from dvc.config import Config  # takes a tenth of a second, and few commands need it
+def dvc_settings(root: Path) -> Any:
+    """DVC's settings of the system, the user and the project, with paths of local folders resolved.
 
-    return Config(str(root / ".dvc"), validate=False)
+    Raises:
+        PipelineError: a file with settings is damaged.
+    """
+    from dvc.config import Config, ConfigError  # takes a tenth of a second, and few commands need it
+
+    try:
+        return Config(str(root / ".dvc"), validate=False)
+    except (ConfigError, UnicodeDecodeError, IsADirectoryError) as fault:
+        reason = " ".join(f"{fault}. {fault.__cause__ or ''}".split()).rstrip(".")
+        raise PipelineError(
+            f".dvc/config: DVC cannot read its settings: {reason}.",
+            "Correct the file, or type `git checkout .dvc/config`, which brings back that of the last commit.",
+        ) from fault
 
 
 def _remote(root: Path) -> tuple[str | None, Path | None]:
     """Name of the default remote and, where it is a folder of this machine, that folder."""
-    settings = _settings(root)
+    settings = dvc_settings(root)
     name = settings["core"].get("remote")
     url = settings["remote"].get(name, {}).get("url")
     if url is None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from sensorium.config import load, parse
 from sensorium.errors import ConfigError
 from sensorium.experiments import compose, update_pipeline, write_params
-from sensorium.files import write_text
+from sensorium.files import load_yaml, write_text
 from sensorium.paths import PARAMS_FILE, Paths
 
 
@@ -48,7 +48,7 @@ def run(
         _print(f"Composed {write_params(paths.root, preset, overrides or [], force=force)} from the preset {preset}.")
     else:
         text = compose(paths.root, preset, overrides or [])
-        parse(yaml.safe_load(text), f"conf/preset/{preset}.yaml")
+        parse(load_yaml(text), f"conf/preset/{preset}.yaml")
         sys.stdout.write(text)
 
 

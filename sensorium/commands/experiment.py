@@ -9,6 +9,7 @@ from rich.console import Console
 
 from sensorium.errors import ConfigError, SensoriumError
 from sensorium.experiments import add_experiment, write_experiment
+from sensorium.files import load_yaml
 from sensorium.paths import PARAMS_FILE, Paths
 
 
@@ -58,5 +59,8 @@ def _changes(settings: Sequence[str]) -> dict[str, Any]:
         key, separator, text = setting.partition("=")
         if not separator or not all(part.isidentifier() for part in key.split(".")):
             raise ConfigError(f"-S {setting}: no setting.", "Write it as training.learning_rate=0.005.")
-        changes[key] = yaml.safe_load(text)
+        try:
+            changes[key] = load_yaml(text)
+        except yaml.YAMLError as fault:
+            raise ConfigError(f"-S {setting}: the value is not valid YAML: {fault}", "Quote texts.") from fault
     return changes

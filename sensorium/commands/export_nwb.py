@@ -15,7 +15,7 @@ from sensorium.commands.options import Mouse, require_choice, require_free, sele
 from sensorium.config import Config
 from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, PredictionError
-from sensorium.files import atomic_file
+from sensorium.files import atomic_file, load_yaml
 from sensorium.inference.ensemble import combine
 from sensorium.inference.predictions import Predictions
 from sensorium.mice import FOLDS_SPLIT, OUT_OF_FOLD, SPLITS
@@ -69,7 +69,7 @@ def run(
 
 def _read_metadata(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
         raise ConfigError(
             f"{path}: not readable as YAML ({fault}).", "The form is described in docs/how-to/nwb.md."

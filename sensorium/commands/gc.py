@@ -1,5 +1,6 @@
 """`sensorium gc`: remove what no commit, tag or registered champion needs, from DVC's cache and from MLflow."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,8 @@ from sensorium.tracking.runs import deleted_runs
 from sensorium.tracking.store import TrackingStore
 
 _FOLDER = ".dir"
+_DIGEST = re.compile(r"\b[0-9a-f]{32}(?:\.dir)?\b")
+_STAGE = re.compile(r"^  (\S.*):$", re.MULTILINE)
 _RECORDS = (f"*{LOCK_FILE}", "*.dvc")
 """What names outputs, as git's path patterns."""
 _DAMAGED = "Type `sensorium doctor --deep`, which finds damaged objects of the cache."
@@ -75,7 +78,8 @@ def _outputs(root: Path) -> Iterator[tuple[str, str]]:
     """
     try:
         listed = git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", *_RECORDS).decode()
-        reached = git(root, "rev-list", "--all", "--objects", "--", *_RECORDS).decode().splitlines()
+        # In full: git leaves out side branches whose version of a file was not taken in a merge.
+        reached = git(root, "rev-list", "--all", "--full-history", "--objects", "--", *_RECORDS).decode().splitlines()
     except (OSError, subprocess.CalledProcessError) as fault:
         raise PipelineError(
             f"{root}: git does not say which commits there are, so nothing is known to be unneeded.",
@@ -83,11 +87,38 @@ def _outputs(root: Path) -> Iterator[tuple[str, str]]:
         ) from fault
     for name in filter(None, listed.split("\0")):
         if (root / name).is_file():
-            yield from parse_outputs((root / name).read_text(encoding="utf-8"))
+            try:
+                text = (root / name).read_text(encoding="utf-8")
+                yield from parse_outputs(text)
+                _require_all_stages(root, name, text)
+            except ValueError as fault:
+                raise PipelineError(
+                    f"{name}: damaged, so nothing is known to be unneeded: {fault}.",
+                    f"Correct it, or type `git checkout {name}`, which brings back that of the last commit.",
+                ) from fault
     for line in reached:
         blob, _, name = line.partition(" ")
         if name.endswith((LOCK_FILE, ".dvc")) and Path(name).name != ".dvc":  # which is DVC's own folder
-            yield from parse_outputs(git(root, "cat-file", "blob", blob).decode())
+            text = git(root, "cat-file", "blob", blob).decode(errors="replace")
+            try:
+                yield from parse_outputs(text)
+            except ValueError:  # a commit cannot be corrected: keep all that it names
+                yield from ((name, digest) for digest in _DIGEST.findall(text))
+
+
+def _require_all_stages(root: Path, name: str, text: str) -> None:
+    """Refuse a dvc.lock without stages of the last commit's: DVC may have been killed while it wrote the file.
+
+    Raises:
+        ValueError: some stages are not there.
+    """
+    try:
+        committed = git(root, "show", f"HEAD:./{name}").decode(errors="replace")
+    except subprocess.CalledProcessError:  # it is in no commit yet
+        return
+    lost = sorted(set(_STAGE.findall(committed)) - set(_STAGE.findall(text)))
+    if lost:
+        raise ValueError(f"it lacks stages that the last commit has, such as {lost[0]}")
 
 
 def _pins(outputs: Iterable[tuple[str, str]], paths: Paths, cache: Path) -> Iterator[PairPin]:

@@ -25,7 +25,7 @@ _LOW_BYTES = 2 * _GIB
 def check_packages(project: Project) -> Iterator[Finding]:
     """Compare Python and the installed packages with what the project asks for."""
     about, lock = project.root / "pyproject.toml", project.root / _LOCK
-    if about.is_file() and (wanted := _PYTHON.search(about.read_text(encoding="utf-8"))):
+    if wanted := _PYTHON.search(_read(about)):
         found = sys.version_info[:2]
         lowest, below = (re.search(rf"{sign}\s*(\d+)\.(\d+)", wanted[1]) for sign in (">=", "<"))
         too_old = lowest is not None and found < (int(lowest[1]), int(lowest[2]))
@@ -34,7 +34,7 @@ def check_packages(project: Project) -> Iterator[Finding]:
     if not lock.is_file():
         return
     installed = _installed()
-    pins = {_normal(name): version for name, version in _PIN.findall(lock.read_text(encoding="utf-8"))}
+    pins = {_normal(name): version for name, version in _PIN.findall(_read(lock))}
     missing = sorted(pins.keys() - installed.keys())
     if missing:
         yield Finding("error", f"{_LOCK}: not installed: {some(missing)}.", "Type `make install`.")
@@ -154,4 +154,4 @@ def _cuda() -> str:
 
 
 def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

@@ -16,6 +16,7 @@ from sensorium.paths import Paths
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 _SHOWN = 3
+_UNREADABLE = "Correct or remove it; `git checkout` with its name brings back what git holds."
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,22 @@ def of_error(fault: SensoriumError, severity: Severity = "error") -> Finding:
 
 
 def examine(check: Check, project: Project) -> Iterator[Finding]:
-    """The findings of a check; a SensoriumError that ends it is the last of them."""
+    """The findings of a check; what ends it is the last of them, and other checks go on."""
     try:
         yield from check(project)
     except SensoriumError as fault:
         yield of_error(fault)
+    except (OSError, UnicodeDecodeError) as fault:
+        file = getattr(fault, "filename", None) or "a file"
+        yield Finding("error", f"{file}: cannot be read: {getattr(fault, 'strerror', None) or fault}.", _UNREADABLE)
+    except Exception as fault:
+        from dvc.config import ConfigError  # takes a tenth of a second
+        from dvc.exceptions import DvcException
+
+        if not isinstance(fault, DvcException):
+            raise
+        file = ".dvc/config" if isinstance(fault, ConfigError) else "DVC"
+        yield Finding("error", f"{file}: {' '.join(str(fault).split())}.", "Type `dvc status`, which shows it in full.")
 
 
 def command(root: Path, *words: str) -> Callable[[], str]:

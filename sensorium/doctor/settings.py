@@ -11,12 +11,12 @@ import yaml
 from sensorium.config import load
 from sensorium.doctor.finding import Finding, Project, command, of_error, some
 from sensorium.errors import ConfigError
+from sensorium.files import load_yaml
 from sensorium.paths import PARAMS_FILE
 from sensorium.recovery import LOCK_FILE
 
 _UPDATE = "sensorium config --update"
 _MARKER = re.compile(r"^(<<<<<<<|=======|>>>>>>>)( |$)", re.MULTILINE)
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _STAGES = "dvc.yaml"
 
 
@@ -86,7 +86,7 @@ def _conflicting(project: Project, path: Path) -> Finding:
 
 
 def _read_stages(path: Path) -> dict[str, Any]:
-    tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe one
+    tree = load_yaml(path.read_text(encoding="utf-8"))
     stages = tree.get("stages") if isinstance(tree, dict) else None
     if not isinstance(stages, dict):
         raise ValueError("it holds no mapping `stages`")  # noqa: TRY004 - a value of a file
@@ -104,7 +104,7 @@ def _compare(project: Project, locked: dict[str, Any]) -> Iterator[Finding]:
     try:
         with Repo(str(project.root)) as repo:
             known = {stage.name for stage in repo.index.stages if getattr(stage, "name", None)}
-    except DvcException as fault:
+    except (DvcException, ValueError) as fault:  # of values that no date or number has
         yield Finding("error", f"{_STAGES}: DVC cannot read the pipeline: {fault}", "`dvc status` shows it in full.")
         return
     foreign, new = sorted(locked.keys() - known), sorted(known - locked.keys())

@@ -3,12 +3,11 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from sensorium.doctor.finding import Finding, Project, some
 from sensorium.doctor.outputs import FOLDER_SUFFIX, listed_files, md5_all, object_path
 from sensorium.files import atomic_file
-from sensorium.recovery import cache_folder, locked_digests
+from sensorium.recovery import cache_folder, dvc_settings, locked_digests
 
 _TIMEOUT = 10.0
 """Seconds that a server may take to answer."""
@@ -95,19 +94,13 @@ def _folders(project: Project) -> list[tuple[str, Path]]:
 
 
 def _remotes(project: Project) -> list[tuple[str, str]]:
-    settings = _settings(project)
+    settings = dvc_settings(project.root)
     return [(name, str(options.get("url", ""))) for name, options in settings["remote"].items()]
-
-
-def _settings(project: Project) -> Any:
-    from dvc.config import Config
-
-    return Config(str(project.root / ".dvc"), validate=False)
 
 
 def check_remotes(project: Project) -> Iterator[Finding]:
     """Look whether remotes are configured and, where they are folders, whether they are there."""
-    settings = _settings(project)
+    settings = dvc_settings(project.root)
     default = settings["core"].get("remote")
     if default is None or default not in settings["remote"]:
         names = ", ".join(settings["remote"])

@@ -68,7 +68,7 @@ def _check_database(project: Project, store: TrackingStore, wanted: dict[str, st
             return
         found, newest = database.schema(path), database.newest_schema()
         if newest is not None and found != newest:
-            upgrade = f"Make a copy of it, then type `mlflow db upgrade {store.label}`."
+            upgrade = database.schema_remedy(found, store.label)
             yield Finding("error", f"{name}: its tables are those of another version of MLflow.", upgrade)
             return
         versions = database.registered(path)

@@ -21,6 +21,7 @@ from sensorium.data.store import MouseStore
 from sensorium.errors import ConfigError, DataError, PipelineError
 from sensorium.evaluation.comparison import Interval, compare
 from sensorium.evaluation.tables import SINGLE_TRIAL
+from sensorium.files import load_yaml
 from sensorium.paths import PARAMS_FILE, Paths
 from sensorium.recovery import LOCK_FILE, locked_digests, parse_lock
 from sensorium.reproduction.rebuild import place_data
@@ -48,7 +49,8 @@ class Revision:
             ConfigError: there is no such commit, or it holds no project.
         """
         if name is None:
-            return cls("work tree", locked_digests(root), _flat((root / PARAMS_FILE).read_text(encoding="utf-8")))
+            name, found = "work tree", locked_digests(root)
+            return cls(name, found, _settings(name, (root / PARAMS_FILE).read_text(encoding="utf-8")))
         try:
             git(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
         except (OSError, subprocess.CalledProcessError):
@@ -61,12 +63,18 @@ class Revision:
             raise ConfigError(
                 f"{name}: the commit has no {LOCK_FILE} or no {PARAMS_FILE}.", "Choose a commit with results."
             ) from None
-        return cls(name, parse_lock(lock), _flat(params))
+        return cls(name, parse_lock(lock), _settings(name, params))
 
 
-def _flat(text: str) -> dict[str, Any]:
-    tree = yaml.safe_load(text)
-    tree.pop("pipeline", None)
+def _settings(name: str, text: str) -> dict[str, Any]:
+    """Value of each dotted key of a params.yaml."""
+    try:
+        tree = load_yaml(text)
+        tree.pop("pipeline", None)
+    except (yaml.YAMLError, AttributeError) as fault:
+        raise ConfigError(
+            f"{name}: its {PARAMS_FILE} holds no settings: {fault}", "Correct it, or choose a commit with results."
+        ) from fault
     return dict(_leaves(tree, ""))
 
 

@@ -5,6 +5,7 @@ that the addresses belong to is recorded in the database itself, and they are re
 one: a copy works on its own files, and nothing outside the project is read or written.
 """
 
+import importlib.metadata
 import importlib.util
 import re
 import sqlite3
@@ -217,17 +218,33 @@ def schema(path: Path) -> str | None:
 
 def newest_schema() -> str | None:
     """Revision of the tables that the installed MLflow makes, read from its migrations; None where it has not one."""
+    newest = _revisions("revision") - _revisions("down_revision")
+    return newest.pop() if len(newest) == 1 else None
+
+
+def schema_remedy(found: str | None, label: str) -> str:
+    """What to do about tables of another version of MLflow.
+
+    Args:
+        found: revision of the tables, where it is known.
+        label: the address of the database.
+    """
+    if found is None or found in _revisions("revision"):
+        return f"Make a copy of it, then type `mlflow db upgrade {label}`."
+    return (
+        f"Its revision {found} is not known to MLflow {importlib.metadata.version('mlflow')}: a newer one made it. "
+        "Type `pip install --upgrade mlflow`, or go back to a copy of the database."
+    )
+
+
+def _revisions(key: str) -> set[str]:
+    """What the installed MLflow's migrations have under `revision`, or under `down_revision`."""
     found = importlib.util.find_spec("mlflow")
     if found is None or found.origin is None:
-        return None
+        return set()
     scripts = Path(found.origin).parent.glob("store/db_migrations/versions/*.py")
     texts = [script.read_text(encoding="utf-8") for script in scripts]
-    made, replaced = (
-        {match[1] for text in texts if (match := re.search(rf"^{key} = ['\"](\w+)", text, re.MULTILINE))}
-        for key in ("revision", "down_revision")
-    )
-    newest = made - replaced
-    return newest.pop() if len(newest) == 1 else None
+    return {match[1] for text in texts if (match := re.search(rf"^{key} = ['\"](\w+)", text, re.MULTILINE))}
 
 
 def shrink(path: Path) -> None:

@@ -5,6 +5,7 @@ Without `MLFLOW_TRACKING_URI` the store is embedded: an SQLite file in the proje
 """
 
 import os
+import re
 import shlex
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +19,15 @@ from sensorium.errors import SensoriumError, TrackingError
 from sensorium.files import PARTIAL_SUFFIX, discard, sync_tree, tidy, waiting_lock
 from sensorium.paths import Paths
 from sensorium.secrets import redact
-from sensorium.tracking.database import ARTIFACTS, RESTORE_DATABASE, check_readable, disk_remedy, is_damage, rebase
+from sensorium.tracking.database import (
+    ARTIFACTS,
+    RESTORE_DATABASE,
+    check_readable,
+    disk_remedy,
+    is_damage,
+    rebase,
+    schema_remedy,
+)
 from sensorium.tracking.views import TAGS
 
 if TYPE_CHECKING:
@@ -198,9 +207,10 @@ class TrackingStore:
         except MlflowException as fault:
             if "out-of-date" not in str(fault):
                 raise
+            found = re.search(r"found version (\w+)", str(fault))
             raise TrackingError(
                 f"{self.label}: the database was made by another version of MLflow.",
-                f"Make a copy of it, then type: mlflow db upgrade {self.label}",
+                schema_remedy(found and found[1], self.label),
             ) from fault
         return client
 

@@ -314,6 +314,31 @@ def test_an_error_of_a_check_is_a_finding_and_a_bug_is_not(tmp_path):
         list(examine(broken, Project(Paths(tmp_path))))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("dvc.lock", "stages: {settings: 1}\n"),
+        ("dvc.lock", "stages: {settings: {outs: 5}}\n"),
+        ("dvc.lock", "[" * 100_000),
+        ("dvc.yaml", None),
+        ("params.yaml", "seed: 2024-99-99\n"),
+        ("params.yaml", None),
+        (".dvc/config", "[core\n"),
+        (".dvc/config", "[core]\n    unknown = 1\n"),
+    ],
+)
+def test_content_of_any_form_is_a_finding_that_names_the_file(project, capsys, name, content):
+    """None stands for a folder in the place of the file."""
+    path = Path(name)
+    if content is None:
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(content.encode())
+    found, _ = examined(capsys)
+    assert any(name in each["what"] and each["remedy"] for each in found)
+
+
 def test_a_quick_look_imports_neither_pytorch_nor_mlflow(project):
     program = (
         "import sys; from pathlib import Path; from sensorium.paths import Paths; "

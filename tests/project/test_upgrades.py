@@ -1,5 +1,8 @@
 """A project of an earlier version opens in this one, and a database of an earlier MLflow is refused with the remedy."""
 
+import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from tiny import NEW_MOUSE, derived, tiny_tree
 from sensorium.commands import results
 from sensorium.config import load, parse
 from sensorium.data.store import MouseStore
+from sensorium.doctor.finding import Project
+from sensorium.doctor.tracking import check_registry
 from sensorium.errors import ConfigError, TrackingError
 from sensorium.model import checkpoint
 from sensorium.paths import Paths
@@ -106,11 +111,21 @@ def test_a_database_that_lacks_tables_of_this_mlflow_is_upgraded_by_it(store, tm
     assert store.client().get_experiment_by_name("kept") is not None
 
 
-def test_tables_of_another_version_of_mlflow_are_refused_with_the_command(store, tmp_path):
+def test_the_command_that_doctor_names_for_tables_of_an_earlier_mlflow_upgrades_them(store, tmp_path):
+    engine = database_at(tmp_path, earlier=True)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO runs (run_uuid, status) VALUES ('a', 'FINISHED')"))
+    engine.dispose()
+    (finding,) = check_registry(Project(Paths(tmp_path)))
+    (typed,) = re.findall(r"`(mlflow [^`]*)`", finding.remedy)
+    subprocess.run([sys.executable, "-m", *typed.split()], check=True)
+    assert list(check_registry(Project(Paths(tmp_path)))) == []
+
+
+def test_tables_of_a_newer_mlflow_are_refused(store, tmp_path):
     engine = database_at(tmp_path, earlier=False)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = 'another'"))
     engine.dispose()
-    with pytest.raises(TrackingError, match="made by another version of MLflow") as refused:
+    with pytest.raises(TrackingError, match=r"revision another is not known to MLflow .*: a newer one made it"):
         store.client()
-    assert f"mlflow db upgrade sqlite:///{tmp_path}/mlflow.db" in str(refused.value)

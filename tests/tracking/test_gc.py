@@ -99,6 +99,46 @@ def test_objects_of_tags_and_imports_are_kept(repository):
     assert place(repository, imported).exists()
 
 
+def test_objects_of_a_merged_branch_are_kept(repository):
+    """Its dvc.lock was not taken in the merge, and its name is gone."""
+    root = repository.paths.root
+    commit(repository, {})
+    main = git(root, "branch", "--show-current")
+    git(root, "checkout", "--quiet", "-b", "side")
+    digest = cached(repository, b"made on a branch")
+    commit(repository, {"data/x": digest})
+    git(root, "checkout", "--quiet", main)
+    git(root, "merge", "--quiet", "--strategy", "ours", "--message", "merge", "side")
+    git(root, "branch", "--delete", "--force", "side")
+    gc.run(repository.paths, delete=True)
+    assert place(repository, digest).is_file()
+
+
+def test_objects_that_a_damaged_lock_of_a_commit_names_are_kept(repository):
+    root = repository.paths.root
+    commit(repository, {})
+    whole = (root / "dvc.lock").read_text()
+    digest = cached(repository, b"in a conflict")
+    (root / "dvc.lock").write_text(f"<<<<<<< HEAD\nstages:\n  - md5: {digest}\n=======\n")
+    git(root, "commit", "--quiet", "--all", "--message", "a conflict")
+    (root / "dvc.lock").write_text(whole)
+    git(root, "commit", "--quiet", "--all", "--message", "mended")
+    gc.run(repository.paths, delete=True)
+    assert place(repository, digest).is_file()
+
+
+@pytest.mark.parametrize(
+    "content", [b"<<<<<<< HEAD\nstages:\n", b"stages: {all: 1}\n", b"stages:\n", b"\xff", b"stages:\n  other: {}\n"]
+)
+def test_nothing_is_removed_beside_a_damaged_lock(repository, content):
+    commit(repository, {})
+    digest = cached(repository, b"made a moment ago")
+    (repository.paths.root / "dvc.lock").write_bytes(content)
+    with pytest.raises(PipelineError, match=r"dvc\.lock: damaged.*\n.*git checkout dvc\.lock"):
+        gc.run(repository.paths, delete=True)
+    assert place(repository, digest).is_file()
+
+
 def test_versions_that_nothing_pins_are_removed(repository, capsys):
     commit(repository, {})
     train_again(repository, 1)

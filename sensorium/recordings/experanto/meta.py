@@ -9,6 +9,7 @@ import numpy.typing as npt
 import yaml
 
 from sensorium.errors import DataError
+from sensorium.files import load_yaml
 from sensorium.recordings.raw import open_array
 
 _BLOCK = 1 << 16  # time stamps looked at at once
@@ -26,7 +27,7 @@ class Meta:
         """
         self.path = path
         try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+            tree = load_yaml(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise DataError(f"{path}: the file does not exist.", "Export the session again, or restore it.") from None
         except (yaml.YAMLError, UnicodeDecodeError) as fault:

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_v
 
 from sensorium.architectures import Section
 from sensorium.errors import ConfigError, DataError
+from sensorium.files import load_yaml
 from sensorium.mice import Tier
 
 MAP_REMEDY = "Correct the mapping (`null` where there is no such signal); `h5ls -r FILE` lists what the file holds."
@@ -115,7 +116,7 @@ def read_map(path: Path) -> NwbMap:
         ConfigError: it cannot be read, or has unknown, missing or wrong keys.
     """
     try:
-        return NwbMap.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return NwbMap.model_validate(load_yaml(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
         raise ConfigError(
             f"{path}: not readable as YAML ({fault}).", "Give a mapping such as conf/nwb/lab.yaml."

@@ -74,7 +74,7 @@ def _check_size(folder: Path) -> None:
 
 
 def check_predictions(project: Project) -> Iterator[Finding]:
-    """Open every folder of predictions, and look whether it has all mice of params.yaml."""
+    """Open every folder of predictions, and look whether it has a mouse."""
     for folder in _present(project, project.paths.root / "data" / "predictions", "*/*"):
         try:
             found = Predictions.open(folder)

@@ -23,7 +23,7 @@ from sensorium.evaluation.comparison import Interval, compare
 from sensorium.evaluation.tables import SINGLE_TRIAL
 from sensorium.files import load_yaml
 from sensorium.paths import PARAMS_FILE, Paths
-from sensorium.recovery import LOCK_FILE, locked_digests, parse_lock
+from sensorium.recovery import LOCK_FILE, locked_digests, parse_lock, remedy
 from sensorium.reproduction.rebuild import place_data
 from sensorium.tracking.provenance import git
 
@@ -276,7 +276,7 @@ def _scores(folder: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path, dtype={"fold": str})
     except (OSError, ValueError) as fault:
-        raise DataError(f"{path}: no table of scores ({fault}).", "Type `dvc repro evaluate`.") from fault
+        raise DataError(f"{path}: no table of scores ({fault}).", remedy(path, "Type `dvc repro evaluate`.")) from fault
 
 
 def _whole(side: pd.DataFrame) -> float:

@@ -40,7 +40,8 @@ def test_depthwise_convolutions_and_their_gradients(size, channels, stride):
         y = functional.conv2d(*leaves, stride=stride, padding=padding, groups=channels)
         results.append([y.detach(), *torch.autograd.grad(y.double().square().sum(), leaves)])
     for found, expected in zip(*results, strict=True):
-        assert relative_error(found, expected) < 2 * ROUNDING
+        # Rounded are y, the sums on processors without the type, and the result.
+        assert relative_error(found, expected) < 3 * ROUNDING
 
 
 @pytest.mark.parametrize(("inner", "outer"), WIDTHS)

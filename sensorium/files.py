@@ -217,7 +217,8 @@ def map_npy(path: Path) -> "NDArray[Any]":
     """Map a .npy file read-only: its header is compared with its size, its values are not read.
 
     Raises:
-        ValueError: it is not a .npy file, holds Python objects, or fewer bytes than its header claims.
+        ValueError: it is not a .npy file, holds Python objects or values without bytes, or fewer bytes than its
+            header claims.
         OSError: it cannot be read.
     """
     from numpy.lib import format as npy
@@ -227,6 +228,8 @@ def map_npy(path: Path) -> "NDArray[Any]":
     except (TypeError, EOFError, OverflowError, MemoryError, RecursionError, SyntaxError, TokenError) as fault:
         # NumPy reads the header as an expression of Python, which raises all of these
         raise ValueError(f"its header is damaged: {fault!r}") from fault
+    if mapped.size and not mapped.itemsize:  # a file of any size could claim any number of them
+        raise ValueError(f"{mapped.dtype} of shape {mapped.shape}, values without bytes")
     return mapped
 
 

@@ -22,6 +22,11 @@ LARGEST_SUBMISSION = 64 << 30
 """Bytes that a submission may hold unpacked; those of the competition's five mice hold less than 1 GB."""
 MOST_FILES = 100
 """Files that a submission may hold; a track has two."""
+LARGEST_GROUP = 8 << 30
+"""Bytes that a row group may hold decoded; the competition's, written as one, hold less than 5 GB."""
+MOST_ROWS = 100_000
+"""Rows that a file may hold; a row is a trial."""
+_VALUE_BYTES = 8
 _REMEDY = "`sensorium submission` writes files of the right form."
 
 
@@ -106,12 +111,13 @@ def open_table(path: Path) -> tuple[pq.ParquetFile, list[str]]:
         The file, and what is wrong with its columns that does not prevent reading it.
 
     Raises:
-        PredictionError: not a parquet file, or its columns are not those of a submission.
+        PredictionError: not a parquet file, too large, or its columns are not those of a submission.
     """
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, UnicodeDecodeError, OSError) as fault:
         raise PredictionError(f"{path.name}: not a parquet file ({fault}).", _REMEDY) from fault
+    _require_decodable(path, file.metadata)
     found = {field.name: field.type for field in file.schema_arrow}
     missing = [name for name in SCHEMA.names if name not in found]
     if missing:
@@ -131,6 +137,27 @@ def open_table(path: Path) -> tuple[pq.ParquetFile, list[str]]:
         if _plain(found[field.name]) != _plain(field.type)
     ]
     return file, faults
+
+
+def _require_decodable(path: Path, footer: pq.FileMetaData) -> None:
+    """Refuse a file that no submission can be, before a value is read: equal values take no room in the file."""
+    if footer.num_rows > MOST_ROWS:
+        raise PredictionError(f"{path.name}: {footer.num_rows:,} rows, the limit is {MOST_ROWS:,}.", _REMEDY)
+    groups = [_decoded_bytes(footer.row_group(index)) for index in range(footer.num_row_groups)]
+    for size, limit, what in (
+        (sum(groups), LARGEST_SUBMISSION, "the file"),
+        (max(groups, default=0), LARGEST_GROUP, "a row group"),
+    ):
+        if size > limit:
+            raise PredictionError(
+                f"{path.name}: {what} holds {size >> 20:,} MiB decoded, the limit is {limit >> 20:,} MiB.",
+                "Write the predicted frames alone, one row group per trial, as `sensorium submission` does.",
+            )
+
+
+def _decoded_bytes(group: pq.RowGroupMetaData) -> int:
+    columns = [group.column(index) for index in range(group.num_columns)]
+    return sum(max(0, column.total_uncompressed_size, _VALUE_BYTES * column.num_values) for column in columns)
 
 
 def _plain(kind: pa.DataType) -> str:

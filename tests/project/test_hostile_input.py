@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -18,8 +19,9 @@ from PIL import Image
 from tiny import NEW_MOUSE
 
 from sensorium import files, published
-from sensorium.errors import CheckpointError, DataError, PredictionError, SensoriumError
-from sensorium.inference.video import read_clip
+from sensorium.errors import CheckpointError, ConfigError, DataError, PredictionError, SensoriumError
+from sensorium.inference.video import read_clip, resample
+from sensorium.pictures import read_film
 from sensorium.recordings.download.archive import DamagedArchiveError, inspect, unpack
 from sensorium.recordings.raw import open_array, read_array
 from sensorium.submission import reader
@@ -61,6 +63,7 @@ NPY = {
     "two negative sizes": npy(HEADER.format("'<f8'", (-5, -2))),
     "a size that is no number": npy(HEADER.format("'<f8'", (True,))),
     "objects": npy(HEADER.format("'|O'", (1,))),
+    "countless empty strings": npy(HEADER.format("'<U0'", (1 << 40,))),
     "objects in a record": npy(HEADER.format("[('a','|O')]", (1,))),
     "a deep expression": npy("-" * 9000 + "1"),
     "brackets without end": npy("{" * 3000),
@@ -229,6 +232,35 @@ def test_a_submission_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch)
         read_submission(path)
 
 
+def test_a_parquet_file_that_decodes_to_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "LARGEST_GROUP", 8 << 20, raising=False)
+    path, count = tmp_path / "main.parquet", 5_000_000
+    ends = pa.array([0, count], pa.int32())
+    inner = pa.ListArray.from_arrays(ends, pa.array(np.zeros(count)))
+    prediction = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), inner)
+    content = [pa.array(["a"]), pa.array([1]), prediction, pa.array([[1]], SCHEMA.field("neuron_ids").type)]
+    pq.write_table(pa.Table.from_arrays(content, schema=SCHEMA), path)
+    assert path.stat().st_size < 1 << 14
+    with pytest.raises(PredictionError, match=r"main\.parquet: a row group holds 38 MiB decoded, the limit is 8 MiB"):
+        read_submission(path)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "problem"),
+    [
+        ("LARGEST_GROUP", 100, "a row group holds"),
+        ("LARGEST_SUBMISSION", 100, "the file holds"),
+        ("MOST_ROWS", 1, "2 rows, the limit is 1"),
+    ],
+)
+def test_a_parquet_file_larger_than_a_limit_is_refused(limit, value, problem, tmp_path, monkeypatch):
+    path = tmp_path / "main.parquet"
+    path.write_bytes(table())
+    monkeypatch.setattr(reader, limit, value)
+    with pytest.raises(PredictionError, match=problem):
+        read_submission(path)
+
+
 def test_a_submission_of_countless_files_is_refused(tmp_path):
     path = tmp_path / "main.zip"
     path.write_bytes(submission_zip(*(f"{i}.parquet" for i in range(reader.MOST_FILES + 1))))
@@ -246,11 +278,11 @@ def test_a_submission_is_unpacked_inside_a_folder_of_its_own(tmp_path, monkeypat
     assert {found.name for found in tmp_path.iterdir()} == {"below", "main.zip"}
 
 
-def gif():
+def gif(rows=20, columns=30, duration=50):
     rng = np.random.default_rng(0)
-    frames = [Image.fromarray(rng.integers(0, 255, (20, 30), dtype=np.uint8)) for _ in range(4)]
+    frames = [Image.fromarray(rng.integers(0, 255, (rows, columns), dtype=np.uint8)) for _ in range(4)]
     stream = io.BytesIO()
-    frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:], duration=50)
+    frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:], duration=duration)
     return stream.getvalue()
 
 
@@ -263,11 +295,70 @@ def test_damaged_gifs_are_read_or_refused(content, tmp_path):
         read_clip(path, None)
 
 
-def test_a_film_larger_than_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("sensorium.pictures.LARGEST_FILM", 1000)
+def peak(function):
+    """Most bytes that NumPy and Python hold during a call."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_gif_larger_than_the_memory_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "clip.gif"
+    path.write_bytes(gif(500, 1000))
+
+    def refuse():
+        message = r"clip\.gif: 4 frames of 1000 x 500 pixels need 0\.01 GiB of memory, the limit is 0\.005 GiB"
+        with pytest.raises(PredictionError, match=message) as fault:
+            read_clip(path, None)
+        assert "set SENSORIUM_MAX_VIDEO_GIB" in fault.value.remedy
+
+    read_clip(path, None)  # imports what it needs
+    monkeypatch.setenv("SENSORIUM_MAX_VIDEO_GIB", "0.005")
+    assert peak(refuse) < 500 * 1000
+    monkeypatch.setenv("SENSORIUM_MAX_VIDEO_GIB", "0.01")
+    assert peak(lambda: read_clip(path, None)) < 0.01 * 2**30
+
+
+@pytest.mark.parametrize("states", ["its frames", "no frames"])
+def test_a_film_larger_than_the_memory_is_refused(states, tmp_path, monkeypatch):
+    path = tmp_path / ("clip.mp4" if states == "its frames" else "clip.ts")
+    film(path)
+    monkeypatch.setenv("SENSORIUM_MAX_VIDEO_GIB", f"{(3.5 * (2 * 32 * 32 + 256) + 16 * 32 * 32) / 2**30}")
+    frames = "5" if states == "its frames" else "at least 4"
+    with pytest.raises(PredictionError, match=f"clip.*: {frames} frames of 32 x 32 pixels need .* GiB of memory"):
+        read_film(path, PredictionError, "")
+
+
+@pytest.mark.parametrize("shape", [(1 << 20, 1 << 10, 1 << 10), (1 << 20, 1 << 10, 1 << 10, 3), (1 << 40, 0, 0)])
+def test_an_array_larger_than_the_memory_is_refused(shape, tmp_path):
+    path = tmp_path / "clip.npy"
+    header = npy(HEADER.format("'|u1'", shape))[:-80]
+    path.write_bytes(header)
+    os.truncate(path, len(header) + np.prod(shape, dtype=int))  # holes: the file takes no room on disk
+    with pytest.raises(PredictionError, match=rf"clip\.npy: {shape[0]:,} frames of .* GiB of memory"):
+        read_clip(path, None)
+
+
+def test_a_gif_that_lasts_too_long_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "clip.gif"
+    path.write_bytes(gif(1, 1, duration=655_350))
+    with pytest.raises(PredictionError, match=r"lasts 2,621 s, which are 78,642 frames at 30 Hz") as fault:
+        read_clip(path, None)
+    assert "set SENSORIUM_MAX_VIDEO_FRAMES" in fault.value.remedy
+    monkeypatch.setenv("SENSORIUM_MAX_VIDEO_FRAMES", "78642")
+    assert len(resample(read_clip(path, None), (1, 1))) == 78642
+
+
+@pytest.mark.parametrize("name", ["SENSORIUM_MAX_VIDEO_GIB", "SENSORIUM_MAX_VIDEO_FRAMES"])
+@pytest.mark.parametrize("text", ["many", "0", "-1", "nan", ""])
+def test_a_limit_that_is_no_positive_number_is_refused(name, text, tmp_path, monkeypatch):
     path = tmp_path / "clip.gif"
     path.write_bytes(gif())
-    with pytest.raises(PredictionError, match="more than 0 Gi pixels"):
+    monkeypatch.setenv(name, text)
+    with pytest.raises(ConfigError, match=f"{name}: '{text}' is no positive number"):
         read_clip(path, None)
 
 

@@ -56,11 +56,11 @@ class ScreenTrial:
         """
         stored = self._stored()
         if stored.shape[1:] != size:
-            stored = np.array([fit_picture(picture.astype(np.float32), size) for picture in stored], np.float64)
+            stored = np.array([fit_picture(picture.astype(np.float32), size) for picture in stored])
         shown = np.searchsorted(self.stamps, self.times + _OFFSET, side="right") - 1
-        return stored[shown].reshape(-1, *size)
+        return stored[shown].reshape(-1, *size).astype(np.float64)
 
-    def _stored(self) -> Float64Array:
+    def _stored(self) -> npt.NDArray[Any]:
         """The frames (F, rows, columns) as they are on disk."""
         if self.kind in ("blank", "invalid"):
             level = self.meta.get("interleave_value", _GREY_LEVEL)
@@ -81,7 +81,7 @@ class ScreenTrial:
             )
         if not np.isfinite(array).all():
             raise DataError(f"{path}: NaN or infinite grey levels.", "Export the session again.")
-        return array.astype(np.float64)
+        return array
 
     def _file(self) -> Path:
         stem = self.meta.path.parents[1] / "data" / self.meta.path.stem

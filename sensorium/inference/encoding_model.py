@@ -165,6 +165,18 @@ class EncodingModel:
             raise ConfigError(f"mouse {name!r}: the model has no readout for it.", f"Choose one of: {known}.")
         return found[0]
 
+    def require_fit(self, height: int, width: int) -> None:
+        """Refuse frames that are larger than the canvas.
+
+        Raises:
+            PredictionError: naming both sizes.
+        """
+        if height > self.canvas[0] or width > self.canvas[1]:
+            raise PredictionError(
+                f"video: frames of {height, width} pixels are larger than the canvas, {self.canvas}.",
+                "Scale it to the size of the recordings; a file (.npy, .gif, .mp4) is scaled where it is read.",
+            )
+
     def members(self, mouse: str) -> list[tuple[Member, float]]:
         """The models of one mouse and the weight of each in the mean; the weights add up to one.
 
@@ -218,16 +230,11 @@ class EncodingModel:
         return Responses(values, None if known is None else np.array(known.unit_ids, np.uint32), mouse)
 
     def _frames(self, video: ArrayLike | str | Path, known: MouseInfo | None) -> NDArray[np.float32]:
-        height, width = self.canvas
         if isinstance(video, str | Path):
             frames = _read(Path(video), known.frame if known else self.canvas)
         else:
             frames = _numbers("video", video, 3)
-        if frames.shape[1] > height or frames.shape[2] > width:
-            raise PredictionError(
-                f"video: frames of {frames.shape[1:]} pixels are larger than the canvas, {height, width}.",
-                "Scale it to the size of the recordings; a file (.npy, .gif, .mp4) is scaled where it is read.",
-            )
+        self.require_fit(*frames.shape[1:])
         if len(frames) < self.shortest_video:
             raise PredictionError(f"video: {len(frames)} frames, at least {self.shortest_video} are needed.")
         return np.ascontiguousarray(frames)

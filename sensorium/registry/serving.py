@@ -75,7 +75,7 @@ class TrialPredictor:
             raise _refusal(f"params.experiment: {experiment!r} is unknown. Choose one of: {_TUNING}, or leave it out.")
         try:
             if experiment is not None:
-                return self._tuning(data, mouse, self._roles.get(role), int(options.get("neuron", 0)))
+                return self._tuning(data, mouse, self._roles.get(role), options.get("neuron", 0))
             video = np.asarray(data["video"]).transpose(2, 0, 1)
             predicted = self._model.predict(video, mouse, data["behavior"], data["pupil_center"], self._roles.get(role))
         except SensoriumError as fault:
@@ -83,12 +83,15 @@ class TrialPredictor:
         return predicted.values
 
     def _tuning(
-        self, data: Mapping[str, NDArray[Any]], mouse: str, experiment: str | None, neuron: int
+        self, data: Mapping[str, NDArray[Any]], mouse: str, experiment: str | None, neuron: Any
     ) -> NDArray[np.float32]:
         count, frames = self._model.neurons[mouse], max(_FRAMES, self._model.shortest_video)
+        if not isinstance(neuron, int | np.integer):
+            raise _refusal(f"params.neuron: {neuron!r} is no whole number. Give a number from 0 to {count - 1}.")
         if not 0 <= neuron < count:
             raise _refusal(f"params.neuron: {neuron}, but {mouse} has {count} neurons, counted from 0.")
         height, width = np.asarray(data["video"]).shape[:2]
+        self._model.require_fit(height, width)
         behavior, pupil_center = (
             np.repeat(np.asarray(data[name]).mean(axis=1, keepdims=True), frames, axis=1)
             for name in ("behavior", "pupil_center")

@@ -183,6 +183,7 @@ def test_it_answers_over_http(served, trial):
         ({}, {"experiment": "surgery"}, "params.experiment: 'surgery' is unknown. Choose one of: tuning"),
         ({}, {"experiment": "tuning", "neuron": 99}, "params.neuron: 99, but dynamic29515"),
         ({}, {"experiment": "tuning", "neuron": -1}, "counted from 0"),
+        ({}, {"experiment": "tuning", "neuron": None}, "params.neuron: None is no whole number"),
         ({"behavior": np.full((2, FRAMES), np.nan)}, {"experiment": "tuning"}, "behavior: holds NaN"),
         ({"video": np.zeros((9, 8, FRAMES))}, {}, "larger than the canvas"),
         ({"video": np.zeros((8, 8, 5))}, {}, "5 frames, at least 32 are needed"),
@@ -247,6 +248,14 @@ def test_hostile_requests_are_refused_with_the_reason_and_the_model_still_answer
         assert len(reply["message"]) > 20, name
         assert "unexpected error" not in reply["message"], f"{name}: {reply}"
     assert post(model, {"inputs": inputs, "params": params})[0] == 200
+
+
+def test_gratings_larger_than_the_canvas_are_refused_before_they_are_built(served, trial, monkeypatch):
+    mouse = next(iter(served.config.dataset.mice))
+    monkeypatch.setattr("sensorium.registry.serving.grating", lambda *_: pytest.fail("a grating was built"))
+    params = {"mouse": mouse, "experiment": "tuning"}
+    with pytest.raises(MlflowException, match="larger than the canvas"):
+        load().predict(trial | {"video": np.zeros((9, 8, FRAMES))}, params=params)
 
 
 def test_a_video_without_pixels_is_refused(served, trial):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sensorium.errors import TransferError
-from sensorium.secrets import SECRET_OPTIONS
+from sensorium.secrets import is_secret
 
 if TYPE_CHECKING:
     from dvc.data_cloud import Remote
@@ -33,7 +33,7 @@ def open_remote(config: Any, name: str | None, timeout: float) -> "Remote":
 
     name = _existing(config, name)
     tracked = config.load_one("repo").get("remote", {}).get(name, {})
-    for option in sorted(SECRET_OPTIONS & set(tracked)):
+    for option in sorted(filter(is_secret, tracked)):
         raise TransferError(
             f"remote {name!r}: {option} is in .dvc/config, which git tracks and publishes.",
             f"Remove it (dvc remote modify --unset {name} {option}), set it in .dvc/config.local "

@@ -23,6 +23,7 @@ from dvc.utils.serialize import dump_yaml, parse_yaml_for_update
 from sensorium.files import atomic_file
 from sensorium.scheduler.graph import lock_path
 from sensorium.scheduler.processes import CHANGED, FAILED, UNCHANGED
+from sensorium.secrets import redact
 
 _log = logging.getLogger("dvc")
 
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
             push(repo, names, option or None)
             return CHANGED
     except DvcException as error:
-        _log.error("%s", error.__cause__ or error)
+        _log.error("%s", redact(str(error.__cause__ or error), Path.cwd()))
         return FAILED
 
 

@@ -55,18 +55,22 @@ def _project() -> Path | None:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake or a failing disk prints one message, no traceback."""
+    """Run the command line; wrong usage, a user's mistake or a failing disk prints one message, no traceback."""
     tune_process()
     message = None
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)  # the code of a `typer.Exit`
+    except typer.Abort as fault:
+        Console(stderr=True).print("Aborted.")
+        raise SystemExit(1) from fault
     except (Exception, KeyboardInterrupt) as fault:
         exit_code, message = describe(fault)
+        message = redact(message, _project())
         if exit_code is None:
             raise
-        message = redact(message, _project())
         label = () if exit_code == INTERRUPTED else ("[bold red]Error:[/]",)
-        Console(stderr=True, highlight=False, soft_wrap=True).print(*label, escape(message))
+        if message:  # a group without a verb has printed its help
+            Console(stderr=True, highlight=False, soft_wrap=True).print(*label, escape(message))
         raise SystemExit(exit_code) from fault
     finally:
         report(sys.argv[1:], message)

@@ -11,6 +11,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import typer
+
 from sensorium.errors import ERROR_FILE_VARIABLE, SensoriumError
 from sensorium.paths import Paths, find_root
 
@@ -45,6 +47,8 @@ def describe(fault: BaseException) -> tuple[int | None, str]:
     """Exit code and message of a command that failed; no exit code where its traceback is to be shown."""
     if isinstance(fault, SensoriumError):
         return fault.exit_code, str(fault)
+    if isinstance(fault, typer.TyperException):
+        return fault.exit_code, _usage(fault)
     if isinstance(fault, KeyboardInterrupt) or isinstance(fault.__cause__, KeyboardInterrupt):
         return INTERRUPTED, "Interrupted."  # Python before 3.12 wraps one that meets a class in the making
     if isinstance(fault, OSError) and not os.environ.get(TRACEBACK_VARIABLE):
@@ -57,7 +61,7 @@ def report(arguments: Sequence[str], message: str | None) -> None:
 
     Args:
         arguments: the command without its program.
-        message: why it failed; None where it did not, or its usage was wrong.
+        message: why it failed; None where it did not.
     """
     if message is not None and (path := os.environ.get(ERROR_FILE_VARIABLE)):
         with contextlib.suppress(FileNotFoundError):  # the caller has ended, and its folder is gone
@@ -70,6 +74,14 @@ def report(arguments: Sequence[str], message: str | None) -> None:
         note_run(Paths(find_root()), arguments, message)
     except (SensoriumError, OSError) as fault:  # the command itself is over
         _log.warning("%s", fault)
+
+
+def _usage(fault: typer.TyperException) -> str:
+    """What is wrong with the arguments of a command, and how it is used; nothing where its help was printed instead."""
+    problem, context = fault.format_message(), getattr(fault, "ctx", None)
+    if not problem or context is None:
+        return problem
+    return f"{problem}\n{context.get_usage()}\nTry `{context.command_path} {context.help_option_names[0]}` for help."
 
 
 def _explain(fault: OSError) -> str:

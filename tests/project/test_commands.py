@@ -222,6 +222,50 @@ def test_a_disk_that_refuses_is_one_clear_error(fault, words, project, monkeypat
     assert "Traceback" not in message
 
 
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ("folds", "Got unexpected extra argument(s) (https://me:***@host/x)"),
+        ("promote --margin 1", "Got unexpected extra argument(s) (https://me:***@host/x)"),
+        ("weights", "No such command 'https://me:***@host/x'."),
+        ("--no-such-option", "No such option: --no-such-option"),
+        ("", "No such command 'https://me:***@host/x'."),
+    ],
+)
+def test_wrong_usage_is_one_clear_error_without_credentials(arguments, problem, project, monkeypatch, capsys):
+    assert run(f"{arguments} https://me:hidden@host/x", monkeypatch, project) == 2
+    error, usage, hint = capsys.readouterr().err.splitlines()
+    assert error == f"Error: {problem}"
+    assert usage.startswith("Usage: sensorium ")
+    assert hint.startswith("Try `sensorium ")
+
+
+@pytest.mark.parametrize("arguments", ["", "insilico"])
+def test_a_group_without_a_verb_prints_its_help_alone(arguments, monkeypatch, capsys):
+    assert run(arguments, monkeypatch) == 2
+    shown = capsys.readouterr()
+    assert "Show this message and exit." in shown.out
+    assert shown.err == ""
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "words"),
+    [
+        (typer.Exit(3), 3, ""),
+        (typer.Abort(), 1, "Aborted.\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, ""),
+        (SystemExit(4), 4, ""),
+    ],
+)
+def test_other_ends_of_a_verb_keep_their_exit_codes(end, code, words, project, monkeypatch, capsys):
+    refuse(monkeypatch, end)
+    monkeypatch.setattr("sys.stdout", sys.stdout)  # a broken pipe replaces both
+    monkeypatch.setattr("sys.stderr", sys.stderr)
+    assert run("folds", monkeypatch, project) == code
+    assert capsys.readouterr().err == words
+
+
 def test_faults_of_our_own_keep_their_traceback(project, monkeypatch):
     monkeypatch.setattr("sys.argv", ["sensorium", "folds"])
     monkeypatch.chdir(project)

@@ -44,6 +44,16 @@ def test_a_refused_command_leaves_the_reason_on_its_run(project, adopted, monkey
     assert note in capsys.readouterr().err
 
 
+def test_wrong_usage_is_the_description_of_the_run(project, adopted, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sensorium", "promote", "--margin", "abc"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    run = project.store.client().get_run(adopted)
+    assert run.info.run_name == "promote margin=abc"
+    assert run.data.tags["mlflow.note.content"].startswith("Invalid value for '--margin'")
+
+
 def test_credentials_stay_out_of_the_run(project, adopted, monkeypatch):
     client = project.store.client()
     client.set_tag(adopted, "mlflow.source.git.repoURL", "https://me:planted-password@host/x.git")

@@ -20,13 +20,29 @@ VARIABLES = {
     "MLFLOW_TRACKING_PASSWORD": "planted-password-of-mlflow",
     "MLFLOW_TRACKING_TOKEN": "planted-token-of-mlflow",
     "HF_TOKEN": "planted-token-of-the-hub",
+    "PGPASSWORD": "planted/password-of-postgres",
+    "MYSQL_PWD": "planted-password-of-mysql",
+    "AZURE_STORAGE_KEY": "planted+key/of-azure",
+    "AZURE_STORAGE_CONNECTION_STRING": "AccountName=me;AccountKey=planted-key-in-a-connection-string",
 }
-TRACKING, REMOTE, KEY, LOCAL, GIT, TRACKED = (
+TRACKING, REMOTE, KEY, LOCAL, ACCOUNT, CLIENT, SERVICE, GIT, TRACKED = (
     f"planted-{place}"
-    for place in ("in-tracking", "in/remote", "access-key-id", "secret+of-local", "in-git", "in-patch")
+    for place in (
+        "in-tracking",
+        "in/remote",
+        "access-key-id",
+        "secret+of-local",
+        "key+of/account",
+        "secret-of-client",
+        "token-of-web-service",
+        "in-git",
+        "in-patch",
+    )
 )
-PLANTED = (*VARIABLES.values(), TRACKING, REMOTE, KEY, LOCAL, GIT, TRACKED)
-OWN = (".dvc/config", ".dvc/config.local", ".git/config")
+USER = "planted0" * 4
+"""A token in the place of a URL's user."""
+PLANTED = (*VARIABLES.values(), TRACKING, REMOTE, KEY, LOCAL, ACCOUNT, CLIENT, SERVICE, GIT, TRACKED, USER)
+OWN = ("variables.env", ".dvc/config.local", ".git/config")
 """Where they were planted."""
 _CLOSED = "127.0.0.1:9"  # nobody listens there
 _CONFIG_LOCAL = f"""
@@ -37,6 +53,14 @@ _CONFIG_LOCAL = f"""
     endpointurl = http://{_CLOSED}
     access_key_id = {KEY}
     secret_access_key = {LOCAL}
+['remote "azure"']
+    url = azure://container/store
+    account_name = me
+    account_key = {ACCOUNT}
+    client_secret = {CLIENT}
+['remote "dav"']
+    url = webdavs://{USER}@{_CLOSED}/store
+    token = {SERVICE}
 """
 TRAIN = "sensorium train -e true_batch_001 -f 0"
 PAIR = "distillation_001,true_batch_001"
@@ -56,6 +80,14 @@ WITHOUT = (
     "sensorium gc",
     "sensorium remote check web",
     "sensorium remote check bucket",
+    "sensorium remote check azure",
+    "sensorium remote check dav",
+    "sensorium run settings --push --remote web",
+    "sensorium run settings --push --remote bucket",
+    f"sensorium folds https://me:{TRACKING}@host",
+    f"sensorium remote check https://{USER}@host",
+    f"sensorium evaluate --{VARIABLES['PGPASSWORD']}",
+    f"sensorium {quote(VARIABLES['AZURE_STORAGE_KEY'], safe='')}",
     f"sensorium predict -e https://me:{TRACKING}@host -s folds",
     f"sensorium config --preset https://me:{REMOTE}@host",
     "sensorium project install",
@@ -120,14 +152,14 @@ def plant(root):
     for name in ("MLproject", "python_env.yaml", "requirements.lock"):
         shutil.copy(ROOT / name, root)
     (root / ".gitignore").write_text("/data/\n/.sensorium/\n/mlflow.db\n/mlartifacts/\n/reports/\n__pycache__/\n")
+    (root / "variables.env").touch()
     git(root, "init", "--quiet")
     subprocess.run(["dvc", "config", "core.no_scm", "--unset"], cwd=root, check=True, capture_output=True)
     git(root, "add", ".")
     git(root, "commit", "--quiet", "--message", "all")
     git(root, "remote", "add", "origin", f"https://me:{GIT}@{_CLOSED}/project.git")
     (root / ".dvc" / "config.local").write_text(_CONFIG_LOCAL)
-    with (root / ".dvc" / "config").open("a") as config:
-        config.write(f"['remote \"shared\"']\n    url = s3://shared/store\n    secret_access_key = {TRACKED}\n")
+    (root / "variables.env").write_text(f"export DB_PASSWORD={TRACKED}\n")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dvc.repo import Repo
 from toy_project import diamond, meet, stage
 
 from sensorium.errors import ConfigError, PipelineError
+from sensorium.scheduler.processes import FAILED
 
 
 def test_the_result_equals_a_serial_run_bit_for_bit(project):
@@ -246,6 +248,15 @@ def test_a_push_that_fails_costs_no_result_and_is_named(project, tmp_path):
     assert "All stages are done, but some were not pushed" in fault.value.problem
     assert "dvc push " in fault.value.remedy
     assert toy.clean()
+
+
+def test_the_log_of_a_push_holds_no_password(project):
+    toy = project(diamond())
+    call = [sys.executable, "-m", "sensorium.scheduler.stage", "push", "https://me:hidden@host", "x"]
+    done = subprocess.run(call, cwd=toy.root, capture_output=True, text=True, check=False)
+    assert done.returncode == FAILED
+    assert "https://me:***@host" in done.stderr
+    assert "hidden" not in done.stderr
 
 
 def test_the_record_holds_what_dvc_would_write(project):

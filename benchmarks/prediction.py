@@ -50,7 +50,7 @@ from sensorium.recordings.synthetic.mouse import Recipe, write_mouse
 
 sys.path.insert(0, str(Path(__file__).parent))
 from plain_form import PlainDwiseNeuro, match
-from training_step import competition
+from training_step import competition, product_rate
 
 MOUSE, NEURONS = "dynamic29515-10-12-Video-9b4f6a1a067fe51e15306b9628efea20", 7863
 
@@ -197,19 +197,6 @@ class Roofline:
             turns_spent.append(self.spent)
         self.spent = {key: min((one[key] for one in turns_spent), key=lambda row: row[2]) for key in self.spent}
         return min(totals)
-
-
-def product_rate(dtype: torch.dtype) -> float:
-    """Multiply-adds a second of the machine's matrix product on the shapes that dominate, the best of them."""
-    rates = []
-    for rows, inner, columns in ((16384, 64, 448), (16384, 448, 64), (16384, 128, 896), (4096, 256, 1792)):
-        x, weight = torch.rand(rows, inner).to(dtype), torch.rand(inner, columns).to(dtype)
-        y = torch.empty(rows, columns, dtype=dtype)
-        for _ in range(6):
-            began = time.process_time()
-            torch.mm(x, weight, out=y)
-            rates.append(rows * inner * columns / (time.process_time() - began))
-    return max(rates)
 
 
 def print_roofline(member: Member, windows: int, turns: int, dtype: torch.dtype) -> None:

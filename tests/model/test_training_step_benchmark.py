@@ -23,6 +23,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_variants_that_fail_are_rows(
     benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the processes that measure memory
     known = benchmark.VARIANTS
     refused = known["ours"]._replace(optimizer="both")
     monkeypatch.setitem(benchmark.OPTIMIZERS, "both", {"fused": True, "foreach": True})
@@ -35,7 +36,8 @@ def test_variants_that_fail_are_rows(
     assert found["refused"][0].startswith("RuntimeError: ")
     assert float(found["unknown to the child"][1]) > 0
     assert "invalid choice: 'unknown to the child'" in found["unknown to the child"][2]
-    assert float(found["AdamW by foreach"][2]) > float(found["bf16"][3]) > 0
+    peak, added = map(float, found["AdamW by foreach"][2:])
+    assert peak > added > 0
 
 
 def test_the_roofline_counts_the_work_of_a_step(

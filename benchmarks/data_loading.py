@@ -51,7 +51,7 @@ SHAPES = {
 }
 BATCH, MICE, TRIALS, FEW = 32, 10, 24, 6
 SCALES = (1, 4, 16)
-LABELLED = 5 * 410 + 5 * 740
+LABELLED = 5 * 410 + 5 * 718
 """Labelled trials of all ten mice of the competition, about."""
 
 

@@ -44,7 +44,7 @@ faults: $(VENV)/.develop ## damage the demonstration in 1,000 ways, kill 300 com
 coverage: $(VENV)/.develop ## the tests, and which lines they ran; a report, not a limit
 	pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-report=html:reports/coverage
 
-bench: $(VENV)/.develop ## compare speed and memory with the published code, hours; ARGS=--quick: minutes
+bench: $(VENV)/.develop ## write docs/reference/benchmark-results.md: speed and memory, hours; ARGS=--quick: minutes
 	python benchmarks/suite.py $(ARGS)
 
 lint: static docs ## linters, types, import layers, declared packages and documentation alone

@@ -106,7 +106,7 @@ def ratios(page):
     for section in page.split("\n## ")[1:]:
         header = []
         for line in section.splitlines():
-            cells = [cell.strip() for cell in line.strip("| ").split(" | ")] if line.startswith("|") else []
+            cells = [cell.strip() for cell in line[1:-1].split("|")] if line.startswith("|") else []
             if not cells or not header:
                 header = cells
                 continue
@@ -125,8 +125,8 @@ def draw(page, path):
         return ""
     figure = Figure(figsize=(9, 0.8 + 0.28 * len(found)), layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="times as fast as the reference of its table")
-    bars = axes.barh(list(found), list(found.values()))
-    axes.bar_label(bars, fmt="%.2f", padding=2)
+    bars = axes.barh(list(found), [ratio - 1 for ratio in found.values()], left=1)
+    axes.bar_label(bars, [f"{ratio:.3g}" for ratio in found.values()], padding=2)
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.8)
     axes.margins(x=0.1)

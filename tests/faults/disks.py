@@ -1,6 +1,6 @@
 """A campaign of disks: the commands of a small project on a disk that is full, read-only, slow, or lacks something.
 
-    sudo python tests/faults/disks.py [--table disks.md] [--keep FOLDER] [--only TEXT]
+    sudo .venv/bin/python tests/faults/disks.py [--table disks.md] [--keep FOLDER] [--only TEXT]
 
 It needs root, for mounts, and gcc; `exfat-fuse` and `exfatprogs` for the disk of exFAT, which is left out without them.
 The small project of tests/faults/kills.py is copied to each disk, the outputs of one command are removed, and the
@@ -150,7 +150,7 @@ class DiskCampaign(Campaign):
 
 
 def main() -> None:
-    """Run the campaign; exit code 1 where a command ended badly."""
+    """Run the campaign; exit code 1 where a command ended badly, or nothing was checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path)
     parser.add_argument("--keep", type=Path, help="folder of the undisturbed project")
@@ -159,8 +159,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True, markup=False)
     if os.geteuid() != 0:
-        console.print("disks: left out, since only root may mount them")
-        return
+        sys.exit("disks: nothing was checked, since only root may mount them: type `make faults-disks`")
     kinds = [kind for kind in options.disks.split(",") if kind != "exFAT" or shutil.which("mount.exfat-fuse")]
     commands = [command for command in COMMANDS if any(text in command for text in options.only.split(","))]
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
@@ -183,7 +182,8 @@ def main() -> None:
     console.print("\n".join(lines))
     if options.table:
         options.table.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    sys.exit(any(verdict not in GOOD for found in counts.values() for verdict in found))
+    verdicts = [verdict for found in counts.values() for verdict in found]
+    sys.exit(not verdicts or any(verdict not in GOOD for verdict in verdicts))
 
 
 if __name__ == "__main__":

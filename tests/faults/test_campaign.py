@@ -7,12 +7,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from campaign import EXPENSIVE, GOOD, Campaign, combinations, finished_project, sample
+from campaign import GOOD, Campaign, combinations, finished_project, sample
 from kills import GOOD as GOOD_ENDS
 from kills import Campaign as KillCampaign
 from kills import draw, undisturbed_project
 
-COUNT, REAL_COUNT, KILL_COUNT = 80, 30, 28
+COUNT, REAL_COUNT, KILL_COUNT = 100, 30, 28
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,7 @@ def campaign(finished, tmp_path):
 
 @pytest.mark.timeout(900)
 def test_no_fault_of_a_sample_ends_badly(finished, campaign):
-    cheap = [combination for combination in combinations(finished) if combination.command not in EXPENSIVE]
-    outcomes = [campaign.run(combination) for combination in sample(cheap, COUNT, seed=0)]
+    outcomes = [campaign.run(combination) for combination in sample(combinations(finished), COUNT, seed=0)]
     assert len(outcomes) == COUNT
     failures = [str(outcome) for outcome in outcomes if outcome.verdict not in GOOD]
     assert not failures, "\n".join(failures)

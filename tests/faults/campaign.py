@@ -116,7 +116,7 @@ RESTORE = "sensorium registry restore"
 MLFLOW = "mlflow run . --env-manager local -e checkpoints"
 SCORE = "sensorium score data/submissions/main/main.zip"
 DOCTOR = "sensorium doctor --quick"
-VERIFY = f"sensorium verify -m {MOUSE}"
+VERIFY = "sensorium verify"
 REMOTE = "sensorium remote check --read-only --objects"
 REPORTERS = (DOCTOR, VERIFY, REMOTE)
 """Commands whose task is to report damage."""
@@ -246,8 +246,9 @@ def names(message: str, file: str) -> bool:
     """Whether a message says which file is meant: by its path, a folder of it that is an output, or its digest."""
     flat = message.replace("\n", "")
     path = Path(file)
-    if file.startswith(".dvc/cache/"):
-        return f"{path.parent.name}{path.name}" in flat or f"{path.parent.name}/{path.name}" in flat or "data/" in flat
+    if file.startswith((".dvc/cache/", "demo-remote/")):
+        digest = rf"{path.parent.name}/?{path.name}"
+        return re.search(rf"{digest}|(data|reports)/", flat) is not None
     return (path.name if path.suffix else file) in flat or any(
         str(folder) in flat for folder in path.parents if len(folder.parts) > 1
     )

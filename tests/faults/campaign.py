@@ -114,7 +114,7 @@ INGEST = f"sensorium ingest -m {MOUSE}"
 TRAIN = f"sensorium train -e {BASELINE} -f 0"
 RESTORE = "sensorium registry restore"
 MLFLOW = "mlflow run . --env-manager local -e checkpoints"
-"""It reads its files before any code of the project runs, so its message need only name the file."""
+"""It reads its files before any code of the project runs: its message is MLflow's, and is not judged."""
 SCORE = "sensorium score data/submissions/main/main.zip"
 DOCTOR = "sensorium doctor --quick"
 VERIFY = "sensorium verify"
@@ -336,6 +336,8 @@ class Campaign:
         )
         if changed:
             return "changed", ", ".join(changed[:3])
+        if combination.command == MLFLOW:
+            return self._put_back(combination)
         if not names(output, combination.file):
             return "silent", output[-300:]
         return self._follow(combination, output)
@@ -355,6 +357,13 @@ class Campaign:
         shown, expected = (text.partition("What to type next")[0] for text in texts)
         return shown != expected
 
+    def _put_back(self, combination: Combination) -> tuple[str, str]:
+        """Bring the file back, as its owner would, and give the command again."""
+        self._copy.put_back(combination.file)
+        code, output = self._execute(combination.command)
+        wrong = self._wrong(combination, set())
+        return ("explained", "") if code == 0 and not wrong else ("remedy", f"put back: {wrong} {output[-300:]}")
+
     def _follow(self, combination: Combination, output: str) -> tuple[str, str]:
         """Do what a message says, then give the command again."""
         if combination.command in REPORTERS:  # one finding of several
@@ -363,12 +372,7 @@ class Campaign:
             output = "\n".join(lines[named:])
         found = remedies(output)
         if _TEXTS.fullmatch(combination.file) or not found:
-            if not _ADVICE.search(output) and combination.command != MLFLOW:
-                return "silent", output[-300:]
-            self._copy.put_back(combination.file)
-            code, output = self._execute(combination.command)
-            wrong = self._wrong(combination, set())
-            return ("explained", "") if code == 0 and not wrong else ("remedy", f"put back: {wrong} {output[-300:]}")
+            return self._put_back(combination) if _ADVICE.search(output) else ("silent", output[-300:])
         tried: list[str] = []
         for remedy in found[:3]:
             tried.append(remedy)

@@ -128,7 +128,8 @@ EXPENSIVE = (OUT_OF_FOLD, ENSEMBLE, TRAIN, RESTORE, MLFLOW)
 EXPENSIVE_SHARE = 0.25
 """Part of their combinations that takes part in the draw."""
 READERS: list[tuple[str, tuple[str, ...]]] = [
-    (r"data/sensorium_all_2023/.*", (INGEST, VERIFY)),
+    (rf"data/sensorium_all_2023/{MOUSE}/.*", (INGEST, VERIFY)),
+    (r"data/sensorium_all_2023/.*", (VERIFY, SCORE)),
     (r"data/store/.*", (PREDICT, "sensorium evaluate", "sensorium inspect", DOCTOR)),
     (r"data/folds/.*", (OUT_OF_FOLD, "sensorium evaluate", "sensorium inspect", DOCTOR)),
     (rf"data/experiments/{TEACHER}/.*", (PREDICT, "sensorium register", DOCTOR)),
@@ -250,6 +251,8 @@ def names(message: str, file: str) -> bool:
     if file.startswith((".dvc/cache/", "demo-remote/")):
         digest = rf"{path.parent.name}/?{path.name}"
         return re.search(rf"{digest}|(data|reports)/", flat) is not None
+    if file.startswith("conf/"):  # as Hydra names it
+        return file.removeprefix("conf/").removesuffix(".yaml") in flat
     return (path.name if path.suffix else file) in flat or any(
         str(folder) in flat for folder in path.parents if len(folder.parts) > 1
     )

@@ -27,7 +27,7 @@ def campaign(finished, tmp_path):
     made.close()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_no_fault_of_a_sample_ends_badly(finished, campaign):
     outcomes = [campaign.run(combination) for combination in sample(combinations(finished), COUNT, seed=0)]
     assert len(outcomes) == COUNT

@@ -174,7 +174,7 @@ _LINKS = "data/runs/"
 _QUOTED = re.compile(r"`((?:rm|dvc|sensorium|mlflow|git|make) [^`]*)`")
 _TEXTS = re.compile(r"params\.yaml|dvc\.(yaml|lock)|conf/.*|MLproject|python_env\.yaml")
 """Files that a user writes or merges, and mends by hand."""
-_ADVICE = re.compile(r"\b(?:Correct|Save|Restore|Remove|Write|Give|Resolve)\b")
+_ADVICE = re.compile(r"\b(?:Begin|Correct|Save|Restore|Remove|Write|Give|Resolve)\b")
 _PLAIN = re.compile(r"\b((?:dvc|sensorium|mlflow) [a-z][^\s;,]*(?: [^\s;,]*[\w/*])*)")
 
 

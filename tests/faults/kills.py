@@ -94,7 +94,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 Left out are `sensorium gc --delete`, which needs a repository of git (tests/faults/soak.py has one), `sensorium
 rollback`, which needs two champions, and commands whose files are no outputs of stages.
 """
-TIMEOUT_SECONDS = 180
+TIMEOUT_SECONDS = 600
 _TRACEBACK, _IGNORED = "Traceback (most recent call last)", "Exception ignored in"
 _FEWEST_SECONDS = 0.2
 _REFUSED_SECONDS, _ENDING_SECONDS = 60, 300

@@ -151,7 +151,7 @@ READERS: list[tuple[str, tuple[str, ...]]] = [
     (r"conf/.*", ("sensorium config --preset demo", "sensorium config --preset competition")),
     (r"MLproject|python_env\.yaml", (MLFLOW,)),
     (r"\.dvc/cache/files/.*", ("dvc checkout", "sensorium results", "sensorium gc", DOCTOR)),
-    (r"\.dvc/.*|\.dvcignore", ("dvc status", "sensorium results", "sensorium evaluate", "sensorium gc", DOCTOR)),
+    (r"\.dvc/.*|\.dvcignore", ("sensorium results", "sensorium evaluate", "sensorium gc", DOCTOR)),
     (r"\.sensorium/train/.*", (TRAIN, "sensorium checkpoints", DOCTOR)),
     (r"\.sensorium/.*", ("sensorium sync", "sensorium promote", DOCTOR)),
     (r"demo-remote/.*", (REMOTE,)),

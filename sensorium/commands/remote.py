@@ -86,5 +86,4 @@ def _audit(console: Console, remote: "Remote", items: Sequence[TrackedObject], c
     _print(console, "objects", f"{len(found['intact'])} intact, none damaged")
     if missing := found["missing"]:
         names = ", ".join(item.path for item in missing[:5]) + (", …" if len(missing) > 5 else "")
-        text = f"{len(missing)} not there (never pushed): {names}; `dvc push` sends what DVC's cache holds"
-        _print(console, "objects", text, good=False)
+        _print(console, "objects", f"{len(missing)} not there (never pushed): {names}", good=False)

@@ -24,7 +24,8 @@ _RUN_VARIABLE = "MLFLOW_RUN_ID"
 _log = logging.getLogger(__name__)
 _ROOM = "Free space on that disk, then run the command again."
 _RIGHTS = "Give your user the right to read and write there, or name another place."
-_PLACE = "Check the path, or name another place."
+_ABSENT = "Restore the file or folder, or name another place."
+_PLACE = "Remove what stands there, or name another place."
 _REMEDIES = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
@@ -32,11 +33,11 @@ _REMEDIES = {
     errno.EACCES: _RIGHTS,
     errno.EPERM: _RIGHTS,
     errno.EROFS: "That disk can only be read: name another place, or mount it for writing.",
-    errno.ENOENT: _PLACE,
+    errno.ENOENT: _ABSENT,
     errno.ENOTDIR: _PLACE,
     errno.EISDIR: _PLACE,
     errno.EEXIST: _PLACE,
-    errno.ENAMETOOLONG: _PLACE,
+    errno.ENAMETOOLONG: "Name another place.",
     errno.EMFILE: "Allow more open files: `ulimit -n 4096`.",
     errno.ENOLCK: "That disk has no file locks: mount it with them, or name another place.",
     errno.EIO: "The disk is failing or gone: look into the system's log.",

@@ -129,6 +129,7 @@ EXPENSIVE_SHARE = 0.25
 """Part of their combinations that takes part in the draw."""
 READERS: list[tuple[str, tuple[str, ...]]] = [
     (rf"data/sensorium_all_2023/{MOUSE}/.*", (INGEST, VERIFY)),
+    (r"data/sensorium_all_2023/\.truth/.*", (SCORE,)),
     (r"data/sensorium_all_2023/.*", (VERIFY, SCORE)),
     (r"data/store/.*", (PREDICT, "sensorium evaluate", "sensorium inspect", DOCTOR)),
     (r"data/folds/.*", (OUT_OF_FOLD, "sensorium evaluate", "sensorium inspect", DOCTOR)),

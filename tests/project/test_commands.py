@@ -184,7 +184,7 @@ def test_a_verb_says_itself_what_to_do_about_a_file_that_cannot_be_read():
 def test_a_place_that_cannot_be_written_is_one_clear_error(arguments, project, monkeypatch, capsys):
     assert run(arguments, monkeypatch, project) == 1
     message = capsys.readouterr().err
-    assert "Error: /proc/nope: No such file or directory.\nCheck the path" in message
+    assert "Error: /proc/nope: No such file or directory.\nRestore the file" in message
     assert "Traceback" not in message
 
 

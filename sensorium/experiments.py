@@ -131,6 +131,25 @@ def compose(root: Path, preset: str, overrides: Sequence[str] = ()) -> str:
     return text
 
 
+def compose_valid(root: Path, preset: str, overrides: Sequence[str]) -> str:
+    """As `compose`, and the settings are checked.
+
+    Raises:
+        ConfigError: as `compose`, or the settings are not valid; the files that they come from are named.
+    """
+    text = compose(root, preset, overrides)
+    try:
+        parse(load_yaml(text), f"{CONF}/preset/{preset}.yaml")
+    except ConfigError as fault:
+        files = [f"{CONF}/preset/{preset}.yaml"]
+        for entry in load_yaml((root / files[0]).read_text(encoding="utf-8")).get("defaults", []):
+            for group, names in entry.items() if isinstance(entry, dict) else ():
+                folder = str(group).removeprefix("override").strip(" /")
+                files += [f"{CONF}/{folder}/{name}.yaml" for name in ([names] if isinstance(names, str) else names)]
+        raise ConfigError(fault.problem, f"The settings come from {', '.join(files)}. {fault.remedy}") from fault
+    return text
+
+
 _MISSING = re.compile(r"Missing mandatory value: (\S+)")
 
 
@@ -300,8 +319,7 @@ def write_params(root: Path, preset: str, overrides: Sequence[str], *, force: bo
         ConfigError: the settings are not valid, or params.yaml holds changes that are not committed.
     """
     params = root / PARAMS_FILE
-    text = compose(root, preset, overrides)
-    parse(load_yaml(text), f"{CONF}/preset/{preset}.yaml")
+    text = compose_valid(root, preset, overrides)
     if not force and params.exists() and params.read_text(encoding="utf-8") != text and not _committed(params):
         raise ConfigError(
             f"{params}: holds changes that are not committed; composing {preset} would overwrite them.",

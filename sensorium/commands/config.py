@@ -7,10 +7,10 @@ import typer
 import yaml
 from rich.console import Console
 
-from sensorium.config import load, parse
+from sensorium.config import load
 from sensorium.errors import ConfigError
-from sensorium.experiments import compose, update_pipeline, write_params
-from sensorium.files import load_yaml, write_text
+from sensorium.experiments import compose_valid, update_pipeline, write_params
+from sensorium.files import write_text
 from sensorium.paths import PARAMS_FILE, Paths
 
 
@@ -47,9 +47,7 @@ def run(
     elif write:
         _print(f"Composed {write_params(paths.root, preset, overrides or [], force=force)} from the preset {preset}.")
     else:
-        text = compose(paths.root, preset, overrides or [])
-        parse(load_yaml(text), f"conf/preset/{preset}.yaml")
-        sys.stdout.write(text)
+        sys.stdout.write(compose_valid(paths.root, preset, overrides or []))
 
 
 def _print(text: str) -> None:

@@ -29,7 +29,8 @@ def run(
         bool, typer.Option("--objects", help="Read every object of this project; name damage.")
     ] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Replace damaged objects by the intact copies of this clone's cache.")
+        bool,
+        typer.Option("--repair", help="Replace damaged and lost objects by the intact copies of this clone's cache."),
     ] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a server may take to answer.")] = 10,
 ) -> None:
@@ -79,11 +80,12 @@ def _audit(console: Console, remote: "Remote", items: Sequence[TrackedObject], c
     if damaged := [item for item in found["damaged"] if item not in repaired]:
         lines = "\n".join(f"  {item.path} ({item.key})" for item in damaged)
         raise TransferError(
-            f"remote {remote.name!r}: {len(damaged)} damaged object(s), whose content has another MD5 than its name:\n"
+            f"remote {remote.name!r}: {len(damaged)} damaged object(s), lost or with another MD5 than its name:\n"
             f"{lines}",
-            f"From a clone that has the data intact: sensorium remote check {remote.name} --objects --repair",
+            f"From a clone that has the data intact: `sensorium remote check {remote.name} --objects --repair`",
         )
     _print(console, "objects", f"{len(found['intact'])} intact, none damaged")
     if missing := found["missing"]:
         names = ", ".join(item.path for item in missing[:5]) + (", …" if len(missing) > 5 else "")
-        _print(console, "objects", f"{len(missing)} not there (never pushed): {names}", good=False)
+        text = f"{len(missing)} not there (never pushed): {names}; `dvc push` sends what DVC's cache holds"
+        _print(console, "objects", text, good=False)

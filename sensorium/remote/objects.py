@@ -6,6 +6,7 @@ whose content has another MD5 than its name is damaged.
 
 import hashlib
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -77,7 +78,7 @@ def is_damaged(item: TrackedObject, digest: str) -> bool:
 
 
 def _audit_one(remote: "Remote", item: TrackedObject) -> tuple[State, list[TrackedObject]]:
-    """State of one object, and the files of an intact folder."""
+    """State of one object, and the files of an intact folder. What is no file at all is damaged."""
     from dvc_data.hashfile.hash import fobj_md5
 
     listing = b""
@@ -90,6 +91,12 @@ def _audit_one(remote: "Remote", item: TrackedObject) -> tuple[State, list[Track
                 digest = fobj_md5(stream)
     except FileNotFoundError:
         return "missing", []
+    except TransferError as fault:
+        if isinstance(fault.__cause__, IsADirectoryError):
+            return "damaged", []
+        if remote.fs.protocol == "local":
+            raise TransferError(f"{fault.problem.rstrip('.')}: {item.path} ({item.key}).", fault.remedy) from fault
+        raise
     if is_damaged(item, digest):
         return "damaged", []
     entries = json.loads(listing) if listing else []
@@ -107,10 +114,12 @@ def audit(
         progress: called with each object that was read.
 
     Returns:
-        Objects by their state, sorted by path.
+        Objects by their state, sorted by path. A file of a folder whose listing is there was pushed: it is damaged
+        where it is missing.
     """
     result: defaultdict[State, list[TrackedObject]] = defaultdict(list)
     seen: dict[str, TrackedObject] = {}
+    top = set(items)
     with ThreadPoolExecutor(_JOBS) as pool:
         while items:
             new = {item.digest: item for item in reversed(items) if item.digest not in seen}
@@ -118,7 +127,7 @@ def audit(
             items = []
             states = pool.map(partial(_audit_one, remote), new.values())
             for item, (state, files) in zip(new.values(), states, strict=True):
-                result[state].append(item)
+                result["damaged" if state == "missing" and item not in top else state].append(item)
                 items += files
                 progress(item)
     for group in result.values():
@@ -143,7 +152,10 @@ def repair(remote: "Remote", cache: Any, damaged: Sequence[TrackedObject]) -> li
     for item in damaged:
         source = cache.oid_to_path(item.digest)
         if cache.fs.isfile(source) and not is_damaged(item, file_md5(source)):
+            place = remote.odb.oid_to_path(item.digest)
             with explained(remote, "write to"):
+                if remote.fs.protocol == "local" and remote.fs.isdir(place):
+                    shutil.rmtree(place)
                 remote.odb.add(source, cache.fs, item.digest, check_exists=False)
             repaired.append(item)
     return repaired

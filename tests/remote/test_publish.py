@@ -1,5 +1,6 @@
 """Publishing with DVC itself: a maintainer pushes, a user clones and pulls, and damage on the way is found."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -131,6 +132,26 @@ def test_damaged_object_is_refused_named_and_repaired(published, s3, tmp_path):
     assert "ok   repair" in published.run("sensorium remote check weights --repair").stdout
     user.run("dvc pull -q")
     assert model(user).read_bytes() == model(published).read_bytes()
+
+
+@pytest.mark.parametrize("fault", ["lost", "a folder", "forbidden"])
+def test_objects_that_cannot_be_read_in_a_folder_are_named_and_repaired(pipeline, tmp_path, fault):
+    """`dvc push` does not send a file of a folder again whose listing is there."""
+    pipeline.remote("share", str(tmp_path / "share"))
+    pipeline.run("dvc push -q -r share train_teacher")
+    digest = hashlib.md5(model(pipeline).read_bytes()).hexdigest()
+    path = tmp_path / "share" / "files" / "md5" / digest[:2] / digest[2:]
+    path.unlink()
+    if fault == "a folder":
+        path.mkdir()
+    elif fault == "forbidden":
+        path.symlink_to("/proc/self/clear_refs")  # which nobody can read
+    found = pipeline.run("sensorium remote check share --read-only --objects", check=False)
+    assert found.returncode == 1
+    assert f"true_batch_001/fold_0/model.safetensors (files/md5/{digest[:2]}/{digest[2:]})" in found.stdout
+    if fault != "forbidden":
+        pipeline.run("sensorium remote check share --objects --repair")
+        assert path.read_bytes() == model(pipeline).read_bytes()
 
 
 @pytest.mark.slow

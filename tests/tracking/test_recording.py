@@ -236,6 +236,7 @@ def only(project, fingerprint):
     return child
 
 
+@pytest.mark.slow
 def test_the_server_is_down_all_the_time(bare_project, proxy):
     proxy.mode = "down"
     began = time.monotonic()

@@ -82,6 +82,7 @@ def test_the_loss_is_that_of_one_process_with_two_chunks(project: Path, tmp_path
     assert correlations[1] == pytest.approx(correlations[0], abs=0.05)  # running statistics are averaged otherwise
 
 
+@pytest.mark.slow
 def test_a_student_trains_on_two_processes(project: Path) -> None:
     train_here(project)
     change_params(project, {"runtime.devices": 2})
@@ -121,6 +122,7 @@ def test_a_training_goes_on_after_one_of_its_processes_was_killed(project: Path)
     assert finish(project) == continued
 
 
+@pytest.mark.slow
 def test_torchrun_trains_one_fold(project: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     subprocess.run([*command, training_runs.__file__, str(project)], check=True, timeout=250)

@@ -77,6 +77,7 @@ def test_three_kills_change_no_bit(project: Path, reference: dict[str, str]) -> 
 
 
 @pytest.mark.timeout(1800)
+@pytest.mark.slow
 def test_twenty_kills_change_no_bit(project: Path, reference: dict[str, str]) -> None:
     run_kill_test(project, reference, 20)
 

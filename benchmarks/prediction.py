@@ -13,7 +13,7 @@ many times as fast as the published approach, turn by turn; and the relative err
 
 `--roofline` prints instead where the time of one window goes on the processor: arithmetic, bytes, time, and the share
 of the rate of the machine's own matrix product, which is measured in the same run. Products on a processor without
-bf16 arithmetic are several times slower in bf16 than in float32: `--precisions float32` leaves bf16 away.
+bf16 arithmetic are several times slower in bf16 than in float32: it is left out there, unless `--precisions` names it.
 """
 
 from sensorium.processes import tune_process
@@ -231,7 +231,8 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=1, help="models whose mean is predicted")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--precisions", nargs="+", default=["float32", "mixed"], choices=["float32", "mixed"])
+    mixed = ["mixed"] * (torch.cuda.is_available() or "AVX512" in torch.backends.cpu.get_cpu_capability())
+    parser.add_argument("--precisions", nargs="+", default=["float32", *mixed], choices=["float32", "mixed"])
     parser.add_argument("--roofline", action="store_true", help="where the time goes on the processor")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

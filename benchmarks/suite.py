@@ -3,7 +3,7 @@
     make bench [ARGS="--quick"]
     python benchmarks/suite.py [--quick] [--only prediction.py] [--out docs/reference/benchmark-results.md]
 
-`--quick` takes some five minutes on two idle cores: smaller shapes, one turn, and without the programs that need
+`--quick` takes minutes on two idle cores: smaller shapes, one turn, and without the programs that need
 gigabytes of disk. The page names command, machine, versions and commit, and is written anew after each program, with
 a chart of its ratios beside it. Run it on an idle machine and commit both. Programs that need a trained project, such
 as insilico.py, or a setting of their own are not among them.

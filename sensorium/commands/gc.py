@@ -90,11 +90,13 @@ def _outputs(root: Path) -> Iterator[tuple[str, str]]:
             try:
                 text = (root / name).read_text(encoding="utf-8")
                 yield from parse_outputs(text)
-                _require_all_stages(root, name, text)
+                if Path(name).name == LOCK_FILE:
+                    _require_all_stages(root, name, text)
             except ValueError as fault:
                 raise PipelineError(
                     f"{name}: damaged, so nothing is known to be unneeded: {fault}.",
-                    f"Correct it, or type `git checkout {name}`, which brings back that of the last commit.",
+                    f"Correct it, or type `git checkout {name}`, which brings back that of the last commit. "
+                    "Commit it if the change is meant.",
                 ) from fault
     for line in reached:
         blob, _, name = line.partition(" ")

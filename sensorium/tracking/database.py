@@ -5,6 +5,7 @@ that the addresses belong to is recorded in the database itself, and they are re
 one: a copy works on its own files, and nothing outside the project is read or written.
 """
 
+import functools
 import importlib.metadata
 import importlib.util
 import re
@@ -218,8 +219,9 @@ def schema(path: Path) -> str | None:
 
 def newest_schema() -> str | None:
     """Revision of the tables that the installed MLflow makes, read from its migrations; None where it has not one."""
-    newest = _revisions("revision") - _revisions("down_revision")
-    return newest.pop() if len(newest) == 1 else None
+    made, replaced = _revisions()
+    newest = made - replaced
+    return next(iter(newest)) if len(newest) == 1 else None
 
 
 def schema_remedy(found: str | None, label: str) -> str:
@@ -229,7 +231,7 @@ def schema_remedy(found: str | None, label: str) -> str:
         found: revision of the tables, where it is known.
         label: the address of the database.
     """
-    if found is None or found in _revisions("revision"):
+    if found is None or found in _revisions()[0]:
         return f"Make a copy of it, then type `mlflow db upgrade {label}`."
     return (
         f"Its revision {found} is not known to MLflow {importlib.metadata.version('mlflow')}: a newer one made it. "
@@ -237,14 +239,19 @@ def schema_remedy(found: str | None, label: str) -> str:
     )
 
 
-def _revisions(key: str) -> set[str]:
-    """What the installed MLflow's migrations have under `revision`, or under `down_revision`."""
+@functools.cache
+def _revisions() -> tuple[frozenset[str], frozenset[str]]:
+    """Revisions that the installed MLflow's migrations make, and those that they start from."""
     found = importlib.util.find_spec("mlflow")
     if found is None or found.origin is None:
-        return set()
+        return frozenset(), frozenset()
     scripts = Path(found.origin).parent.glob("store/db_migrations/versions/*.py")
     texts = [script.read_text(encoding="utf-8") for script in scripts]
-    return {match[1] for text in texts if (match := re.search(rf"^{key} = ['\"](\w+)", text, re.MULTILINE))}
+    made, replaced = (
+        frozenset(match[1] for text in texts if (match := re.search(rf"^{key} = ['\"](\w+)", text, re.MULTILINE)))
+        for key in ("revision", "down_revision")
+    )
+    return made, replaced
 
 
 def shrink(path: Path) -> None:
